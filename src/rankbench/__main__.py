@@ -1,0 +1,97 @@
+"""The command line: a bare call is a run, the first word may be a verb."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from rankbench.config import Run, build
+from rankbench.refusal import explain
+from rankbench.sources import RequestError
+
+_INSTALLED = Path(__file__).parent / "conf"
+CONF = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[2] / "conf"
+
+ConfigStore.instance().store(name="schema", node=Run)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def job(config: DictConfig) -> None:
+    """What Hydra calls for each composed config."""
+    _job(config)
+
+
+def _job(config: DictConfig) -> None:
+    from rankbench.run import execute, summary
+
+    record = execute(build(config))
+    print(summary(record))
+    if HydraConfig.get().mode is RunMode.RUN:
+        print(f"record: {Path(config.runs_dir) / record['run_id'] / 'record.json'}")
+
+
+def table(words: list[str]) -> None:
+    """`rankbench table NAME RUNS...`: a comparison of records."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="rankbench table", description="Compare records.")
+    parser.add_argument("name", choices=["curve"], help="curve: metric against rank for any set of runs")
+    parser.add_argument("runs", nargs="+", help="runs folders, run folders or record files")
+    parser.add_argument("--metric", help="which metric (default: the records' first)")
+    parser.add_argument("--format", default="md", choices=["md", "csv", "latex"], help="how to print it (default: md)")
+    parser.add_argument("--to", type=Path, help="write it to this file; .png and .svg draw the picture instead")
+    asked = parser.parse_args(words)
+    from rankbench import tables
+
+    if asked.to is not None and asked.to.suffix in (".png", ".svg"):
+        from rankbench import plots
+
+        long = tables.curve_long(asked.runs, asked.metric)
+        plots.save(plots.curve(long.dropna(subset=["rank"]), long["metric"].iloc[0], ""), asked.to)
+        return
+    text = tables.render(tables.curve(asked.runs, asked.metric), asked.format)
+    if asked.to is None:
+        print(text, end="")
+    else:
+        asked.to.write_text(text)
+
+
+VERBS: dict[str, Callable[[list[str]], None]] = {"table": table}
+
+
+def main() -> None:
+    """Exit 0: done; 2: the request is wrong, one line says how to mend it; 1: the run failed, its record says how."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises to here instead of exiting by itself
+    words = sys.argv[1:]
+    try:
+        if words and words[0] in VERBS:
+            VERBS[words[0]](words[1:])
+        else:
+            job()
+    except (RequestError, HydraException, OmegaConfBaseException) as error:
+        print(f"rankbench: {explain(error, words, CONF)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("rankbench: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        from rankbench.run import RunFailed
+
+        if not isinstance(error, RunFailed):
+            raise
+        print(f"rankbench: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""The methods: each changes a backbone once and offers its nested family of sub-models."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from rankbench.adapters.base import FineTuning, Parameters
+from rankbench.adapters.full import Full
+from rankbench.adapters.lora import DyLora, Lora
+from rankbench.config import Run
+
+__all__ = ["ADAPTERS", "FineTuning", "Parameters", "attach"]
+
+ADAPTERS: dict[str, type[FineTuning]] = {"lora": Lora, "dylora": DyLora, "full": Full}
+
+
+def attach(run: Run, model: nn.Module) -> FineTuning:
+    """Change `model` as the run's adapter asks; raises RequestError where the two do not fit."""
+    return ADAPTERS[run.adapter.name](run, model)

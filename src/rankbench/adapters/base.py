@@ -1,0 +1,69 @@
+"""What the loop, the evaluation and the record know of a method: a family, and how to make one member active."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rankbench.samplers import Submodel
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameter counts of one sub-model: what it adds, what a fine-tuning of its size trains, and the whole."""
+
+    adapter: int
+    head: int
+    trainable: int
+    total: int
+
+
+class FineTuning(ABC):
+    """A backbone changed by a method. `family` lists its sub-models, small to large; the largest is active first."""
+
+    model: nn.Module
+    family: tuple[Submodel, ...]
+    stacks = False  # whether `activate_rows` works
+
+    @abstractmethod
+    def activate(self, submodel: Submodel) -> None:
+        """Make every following forward that of `submodel`, until the next call."""
+
+    @abstractmethod
+    def active(self) -> Submodel:
+        """The sub-model of the next forward."""
+
+    def activate_rows(self, submodels: Sequence[Submodel], rows: int) -> None:
+        """Make the next forwards read a batch of len(submodels) x rows, the i-th block of rows by submodels[i]."""
+        raise TypeError(f"{type(self).__name__} evaluates its sub-models one by one")
+
+    @abstractmethod
+    def count(self, submodel: Submodel) -> Parameters:
+        """The parameters of `submodel`."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the trained weights, safetensors only, into the new folder `folder`."""
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The trained parameters by name: what a checkpoint holds."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def optimized(self) -> list[torch.Tensor]:
+        """The tensors that the optimizer steps; by default the trained parameters."""
+        return list(self.trained().values())
+
+    def shape_gradients(self, submodel: Submodel) -> None:
+        """Called after the backward and before clipping; a frozen update drops the other ranks' gradients here."""
+
+    @staticmethod
+    def write_note(folder: Path, note: dict[str, Any]) -> None:
+        """Leave beside the weights what the method's own format cannot say."""
+        (folder / "rankbench.json").write_text(json.dumps(note, indent=1) + "\n")

@@ -1,0 +1,43 @@
+"""Full fine-tuning: every weight trains, and the family is the whole model alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from rankbench.adapters.base import FineTuning, Parameters
+from rankbench.config import Run
+from rankbench.samplers import Submodel
+
+WHOLE = Submodel()
+
+
+class Full(FineTuning):
+    """The backbone itself, all weights trained."""
+
+    family = (WHOLE,)
+
+    def __init__(self, run: Run, model: nn.Module) -> None:
+        self.model = model.requires_grad_(True)
+
+    def activate(self, submodel: Submodel) -> None:
+        """Nothing to choose."""
+        if submodel != WHOLE:
+            raise ValueError(f"full fine-tuning has no sub-model '{submodel}'")
+
+    def active(self) -> Submodel:
+        """Always the whole model."""
+        return WHOLE
+
+    def count(self, submodel: Submodel) -> Parameters:
+        """No adapter; the head is what stands outside the base model."""
+        total = sum(p.numel() for p in self.model.parameters())
+        base = self.model.base_model
+        head = 0 if base is self.model else total - sum(p.numel() for p in base.parameters())
+        return Parameters(adapter=0, head=head, trainable=total, total=total)
+
+    def save(self, folder: Path) -> None:
+        """The whole model in the hub's format."""
+        self.model.save_pretrained(folder)
+        self.write_note(folder, {"method": "full"})

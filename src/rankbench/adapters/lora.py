@@ -1,0 +1,257 @@
+"""LoRA and DyLoRA on PEFT's variant hook: the only file that touches PEFT's internals."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.lora import layer as peft_layer
+from peft.tuners.lora.layer import LoraLayer, LoraVariant
+from torch import nn
+
+from rankbench import seeds
+from rankbench.adapters.base import FineTuning, Parameters
+from rankbench.config import Run, Scale, Update
+from rankbench.samplers import Submodel
+from rankbench.sources import RequestError
+
+ADAPTER = "default"  # PEFT's own name for the one adapter
+
+
+def supported_layers() -> tuple[type[nn.Module], ...]:
+    """The PEFT layers whose forward asks the hook; any other would train as plain LoRA without a word."""
+    layers: list[type[nn.Module]] = [peft_layer.Linear]  # serves nn.Linear and GPT-2's Conv1D
+    try:
+        from peft.tuners.lora import bnb
+    except ImportError:
+        return tuple(layers)
+    return (*layers, *(getattr(bnb, name) for name in ("Linear4bit", "Linear8bitLt") if hasattr(bnb, name)))
+
+
+def scaling(policy: Scale, alpha: float, r: int, b: int) -> float:
+    """The factor before B[:, :b] A[:b]: alpha/b (DyLoRA Eq. 7), alpha/r (LoRA's prefix), or alpha/sqrt(b) (rsLoRA)."""
+    return {Scale.alpha_over_b: alpha / b, Scale.alpha_over_r: alpha / r, Scale.alpha_over_sqrt_b: alpha / math.sqrt(b)}[
+        policy
+    ]
+
+
+class Prefix(LoraVariant):
+    """The forward at rank b, h = W0 x + s_b B[:, :b] (A[:b] x), shared by every layer of a model.
+
+    PEFT calls this hook private; `tests/test_peft_contract.py` holds it to its behaviour.
+    """
+
+    def __init__(self, rank: int, scale: float) -> None:
+        self.rank = rank
+        self.scale = scale
+        self.gates: torch.Tensor | None = None  # (rows, R): per row of the batch, s_b for columns below b, else 0
+
+    def forward(
+        self, module: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any
+    ) -> torch.Tensor:
+        """Add the active prefix's update of `x` (..., in) to the frozen layer's `result` (..., out)."""
+        a = module.lora_A[active_adapter].weight
+        b = module.lora_B[active_adapter].weight
+        x = module.lora_dropout[active_adapter](x)
+        if self.gates is None:
+            if self.rank < a.shape[0]:
+                a, b = a[: self.rank], b[:, : self.rank]
+            low = F.linear(x, a) * self.scale
+        else:
+            if x.shape[0] != self.gates.shape[0]:
+                raise RuntimeError(f"a layer sees {x.shape[0]} rows of a batch of {self.gates.shape[0]}: cannot stack")
+            low = F.linear(x, a)
+            low = low * self.gates.to(low.dtype).view(-1, *(1,) * (low.dim() - 2), low.shape[-1])
+        return result + F.linear(low, b)
+
+
+class DyLora(FineTuning):
+    """One adapter of rank R whose every prefix 1..R is trained, at scale alpha/b (DyLoRA)."""
+
+    stacks = True
+
+    def __init__(self, run: Run, model: nn.Module) -> None:
+        self.run = run
+        self.r = run.adapter.r
+        self.family = tuple(Submodel(rank=b) for b in range(1, self.r + 1))
+        self.model, self.layers = _with_lora(run, model)
+        self.prefix = Prefix(self.r, self._scale(self.r))
+        self._rows: list[tuple[LoraLayer, list[torch.Tensor], list[torch.Tensor]]] = []
+        self._hook(True)
+
+    def _scale(self, b: int) -> float:
+        return scaling(self.run.adapter.scale, self.run.adapter.lora_alpha, self.r, b)
+
+    def _hook(self, on: bool) -> None:
+        for layer in self.layers:
+            if on:
+                layer.lora_variant[ADAPTER] = self.prefix
+            else:
+                layer.lora_variant.pop(ADAPTER, None)
+
+    def _check(self, submodel: Submodel) -> int:
+        if submodel not in self.family:
+            raise ValueError(f"'{submodel}' is outside the family, rank 1 to {self.r}")
+        assert submodel.rank is not None
+        return submodel.rank
+
+    def activate(self, submodel: Submodel) -> None:
+        """Hold every layer at the prefix of `submodel`."""
+        b = self._check(submodel)
+        self.prefix.rank, self.prefix.scale, self.prefix.gates = b, self._scale(b), None
+
+    def active(self) -> Submodel:
+        """The prefix of the next forward."""
+        return Submodel(rank=self.prefix.rank)
+
+    def activate_rows(self, submodels: Sequence[Submodel], rows: int) -> None:
+        """A 0/1 prefix mask times s_b for each row of the stacked batch."""
+        ranks = [self._check(submodel) for submodel in submodels]
+        gates = torch.zeros(len(ranks), self.r)
+        for i, b in enumerate(ranks):
+            gates[i, :b] = self._scale(b)
+        device = next(iter(self.layers)).lora_A[ADAPTER].weight.device
+        self.prefix.gates = gates.repeat_interleave(rows, dim=0).to(device)
+
+    def count(self, submodel: Submodel) -> Parameters:
+        """b (in + out) for each layer, and the shared head."""
+        b = self._check(submodel)
+        adapter = sum(b * (layer.in_features + layer.out_features) for layer in self.layers)
+        head = sum(p.numel() for name, p in self.trained().items() if "lora_" not in name)
+        frozen = sum(
+            _stored(p) for name, p in self.model.named_parameters() if not p.requires_grad and "original_module" not in name
+        )
+        return Parameters(adapter=adapter, head=head, trainable=adapter + head, total=frozen + adapter + head)
+
+    def optimized(self) -> list[torch.Tensor]:
+        """The trained parameters; for frozen_strict each row of A and column of B as a tensor of its own.
+
+        So an optimizer that skips tensors without a gradient leaves the other ranks bit-equal, moments and decay
+        included. Ask once the model is on its device: the rows are views of the weights.
+        """
+        if self.run.adapter.update is not Update.frozen_strict:
+            return super().optimized()
+        self._rows = [(layer, *_row_views(layer)) for layer in self.layers]
+        rows = [view for _, rows, columns in self._rows for view in (*rows, *columns)]
+        return rows + [p for name, p in self.trained().items() if "lora_" not in name]
+
+    def shape_gradients(self, submodel: Submodel) -> None:
+        """Frozen updates keep the gradient of row b of A and column b of B alone (DyLoRA Eq. 10)."""
+        if self.run.adapter.update is Update.full:
+            return
+        last = self._check(submodel) - 1
+        for layer in self.layers:
+            for name, dim in (("lora_A", 0), ("lora_B", 1)):
+                grad = getattr(layer, name)[ADAPTER].weight.grad
+                if grad is not None:
+                    grad.narrow(dim, 0, last).zero_()
+        for layer, rows, columns in self._rows:
+            for views, name, dim in ((rows, "lora_A", 0), (columns, "lora_B", 1)):
+                grad = getattr(layer, name)[ADAPTER].weight.grad
+                for i, view in enumerate(views):
+                    view.grad = grad.narrow(dim, i, 1) if i == last and grad is not None else None
+
+    def save(self, folder: Path) -> None:
+        """A stock PEFT adapter of rank R, and a note that says it is nested."""
+        # save_embedding_layers: PEFT would ask the hub whether the vocabulary changed.
+        self.model.save_pretrained(folder, save_embedding_layers=False)
+        adapter, sampler = self.run.adapter, self.run.sampler
+        ranks = sampler.ranks or list(range(1, self.r + 1))
+        self.write_note(
+            folder,
+            {
+                "method": adapter.name,
+                "nested": adapter.name == "dylora",
+                "r": self.r,
+                "lora_alpha": adapter.lora_alpha,
+                "scale": adapter.scale.value,
+                "trained_ranks": ranks if adapter.name == "dylora" else [self.r],
+            },
+        )
+
+
+class Lora(DyLora):
+    """PEFT's own LoRA at rank R; the hook is set only to measure its prefixes, at the scale alpha/R they trained with."""
+
+    def __init__(self, run: Run, model: nn.Module) -> None:
+        super().__init__(run, model)
+        self.activate(self.family[-1])
+
+    def activate(self, submodel: Submodel) -> None:
+        """At rank R under its own scale PEFT's forward runs untouched."""
+        super().activate(submodel)
+        stock = submodel.rank == self.r and self.run.adapter.scale is not Scale.alpha_over_sqrt_b
+        self._hook(not stock)
+
+    def activate_rows(self, submodels: Sequence[Submodel], rows: int) -> None:
+        """As DyLoRA's."""
+        super().activate_rows(submodels, rows)
+        self._hook(True)
+
+
+def _with_lora(run: Run, model: nn.Module) -> tuple[PeftModel, list[LoraLayer]]:
+    adapter = run.adapter
+    alpha = int(adapter.lora_alpha) if float(adapter.lora_alpha).is_integer() else adapter.lora_alpha
+    config = LoraConfig(
+        r=adapter.r,
+        lora_alpha=alpha,
+        lora_dropout=adapter.lora_dropout,
+        target_modules=adapter.target_modules,
+        task_type=TaskType.SEQ_CLS,
+        use_rslora=adapter.scale is Scale.alpha_over_sqrt_b,
+    )
+    names = [name for name, _ in model.named_modules()]
+    unmatched = [] if isinstance(adapter.target_modules, str) else [
+        target for target in adapter.target_modules if not any(_ends_with(name, target) for name in names)
+    ]
+    if unmatched:
+        raise RequestError(f"adapter.target_modules: no module is called {', '.join(unmatched)}; {_choices(model)}")
+    torch.manual_seed(seeds.integer(run.seed, "adapter"))
+    try:
+        peft_model = get_peft_model(model, config)
+    except ValueError as error:
+        raise RequestError(f"adapter.target_modules={adapter.target_modules}: {_first(error)}; {_choices(model)}") from error
+    layers = []
+    for name, module in peft_model.named_modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        if type(module) not in supported_layers():
+            raise RequestError(
+                f"layer {name} ({type(module.get_base_layer()).__name__}) cannot hold a nested adapter: PEFT's "
+                f"{type(module).__name__} ignores the rank; leave it out of adapter.target_modules"
+            )
+        width = min(module.in_features, module.out_features)
+        if adapter.r > width:
+            raise RequestError(f"adapter.r={adapter.r} is above the width {width} of layer {name}; give adapter.r<={width}")
+        layers.append(module)
+    return peft_model, layers
+
+
+def _row_views(layer: LoraLayer) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    a, b = layer.lora_A[ADAPTER].weight.detach(), layer.lora_B[ADAPTER].weight.detach()
+    return [a[i : i + 1] for i in range(a.shape[0])], [b[:, i : i + 1] for i in range(b.shape[1])]
+
+
+def _stored(parameter: nn.Parameter) -> int:
+    """The number of weights behind a parameter; a packed 4-bit one stores two to a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)
+
+
+def _ends_with(name: str, target: str) -> bool:
+    return name == target or name.endswith("." + target)
+
+
+def _choices(model: nn.Module) -> str:
+    kinds = {name.split(".")[-1] for name, m in model.named_modules() if type(m).__name__ in ("Linear", "Conv1D")}
+    return f"choose from {', '.join(sorted(k for k in kinds if not re.fullmatch(r'[0-9]+', k)))}, or all-linear"
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,149 @@
+"""The record a run leaves, and records read back as a tidy table."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankbench.sources import RequestError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+COLUMNS = [
+    "run_id",
+    "task",
+    "model",
+    "adapter",
+    "sampler",
+    "quantization",
+    "seed",
+    "rank",
+    "depth",
+    "metric",
+    "value",
+    "n",
+    "status",
+    "train_seconds",
+    "eval_seconds",
+    "peak_memory_bytes",
+    "trainable_parameters",
+]
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "hydra-core", "evaluate", "pandas", "numpy")
+
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The record in a run's folder, or None where there is none that can be read."""
+    try:
+        record: dict[str, Any] = json.loads((folder / "record.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and "status" in record else None
+
+
+def load_records(path: Paths) -> list[dict[str, Any]]:
+    """Every record under the given folder or folders (or record files), sorted by run id.
+
+    Raises RequestError when a path does not exist, a file is no record, or nothing is found.
+    """
+    places = [path] if isinstance(path, str | os.PathLike) else list(path)
+    files: set[Path] = set()
+    for place in map(Path, places):
+        if not place.exists():
+            raise RequestError(f"{place} does not exist; give a runs folder, a run's folder or a record.json")
+        files |= {place} if place.is_file() else set(place.rglob("record.json"))
+    records = {}
+    for file in sorted(files):
+        try:
+            record = json.loads(file.read_text())
+            if record["schema"] > SCHEMA:
+                raise RequestError(f"{file} was written by a newer rankbench (schema {record['schema']}); update")
+            records[record["run_id"]] = record
+        except (ValueError, KeyError, TypeError) as error:
+            raise RequestError(f"{file} is not a record ({error}); remove it or run that run again") from error
+    if not records:
+        raise RequestError(f"no record.json under {', '.join(map(str, places))}; give the folder that holds the runs")
+    return [records[key] for key in sorted(records)]
+
+
+def load_runs(path: Paths) -> pd.DataFrame:
+    """Records as a tidy table: one row per (run, sub-model, metric), columns `COLUMNS`.
+
+    `value` is a share or a correlation, not percent; a run without measurements has one row with an empty metric.
+    Ranks and depths are nullable integers. Raises RequestError as `load_records` does.
+    """
+    import pandas as pd
+
+    frame = pd.DataFrame([row for record in load_records(path) for row in _rows(record)], columns=COLUMNS)
+    return frame.astype({"rank": "Int64", "depth": "Int64", "n": "Int64", "trainable_parameters": "Int64"})
+
+
+def environment(device: str, precision: str, reason: str) -> dict[str, Any]:
+    """What a result depends on beside its settings: versions, commit, device, precision and why, command line."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "rankbench": metadata.version("rankbench"),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": versions,
+        "git": _git(),
+        "device": device,
+        "precision": precision,
+        "precision_reason": reason,
+        "command": " ".join(["python -m rankbench", *sys.argv[1:]]),
+    }
+
+
+def _rows(record: dict[str, Any]) -> Iterable[list[Any]]:
+    config, training = record["config"], record.get("training") or {}
+    group = [config[key]["name"] for key in ("task", "model", "adapter", "sampler", "quantization")]
+    common = [record["run_id"], *group, config["seed"]]
+    train_seconds, memory = training.get("seconds"), training.get("peak_memory_bytes")
+    submodels = record.get("submodels") or []
+    for sub in submodels:
+        for metric, value in sub["metrics"].items():
+            yield [
+                *common,
+                *(sub["rank"], sub["depth"], metric, value, _rows_behind(record, metric, sub["n"]), record["status"]),
+                *(train_seconds, sub["eval_seconds"], memory, sub["parameters"]["trainable"]),
+            ]
+    if not submodels:
+        yield [*common, None, None, None, None, None, record["status"], train_seconds, None, memory, None]
+
+
+def _rows_behind(record: dict[str, Any], metric: str, n: int) -> int:
+    """Rows that a metric was computed on: those of its split where several are kept apart."""
+    for name, split in (record.get("data") or {}).get("splits", {}).items():
+        if name.startswith("validation_") and metric.endswith(f"_{name.removeprefix('validation_')}"):
+            return int(split["rows"])
+    return n
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the source tree and whether it differs; None for an installed package."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "record.py")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

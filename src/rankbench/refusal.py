@@ -1,0 +1,68 @@
+"""Hydra's and OmegaConf's refusals in one line that says what to change."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+
+from rankbench.config import Run
+from rankbench.sources import RequestError
+
+
+def explain(error: Exception, words: list[str], conf: Path) -> str:
+    """One line for a wrong request: what is wrong, the close match, the choices."""
+    if isinstance(error, RequestError):
+        return str(error)
+    text = "\n".join(_chain(error))
+    if isinstance(error, OverrideParseException):
+        return f"'{error.override}' cannot be read; settings are KEY=VALUE, verbs come first (quote values with spaces)"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
+        known = error.options or [p.stem for p in sorted((conf / group).glob("*.yaml"))]
+        return f"{group}={choice}: no such choice{_near(choice, known)}; choose from {', '.join(known)}"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        if wrong := re.search(r"(?:Value|Invalid value) '([^']*)'(?: of type '\w+')?(.*)", text):
+            return f"{found[1]}={wrong[1]}{wrong[2].strip(' .') and ': ' + wrong[2].strip(' .,')}; give another value"
+        return f"{found[1]}: no such setting{_near(found[1], _keys())}; see rankbench --cfg job"
+    if found := re.search(r"Key '([^']+)' not in '\w+'\s+full_key: (\S+)", text):
+        return f"{found[2]}: no such setting{_near(found[2], _keys())}; see rankbench --cfg job"
+    if found := re.search(r"(?s)(.*?)\s+full_key: (\S+)", text):
+        given = next((word for word in words if word.split("=")[0].lstrip("+") == found[2]), found[2])
+        return f"{given}: {found[1].splitlines()[-1]}"
+    if found := re.search(r"Could not override '?([^'.\n]+)'?\.\s*No match in the defaults list", text):
+        return f"{found[1]}: no such group{_near(found[1], [p.name for p in conf.iterdir() if p.is_dir()])}"
+    return " ".join(text.split())
+
+
+def _chain(error: BaseException | None) -> Iterable[str]:
+    while error is not None:
+        yield str(error)
+        error = error.__cause__
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not close:  # a key without its group: steps -> train.max_steps
+        close = [k for k in known if k.split(".")[-1] == word.split(".")[-1]][:1]
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _keys() -> list[str]:
+    def walk(node: Any, prefix: str) -> Iterable[str]:
+        for key in node:
+            value = OmegaConf.select(node, key, throw_on_missing=False) if not OmegaConf.is_missing(node, key) else None
+            if OmegaConf.is_dict(value):
+                yield from walk(value, f"{prefix}{key}.")
+            else:
+                yield prefix + str(key)
+
+    schema = OmegaConf.structured(Run)
+    schema.adapter.target_modules = None  # an interpolation that only the composed config can resolve
+    return list(walk(schema, ""))

@@ -1,0 +1,311 @@
+"""One run, from its settings to its record."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import resource
+import shutil
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rankbench import record as records
+from rankbench.checkpoint import write_atomic
+from rankbench.config import Hardware, Run, settings
+from rankbench.sources import RequestError
+
+log = logging.getLogger("rankbench")
+
+
+class RunFailed(Exception):
+    """The run failed; its record says how. The command line exits with 1."""
+
+
+def execute(run: Run) -> dict[str, Any]:
+    """Do the run, or join what is there of it, and return its record.
+
+    A done run is returned as it is; a started one goes on from its newest good checkpoint. Raises RequestError when
+    the request is wrong (nothing is written then beyond the folder), RunFailed when the run fails.
+    """
+    _say_to(None)
+    folder = run.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"runs_dir={run.runs_dir} cannot be written ({error.strerror}); choose another runs_dir") from error
+    with _locked(folder):
+        if run.fresh:
+            _empty(folder)
+        found = records.read(folder)
+        if found and found["status"] == "done":
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            log.info("already done: %s", folder)
+            return found
+        with _say_to(folder / "run.log"):
+            return _attempt(run, folder)
+
+
+def _attempt(run: Run, folder: Path) -> dict[str, Any]:
+    from rankbench import data, track
+
+    log.info("run %s", folder)
+    base = {"schema": records.SCHEMA, "run_id": run.run_id, "config": settings(run), "submodels": []}
+    write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings(run))))
+    loaded = data.load(run.task)
+    _quiet_libraries()
+    tracker = None
+    try:
+        from rankbench import backbone
+
+        precision, reason = backbone.choose_precision(run)
+        log.info("precision %s: %s", precision, reason)
+        tracker = track.start(run, base["config"])
+        record = base | _measure(run, folder, loaded, precision, reason, tracker)
+        _finish(folder, record)
+        tracker.finish(record, folder / "curve.png")
+        return record
+    except RequestError:
+        if tracker is not None:
+            tracker.finish(base | {"status": "refused"}, None)
+        raise
+    except Exception as error:
+        status = "oom" if _out_of_memory(error) else "failed"
+        record = base | {"status": status, "error": str(error), "traceback": traceback.format_exc()}
+        with contextlib.suppress(OSError):  # on a full disk the exit status and stderr still say it
+            write_atomic(folder / "record.json", json.dumps(record, indent=1))
+        if tracker is not None:
+            tracker.finish(record, None)
+        log.error("%s: %s", status, _advice(error, status))
+        raise RunFailed(f"{folder}: {_advice(error, status)}") from error
+
+
+def _measure(run: Run, folder: Path, loaded: Any, precision: str, reason: str, tracker: Any) -> dict[str, Any]:
+    """Train and evaluate; leaves everything but the record on disk and returns the record's parts."""
+    import torch
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    from rankbench import adapters, backbone, data, evaluate, train
+    from rankbench.samplers import Submodel
+
+    AcceleratorState._reset_state(True)  # a run before this one in the same process may have had another precision
+    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+    if run.hardware is Hardware.v100 and torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, 32 * 2**30 / memory))
+    body = backbone.load(run.model, loaded.num_labels, run.task.regression, run.seed)
+    limit = min(run.task.max_length, getattr(body.model.config, "max_position_embeddings", None) or run.task.max_length)
+    encode = lambda split: data.encode(split, body.tokenizer, limit)  # noqa: E731
+    encoded, validation = encode(loaded.train), [encode(split) for split in loaded.validation]
+    body.model.to(accelerator.device)
+    adapter = adapters.attach(run, body.model)
+    pad_id = body.tokenizer.pad_token_id
+    chosen = [m for m in adapter.family if m.rank is None or m.rank in run.evaluated_ranks]
+    counts = {m: adapter.count(m) for m in chosen}
+    log.info(
+        "train %d examples, score %d; %s parameters trained of %s",
+        *(len(encoded), sum(map(len, validation))),
+        *(f"{n:,}" for n in (counts[chosen[-1]].trainable, counts[chosen[-1]].total)),
+    )
+
+    def measure(model: Any, members: list[Submodel] = chosen) -> list[evaluate.Score]:
+        size = run.train.eval_batch_size
+        return evaluate.evaluate(
+            model, adapter, validation, members, run.task.metrics, batch_size=size, pad_id=pad_id
+        )
+
+    if accelerator.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    model, past = train.train(run, adapter, encoded, pad_id, accelerator, folder / "checkpoints", measure)
+    tracker.losses(past.losses)
+    log.info("measure %d sub-models", len(chosen))
+    scores = measure(model)
+    adapter.activate(adapter.family[-1])
+    _replace_folder(folder / "adapter", adapter.save)
+    write_atomic(folder / "metrics.csv", train.metrics_csv(past))
+    _write_predictions(folder / "predictions.parquet", scores, validation)
+    return {
+        "status": "done",
+        "submodels": [
+            {
+                "rank": s.submodel.rank,
+                "depth": s.submodel.depth,
+                "metrics": s.metrics,
+                "n": s.n,
+                "parameters": asdict(counts[s.submodel]),
+                "eval_seconds": s.seconds,
+            }
+            for s in scores
+        ],
+        "training": {
+            "steps": past.step,
+            "seconds": past.seconds,
+            "examples_per_second": past.examples / past.seconds,
+            "peak_memory_bytes": _peak_memory(accelerator.device.type),
+            "loss_curve": past.losses,
+            "evaluations": past.evaluations,
+        },
+        "environment": records.environment(_device_name(accelerator.device), precision, reason),
+        "data": loaded.origin,
+        "backbone": body.origin,
+    }
+
+
+def _finish(folder: Path, record: dict[str, Any]) -> None:
+    """The picture, then the record, last and whole; the checkpoints have served then."""
+    from rankbench import plots
+
+    if any(sub["rank"] is not None for sub in record["submodels"]):
+        import pandas as pd
+
+        config = record["config"]
+        metric = next(iter(record["submodels"][0]["metrics"]))
+        rows = [(config["adapter"]["name"], s["rank"], s["metrics"][metric], 0.0, 1) for s in record["submodels"]]
+        table = pd.DataFrame(rows, columns=["label", "rank", "mean", "std", "n"])
+        n = record["submodels"][0]["n"]
+        title = f"{config['task']['name']} ({n} examples), {config['model']['name']}, seed {config['seed']}"
+        plots.save(plots.curve(table, metric, title), folder / "curve.png")
+    write_atomic(folder / "record.json", json.dumps(record, indent=1))
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def summary(record: dict[str, Any]) -> str:
+    """The record's table as the command line prints it: a line per sub-model."""
+    names = list(record["submodels"][0]["metrics"])
+    lines = ["  ".join(["rank", *(f"{name:>12}" for name in names), "trained parameters", "seconds"])]
+    for sub in record["submodels"]:
+        rank = "all" if sub["rank"] is None else str(sub["rank"])
+        values = [f"{100 * sub['metrics'][name]:>{max(12, len(name))}.2f}" for name in names]
+        lines.append("  ".join([f"{rank:>4}", *values, f"{sub['parameters']['trainable']:>18,}", f"{sub['eval_seconds']:>7.1f}"]))
+    return "\n".join(lines)
+
+
+def _write_predictions(file: Path, scores: list[Any], validation: list[Any]) -> None:
+    import pandas as pd
+
+    parts = [
+        pd.DataFrame(
+            {
+                "rank": pd.array([score.submodel.rank] * len(split), dtype="Int64"),
+                "depth": pd.array([score.submodel.depth] * len(split), dtype="Int64"),
+                "split": split.name,
+                "index": split.index,
+                "prediction": score.predictions[split.name],
+                "reference": split.labels,
+            }
+        )
+        for score in scores
+        for split in validation
+    ]
+    aside = file.with_name(f".{file.name}")
+    pd.concat(parts, ignore_index=True).to_parquet(aside, index=False)
+    os.replace(aside, file)
+
+
+def _replace_folder(folder: Path, write: Any) -> None:
+    aside = folder.with_name(f".{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    write(aside)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(aside, folder)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; the kernel frees it on any death. Raises RequestError when a live run holds it."""
+    with open(folder / ".lock", "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            raise RequestError(f"{folder} is in use by a live run ({holder}); wait for it, or stop it") from error
+        lock.truncate(0)
+        lock.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        lock.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _say_to(file: Path | None) -> Iterator[None]:
+    """Messages go to stderr, and to `file` within the context."""
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+    if file is None:
+        yield
+        return
+    written = logging.FileHandler(file)
+    written.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(written)
+    try:
+        yield
+    finally:
+        log.removeHandler(written)
+        written.close()
+
+
+def _empty(folder: Path) -> None:
+    for item in folder.iterdir():
+        if item.is_dir():
+            shutil.rmtree(item)
+        elif item.name != ".lock":
+            item.unlink()
+
+
+def _quiet_libraries() -> None:
+    """Progress bars and advice of the libraries off; their errors stay."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name in ("transformers", "huggingface_hub", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    text = str(error)
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: can't allocate" in text
+
+
+def _advice(error: BaseException, status: str) -> str:
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if status == "oom":
+        return f"out of memory ({line}); lower train.batch_size, or set train.gradient_checkpointing=true"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{line}; mend the disk and run the same command again, the last good checkpoint stands"
+    return line
+
+
+def _peak_memory(device: str) -> int:
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _device_name(device: Any) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"

