@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Optional  # noqa: F401  (OmegaConf reads the annotations)
+from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
@@ -95,11 +95,11 @@ class Model:
     """A backbone: from a local folder, an installed package, the hub, or random weights."""
 
     name: str = MISSING
-    path: Optional[str] = None
-    package: Optional[str] = None
-    hub: Optional[str] = None
-    revision: Optional[str] = None
-    random: Optional[dict[str, Any]] = None
+    path: str | None = None
+    package: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+    random: dict[str, Any] | None = None
     target_modules: list[str] = field(default_factory=list)
     learning_rate: float = 4e-4
     trust_remote_code: bool = False
@@ -110,23 +110,23 @@ class Task:
     """A labelled text data set and how it is scored."""
 
     name: str = MISSING
-    data_dir: Optional[str] = None
-    package: Optional[str] = None
-    hub: Optional[str] = None
-    hub_config: Optional[str] = None
-    revision: Optional[str] = None
+    data_dir: str | None = None
+    package: str | None = None
+    hub: str | None = None
+    hub_config: str | None = None
+    revision: str | None = None
     encoding: str = "utf-8"
     text_columns: list[str] = field(default_factory=lambda: ["text"])
     label_column: str = "label"
-    label_names: Optional[list[str]] = None
+    label_names: list[str] | None = None
     regression: bool = False
     train_split: str = "train"
     validation_splits: list[str] = field(default_factory=lambda: ["validation"])
     validation_fraction: float = 0.0
     metrics: list[str] = field(default_factory=lambda: ["accuracy"])
     max_length: int = 128
-    max_train_examples: Optional[int] = None
-    max_eval_examples: Optional[int] = None
+    max_train_examples: int | None = None
+    max_eval_examples: int | None = None
 
 
 @dataclass
@@ -147,7 +147,7 @@ class Sampler:
     """Which sub-models an optimizer step trains; `ranks` restricts the draw (default 1..R)."""
 
     name: str = MISSING
-    ranks: Optional[list[int]] = None
+    ranks: list[int] | None = None
     p: float = 0.15
 
 
@@ -163,7 +163,7 @@ class Train:
     """The training loop; `max_steps`, where set, overrides `epochs`."""
 
     epochs: int = 3
-    max_steps: Optional[int] = None
+    max_steps: int | None = None
     batch_size: int = 32
     gradient_accumulation_steps: int = 1
     learning_rate: float = 4e-4
@@ -172,11 +172,11 @@ class Train:
     max_grad_norm: float = 1.0
     schedule: Schedule = Schedule.linear
     warmup_ratio: float = 0.06
-    warmup_steps: Optional[int] = None
+    warmup_steps: int | None = None
     precision: Precision = Precision.auto
     gradient_checkpointing: bool = False
     group_by_length: bool = True
-    eval_steps: Optional[int] = None
+    eval_steps: int | None = None
     eval_batch_size: int = 64
     checkpoint_steps: int = 200
     log_steps: int = 10
@@ -195,8 +195,8 @@ class Log:
 
     name: str = MISSING
     project: str = "rankbench"
-    entity: Optional[str] = None
-    group: Optional[str] = None
+    entity: str | None = None
+    group: str | None = None
     mode: str = "auto"
 
 

@@ -109,7 +109,9 @@ def load(task: Task) -> Data:
 
 def encode(split: Split, tokenizer: Any, max_length: int) -> Encoded:
     """Tokenise a split once; texts longer than `max_length` tokens are cut, the longer of a pair first."""
-    encoded = tokenizer(*split.texts, truncation=True, max_length=max_length, padding=False, return_attention_mask=False)
+    encoded = tokenizer(
+        *split.texts, truncation=True, max_length=max_length, padding=False, return_attention_mask=False
+    )
     features = {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}
     lengths = np.array([len(ids) for ids in features["input_ids"]])
     if not lengths.all():
@@ -176,7 +178,11 @@ def _split_files(task: Task, root: Path) -> dict[str, Path]:
             key = "task.train_split" if name == task.train_split else "task.validation_splits"
             raise RequestError(
                 f"{root} has no {name}.jsonl, .csv, .tsv or .parquet (it holds {have}); add it or change {key}"
-                + ("" if name == task.train_split else ", or hold out a part of train with task.validation_fraction=0.1")
+                + (
+                    ""
+                    if name == task.train_split
+                    else ", or hold out a part of train with task.validation_fraction=0.1"
+                )
             )
     return files
 
@@ -188,7 +194,9 @@ def _read(file: Path, encoding: str) -> pd.DataFrame:
         if file.suffix == ".parquet":
             return pd.read_parquet(file)
         if file.suffix in (".jsonl", ".json"):
-            return pd.read_json(file, lines=file.suffix == ".jsonl", encoding=encoding, convert_dates=False, dtype=False)
+            return pd.read_json(
+                file, lines=file.suffix == ".jsonl", encoding=encoding, convert_dates=False, dtype=False
+            )
         quoting = {"quoting": 3} if file.suffix == ".tsv" else {}  # TSV as GLUE writes it: a quote is a character
         separator = "\t" if file.suffix == ".tsv" else ","
         return pd.read_csv(file, sep=separator, encoding=encoding, keep_default_na=False, na_values=[""], **quoting)
@@ -212,9 +220,13 @@ def _hold_out(frame: pd.DataFrame, task: Task) -> dict[str, pd.DataFrame]:
 def _check_columns(frame: pd.DataFrame, task: Task, file: Path) -> None:
     import pandas as pd
 
-    for key, column in [("task.text_columns", c) for c in task.text_columns] + [("task.label_column", task.label_column)]:
+    for key, column in [("task.text_columns", c) for c in task.text_columns] + [
+        ("task.label_column", task.label_column)
+    ]:
         if column not in frame.columns:
-            raise RequestError(f"{file.name} has no column '{column}' (it has {', '.join(map(str, frame.columns))}); set {key}")
+            raise RequestError(
+                f"{file.name} has no column '{column}' (it has {', '.join(map(str, frame.columns))}); set {key}"
+            )
     if frame.empty:
         raise RequestError(f"{file.name} has no rows; a split needs at least one")
     for column in task.text_columns:
@@ -223,7 +235,9 @@ def _check_columns(frame: pd.DataFrame, task: Task, file: Path) -> None:
         wrong = ~frame[column].map(lambda value: isinstance(value, str)).astype(bool)
         if wrong.any():
             row = int(np.argmax(wrong.to_numpy()))
-            raise RequestError(f"{file.name} row {row}: '{column}' is {frame[column].iloc[row]!r}, not text; correct the row")
+            raise RequestError(
+                f"{file.name} row {row}: '{column}' is {frame[column].iloc[row]!r}, not text; correct the row"
+            )
 
 
 def _label_names(frame: pd.DataFrame, task: Task) -> list[str]:
@@ -265,6 +279,8 @@ def _split(name: str, frame: pd.DataFrame, task: Task, label_names: list[str] | 
         row = int(np.argmax(bad))
         expected = "a number" if label_names is None else f"0..{len(label_names) - 1} or {', '.join(label_names[:8])}"
         hint = " (test splits of GLUE have no labels: score validation)" if column.iloc[row] == -1 else ""
-        raise RequestError(f"{file.name} row {row}: label {column.iloc[row]!r} is not {expected}{hint}; correct the row")
+        raise RequestError(
+            f"{file.name} row {row}: label {column.iloc[row]!r} is not {expected}{hint}; correct the row"
+        )
     texts = tuple(frame[c].tolist() for c in task.text_columns)
     return Split(name, texts, numbers, frame.index.to_numpy())

@@ -58,7 +58,9 @@ def evaluate(
     try:
         with torch.no_grad():
             for split in splits:
-                outputs[split.name] = _predict(model, adapter, split, members, batch_size, pad_id, budget, device, seconds)
+                outputs[split.name] = _predict(
+                    model, adapter, split, members, batch_size, pad_id, budget, device, seconds
+                )
     finally:
         adapter.model.train(was_training)
         adapter.activate(was_active)

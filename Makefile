@@ -1,0 +1,32 @@
+# make demo   set up and run the main job on embedded data      make test   set up, lint, run the tests
+# make lint   ruff and mypy                                      make slow   the longer tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint slow clean
+
+demo: $(READY)
+	$(BIN)/python -m rankbench task.max_train_examples=8000 task.max_eval_examples=2000 train.epochs=1
+
+test: lint
+	$(BIN)/python -m pytest -q -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
+
+# torch goes first: its pin keeps the other requirements from asking for another build.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,104 @@
+"""Time several ways of doing one thing side by side, and report the figures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rankbench import record
+
+Prepare = Callable[[int], Callable[[], object]]  # repetition -> the action to time
+Seconds = dict[str, list[float]]
+
+
+def alternate(sides: Mapping[str, Prepare], repeats: int, warmup: int = 1) -> Seconds:
+    """Seconds of every side, `repeats` each, in turns A B A B ... after `warmup` turns that do not count.
+
+    What `prepare(repetition)` does itself is not timed. Turns let a slow spell of the machine fall on all sides alike.
+    """
+    seconds: Seconds = {name: [] for name in sides}
+    for i in range(-warmup, repeats):
+        for name, prepare in sides.items():
+            action = prepare(i + warmup)
+            _wait_for_device()
+            start = time.perf_counter()
+            action()
+            _wait_for_device()
+            if i >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median of above/below over the repetitions, each compared with its neighbour in time."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def spread(values: Sequence[float], unit: float = 1.0) -> list[str]:
+    """Minimum, median and maximum, divided by `unit`, to three digits."""
+    return [_three_digits(f(values) / unit) for f in (min, statistics.median, max)]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, figures to the right."""
+    widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *rest = zip(cells, widths, strict=True)
+        return "| " + " | ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]) + " |"
+
+    rule = "|-" + "-|-".join(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]) + "-|"
+    return "\n".join([line(header), rule.replace(":-|", ":|"), *map(line, rows)])
+
+
+def device_name() -> str:
+    """The GPU's name, or the processor's with the number of threads torch uses."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def arguments(description: str, repeats: int) -> argparse.ArgumentParser:
+    """A parser with the options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=repeats, help="timed repetitions of each side")
+    parser.add_argument("--to", type=Path, help="write the figures to this JSON file")
+    return parser
+
+
+def report(asked: argparse.Namespace, text: str, figures: dict[str, Any]) -> None:
+    """Print the tables with the device under them; write the figures, every repetition too, where `--to` says."""
+    print(f"{text}\n\n{device_name()}; torch {torch.__version__}")
+    if asked.to is None:
+        return
+    environment = record.environment(device_name(), subject_precision(), "what training chooses on this device")
+    environment["command"] = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    settings = {key: value for key, value in vars(asked).items() if key != "to"}
+    asked.to.parent.mkdir(parents=True, exist_ok=True)
+    asked.to.write_text(json.dumps({"settings": settings, "environment": environment, **figures}, indent=1) + "\n")
+
+
+def _wait_for_device() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
