@@ -75,12 +75,12 @@ def arguments(description: str, repeats: int) -> argparse.ArgumentParser:
     return parser
 
 
-def report(asked: argparse.Namespace, text: str, figures: dict[str, Any]) -> None:
-    """Print the tables with the device under them; write the figures, every repetition too, where `--to` says."""
-    print(f"{text}\n\n{device_name()}; torch {torch.__version__}")
+def report(asked: argparse.Namespace, text: str, figures: dict[str, Any], precision: tuple[str, str]) -> None:
+    """Print the tables with the device under them; write the figures, with every repetition, where `--to` says."""
+    print(f"{text}\n\n{device_name()}; {precision[0]}; torch {torch.__version__}")
     if asked.to is None:
         return
-    environment = record.environment(device_name(), subject_precision(), "what training chooses on this device")
+    environment = record.environment(device_name(), *precision)
     environment["command"] = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     settings = {key: value for key, value in vars(asked).items() if key != "to"}
     asked.to.parent.mkdir(parents=True, exist_ok=True)

