@@ -53,11 +53,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
-        first, *rest = zip(cells, widths, strict=True)
-        return "| " + " | ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]) + " |"
+        (first, width), *rest = zip(cells, widths, strict=True)
+        return "| " + " | ".join([first.ljust(width), *(cell.rjust(width) for cell, width in rest)]) + " |"
 
-    rule = "|-" + "-|-".join(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]) + "-|"
-    return "\n".join([line(header), rule.replace(":-|", ":|"), *map(line, rows)])
+    rule = "|".join(["", "-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:]), ""])
+    return "\n".join([line(header), rule, *map(line, rows)])
 
 
 def device_name() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,10 +194,11 @@ def _read(file: Path, encoding: str) -> pd.DataFrame:
     try:
         if file.suffix == ".parquet":
             return pd.read_parquet(file)
-        if file.suffix in (".jsonl", ".json"):
-            return pd.read_json(
-                file, lines=file.suffix == ".jsonl", encoding=encoding, convert_dates=False, dtype=False
-            )
+        if file.suffix == ".jsonl":
+            with open(file, encoding=encoding) as lines:
+                return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+        if file.suffix == ".json":
+            return pd.DataFrame(json.loads(file.read_text(encoding=encoding)))
         quoting = {"quoting": 3} if file.suffix == ".tsv" else {}  # TSV as GLUE writes it: a quote is a character
         separator = "\t" if file.suffix == ".tsv" else ","
         return pd.read_csv(file, sep=separator, encoding=encoding, keep_default_na=False, na_values=[""], **quoting)
