@@ -21,7 +21,7 @@ AUTOMATIC = "automatic"
 def main() -> None:
     parser = timing.arguments(__doc__, repeats=5)
     parser.add_argument("--data-dir", default="glue/sst2", help="a folder with train.jsonl and validation.jsonl")
-    parser.add_argument("--rows", type=int, default=256, help="validation sentences (SST-2 has 872)")
+    parser.add_argument("--rows", type=int, default=128, help="validation sentences (SST-2 has 872)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64], help="evaluation batch sizes")
     parser.add_argument(
         "--budgets", type=int, nargs="*", default=[0, 256, 512, 1024, 2048, 4096], help="values of stack_tokens to try"
@@ -42,7 +42,9 @@ def main() -> None:
         measure = partial(_scores, run, adapter, split, batch_size=batch, pad_id=tokenizer.pad_token_id)
         _check_equal(measure, asked.budgets)
         timed[batch] = timing.alternate(_sides(measure, asked.budgets), asked.repeats, warmup=0)
-    ratios = {b: {name: timing.ratio(v, seconds[SEPARATE]) for name, v in seconds.items()} for b, seconds in timed.items()}
+    ratios = {
+        b: {name: timing.ratio(v, seconds[SEPARATE]) for name, v in seconds.items()} for b, seconds in timed.items()
+    }
     default = evaluate.STACK_TOKENS.get(subject.device().type, 0)
     text = "\n\n".join(
         [
@@ -57,7 +59,8 @@ def main() -> None:
 
 def _seconds_table(timed: dict[int, timing.Seconds]) -> str:
     rows = [
-        [str(batch), *timing.spread(seconds[SEPARATE]), *timing.spread(seconds[AUTOMATIC])] for batch, seconds in timed.items()
+        [str(batch), *timing.spread(seconds[SEPARATE]), *timing.spread(seconds[AUTOMATIC])]
+        for batch, seconds in timed.items()
     ]
     return timing.table(["batch", "separate, s: min", "median", "max", "automatic, s: min", "median", "max"], rows)
 

@@ -29,7 +29,9 @@ def main() -> None:
     parser = timing.arguments(__doc__, repeats=5)
     parser.add_argument("--data-dir", default="glue/sst2", help="a folder with train.jsonl: sentence, label")
     parser.add_argument("--rows", type=int, default=6400, help="training sentences, each read once a repetition")
-    parser.add_argument("--steps", type=int, help="stop early; then Trainer's longest batch, which it takes first, weighs more")
+    parser.add_argument(
+        "--steps", type=int, help="stop early; then Trainer's longest batch, which it takes first, weighs more"
+    )
     parser.add_argument("--batch", type=int, default=32, help="sentences in a batch")
     asked = parser.parse_args()
 
@@ -61,10 +63,12 @@ def _figures(seconds: timing.Seconds, examples: int) -> tuple[str, dict[str, Any
     """Examples a second of each side, and how many times each other side's rankbench reaches."""
     speed = {name: [examples / s for s in values] for name, values in seconds.items()}
     ratios = {
-        ours: {other: timing.ratio(speed[ours], speed[other]) for other in (BARE, GROUPED, DEFAULT)} for ours in (LORA, DYLORA)
+        ours: {other: timing.ratio(speed[ours], speed[other]) for other in (BARE, GROUPED, DEFAULT)}
+        for ours in (LORA, DYLORA)
     }
     speeds = timing.table(
-        ["examples a second", "min", "median", "max"], [[name, *timing.spread(values)] for name, values in speed.items()]
+        ["examples a second", "min", "median", "max"],
+        [[name, *timing.spread(values)] for name, values in speed.items()],
     )
     against = timing.table(
         ["speed, times that of", BARE, GROUPED, DEFAULT],

@@ -1,5 +1,6 @@
 """What the tests share: an offline machine, a tiny task, composed runs, and the command line."""
 
+# ruff: noqa: E402 (the libraries read the environment when they are imported)
 from __future__ import annotations
 
 import atexit
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Read by the libraries when they are imported: no hub, an empty cache, and no threads to fight over the cores.
+# No hub, an empty cache, no keys, and no threads to fight over the cores.
 _HOME = tempfile.mkdtemp(prefix="rankbench-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 os.environ.update(HF_HUB_OFFLINE="1", HF_HOME=_HOME, NETRC=f"{_HOME}/netrc", TOKENIZERS_PARALLELISM="false")

@@ -10,7 +10,7 @@ import shutil
 import pytest
 import torch
 
-from rankbench import checkpoint
+from rankbench import checkpoint, files
 
 TENSORS = {"weights/a": torch.arange(6.0).reshape(2, 3), "optimizer/0/step": torch.tensor(3.0)}
 
@@ -74,7 +74,7 @@ def test_when_all_are_damaged_training_starts_anew(tmp_path):
     assert checkpoint.newest(tmp_path) is None
 
 
-@pytest.mark.parametrize("fails", ["save_file", "os.replace", "_flush"])
+@pytest.mark.parametrize("fails", ["save_file", "os.replace", "flush"])
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, fails):
     saved(tmp_path, 1)
 
@@ -101,13 +101,13 @@ def test_a_half_written_checkpoint_of_a_killed_process_is_not_taken_for_one(tmp_
 
 def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     file = tmp_path / "record.json"
-    checkpoint.write_atomic(file, "old")
+    files.write_atomic(file, "old")
 
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("rankbench.checkpoint._flush", full)
+        patch.setattr("rankbench.files.flush", full)
         with pytest.raises(OSError, match="No space left"):
-            checkpoint.write_atomic(file, "new")
+            files.write_atomic(file, "new")
     assert file.read_text() == "old" and names(tmp_path) == ["record.json"]

@@ -1,4 +1,4 @@
-"""A task's data: every file format reads alike, what would train on wrong data is refused, batches are pure functions."""
+"""A task's data: every format reads alike, what would train on wrong data is refused, batches are pure functions."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def write_as(suffix: str, file: Path, rows: list[dict[str, Any]]) -> None:
 def test_every_file_format_reads_to_the_same_splits(tmp_path: Path, suffix: str) -> None:
     rows = [
         {"text": 'he said "no, never', "label": 0},
-        {"text": "it's a \"fine\" day", "label": 1},
+        {"text": 'it\'s a "fine" day', "label": 1},
         {"text": "NA", "label": 1},
         {"text": "null", "label": 0},
         {"text": "naïve café, 12", "label": 1},
@@ -129,7 +129,7 @@ def test_the_two_validation_splits_of_mnli_stay_apart(tmp_path: Path) -> None:
 
 
 def test_the_origin_names_each_file_its_hash_and_its_rows(tiny_data: Path) -> None:
-    from rankbench.sources import sha256
+    from rankbench.files import sha256
 
     origin = data.load(task(tiny_data)).origin
     assert origin["source"] == "path"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiny import MODELS, a_batch, attached, encoded
 
 from rankbench import evaluate as module
 from rankbench.evaluate import evaluate
 from rankbench.samplers import Submodel
-from tiny import MODELS, a_batch, attached, encoded
 
 SPLIT = encoded(37, seed=5, name="validation")
 
@@ -59,9 +59,12 @@ def test_stacking_makes_fewer_forwards():
 
 def test_any_order_gives_equal_results():
     tuning = attached()
-    up = {s.submodel: (s.metrics, s.predictions["validation"].tolist()) for s in measured(tuning)}
-    down = {s.submodel: (s.metrics, s.predictions["validation"].tolist()) for s in measured(tuning, [8, 3, 5, 1, 7, 2, 4, 6])}
-    alone = {s.submodel: (s.metrics, s.predictions["validation"].tolist()) for b in range(1, 9) for s in measured(tuning, [b])}
+
+    def by_rank(scores):
+        return {s.submodel: (s.metrics, s.predictions["validation"].tolist()) for s in scores}
+
+    up, down = by_rank(measured(tuning)), by_rank(measured(tuning, [8, 3, 5, 1, 7, 2, 4, 6]))
+    alone = by_rank([s for b in range(1, 9) for s in measured(tuning, [b])])
     assert up == down == alone
     assert [s.submodel.rank for s in measured(tuning, [8, 3, 5])] == [8, 3, 5]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny import a_batch, attached, state
 
 from rankbench.samplers import Submodel
 from rankbench.train import make_optimizer
-from tiny import a_batch, attached, state
 
 B = 3  # the drawn rank, 1-based
 
@@ -29,9 +29,7 @@ def moved(before: torch.Tensor, after: torch.Tensor, dim: int) -> list[int]:
 
 def ranks_moved(tuning, before) -> set[tuple[int, ...]]:
     after = state(tuning)
-    return {
-        tuple(moved(before[name], after[name], 0 if "lora_A" in name else 1)) for name in before if "lora_" in name
-    }
+    return {tuple(moved(before[name], after[name], 0 if "lora_A" in name else 1)) for name in before if "lora_" in name}
 
 
 def prepared(*overrides: str):

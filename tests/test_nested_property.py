@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 from peft import PeftModel
+from tiny import MODELS, a_batch, a_run, attached, logits, stock_slice
 
 from rankbench import adapters, backbone
 from rankbench.samplers import Submodel
-from tiny import MODELS, a_batch, a_run, attached, logits, stock_slice
 
 
 @pytest.mark.parametrize("model", MODELS)

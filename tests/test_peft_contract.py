@@ -9,13 +9,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import LoraLayer
+from tiny import a_run
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from rankbench.adapters import lora
 from rankbench.config import Scale
 from rankbench.sources import RequestError
-from tiny import a_run
 
 R, IN, OUT = 4, 64, 128
 
@@ -143,12 +143,13 @@ def test_an_embedding_is_refused_by_name():
 
     run = a_run("adapter.target_modules=[word_embeddings]")
     model = backbone.load(run.model, 2, False, 0).model
-    with pytest.raises(RequestError, match="word_embeddings .*Embedding.* cannot hold a nested adapter"):
+    with pytest.raises(RequestError, match=r"word_embeddings .*Embedding.* cannot hold a nested adapter"):
         lora.DyLora(run, model)
 
 
 @pytest.mark.parametrize(
-    ("policy", "expected"), [(Scale.alpha_over_b, 8.0), (Scale.alpha_over_r, 2.0), (Scale.alpha_over_sqrt_b, 16 / 2**0.5)]
+    ("policy", "expected"),
+    [(Scale.alpha_over_b, 8.0), (Scale.alpha_over_r, 2.0), (Scale.alpha_over_sqrt_b, 16 / 2**0.5)],
 )
 def test_the_scale_policies(policy, expected):
     assert lora.scaling(policy, alpha=16, r=8, b=2) == pytest.approx(expected)

@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-
 from conftest import write_tiny
-from rankbench import checkpoint, run as runs, train
-from rankbench.adapters import FineTuning
 from tiny import a_run
+
+from rankbench import checkpoint, train
+from rankbench import run as runs
 
 STEPS = 12
 COMMON = [

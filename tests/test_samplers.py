@@ -18,7 +18,8 @@ def drawn(sampler: Sampler, steps: int, seed: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "sampler", [Sampler("uniform"), Sampler("geometric"), Sampler("geometric", p=0.4), Sampler("uniform", ranks=[1, 2, 4, 8])]
+    "sampler",
+    [Sampler("uniform"), Sampler("geometric"), Sampler("geometric", p=0.4), Sampler("uniform", ranks=[1, 2, 4, 8])],
 )
 def test_draws_follow_their_distribution(sampler):
     ranks = sampler.ranks or list(range(1, 9))

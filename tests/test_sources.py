@@ -13,12 +13,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import Answer, compose, compose_run, sentences, write_jsonl, write_tiny
-from omegaconf import OmegaConf
+from conftest import Answer, compose_run, sentences, write_jsonl
 
 from rankbench import backbone, data
-from rankbench.config import Model, Run, Task, build
-from rankbench.run import RunFailed, execute
+from rankbench.config import Model, Run, Task
+from rankbench.run import execute
 from rankbench.sources import RequestError, Source, fetch, fingerprint, locate
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -120,7 +119,7 @@ def test_what_only_the_hub_has_is_refused_offline_with_three_ways_out(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     if offline is None:
         monkeypatch.delenv("HF_HUB_OFFLINE")
-    settings = getattr(build(compose(*overrides, f"task.data_dir={write_tiny(tmp_path)}" if group == "model" else "seed=0")), group)
+    settings = getattr(compose_run(*overrides), group)
     began = time.perf_counter()
     with pytest.raises(RequestError) as refusal:
         fetch(group, settings, locate(group, settings), ["*.json"])
@@ -134,23 +133,15 @@ def test_what_only_the_hub_has_is_refused_offline_with_three_ways_out(
         assert no_network == []
 
 
-def test_a_run_that_needs_the_hub_ends_at_once_with_one_line(
-    command_line: Callable[..., Answer], tiny_data: Path, tmp_path: Path
+def test_a_run_that_needs_the_hub_ends_with_one_line(
+    call_main: Callable[..., Answer], tiny_data: Path, tmp_path: Path
 ) -> None:
-    answer = command_line(
-        "model=roberta_base",
-        "task=classification",
-        f"task.data_dir={tiny_data}",
-        f"runs_dir={tmp_path / 'runs'}",
-        env={"HF_HUB_CACHE": str(tmp_path / "cache")},
-    )
+    words = ("model=roberta_base", "task=classification", f"task.data_dir={tiny_data}", f"runs_dir={tmp_path / 'runs'}")
+    answer = call_main(*words)
     assert answer.rc == 2
-    assert "Traceback" not in answer.err
-    last = answer.said[-1]
-    assert last.startswith("rankbench: model roberta_base is not on disk")
-    for words in ("Three ways out", "model.path=<folder>", "pip install", "go online"):
-        if words != "pip install":  # no package carries RoBERTa
-            assert words in last
+    assert answer.said[-1].startswith("rankbench: model roberta_base is not on disk")
+    assert "model.path=<folder>" in answer.said[-1]
+    assert not list((tmp_path / "runs").rglob("record.json"))
 
 
 # The hub's cache
@@ -199,12 +190,17 @@ def test_a_run_reads_model_and_data_from_the_hubs_cache_without_a_network(
         "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
     )
     words = ("task=sst2", "model=smollm2_135m", "model.hub=org/tiny", f"model.revision={REVISION}")
-    settings = ("adapter.target_modules=[query,value]", "adapter.r=2", "train.max_steps=2", f"runs_dir={tmp_path / 'r'}")
-    for offline in ("1", "0"):
-        env = {"HF_HUB_CACHE": str(cache), "PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": offline}
-        answer = command_line(*words, *settings, "fresh=true", env=env)
-        assert answer.rc == 0, answer.err
-        assert not (tmp_path / "tried").exists(), (tmp_path / "tried").read_text()
+    settings = (
+        "adapter.target_modules=[query,value]",
+        "adapter.r=2",
+        "train.max_steps=2",
+        f"runs_dir={tmp_path / 'r'}",
+    )
+    # Nobody says that there is no network: the whole cache is enough, so none is asked.
+    env = {"HF_HUB_CACHE": str(cache), "PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "0"}
+    answer = command_line(*words, *settings, env=env)
+    assert answer.rc == 0, answer.err
+    assert not (tmp_path / "tried").exists(), (tmp_path / "tried").read_text()
     (record,) = (tmp_path / "r").glob("*/record.json")
     found = json.loads(record.read_text())
     assert found["data"]["source"] == found["backbone"]["source"] == "hub"
@@ -272,7 +268,9 @@ def test_a_local_folder_gives_the_logits_of_the_model_that_was_saved(saved: Path
 
 def test_a_head_of_another_width_is_replaced_and_its_start_follows_the_seed(saved: Path) -> None:
     heads = [
-        backbone.load(Model(name="m", path=str(saved)), num_labels=3, regression=False, seed=seed).model.classifier.weight
+        backbone.load(
+            Model(name="m", path=str(saved)), num_labels=3, regression=False, seed=seed
+        ).model.classifier.weight
         for seed in (0, 0, 1)
     ]
     assert heads[0].shape[0] == 3
@@ -304,7 +302,7 @@ def damage(folder: Path, how: str) -> None:
         ("only_pickled_weights", "no *.safetensors"),
         ("no_config", "no config.json"),
         ("broken_config", "cannot be loaded"),
-        ("no_tokenizer", "cannot be loaded"),
+        ("no_tokenizer", "tokenizer"),
         ("unknown_architecture", "cannot be loaded"),
         ("cut_weights", "cannot be loaded"),
     ],
@@ -321,7 +319,9 @@ def test_a_folder_that_is_no_whole_model_is_refused_by_name(
     assert "\n" not in str(refusal.value)
 
 
-def test_pickled_weights_are_refused_before_anything_is_trained(make_run: Callable[..., Run], tmp_path: Path, saved: Path) -> None:
+def test_pickled_weights_are_refused_before_anything_is_trained(
+    make_run: Callable[..., Run], tmp_path: Path, saved: Path
+) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(saved, folder)
     damage(folder, "only_pickled_weights")
@@ -368,7 +368,8 @@ def test_changed_data_changes_the_fingerprint(tiny_data: Path, change: str) -> N
 
 
 @pytest.mark.parametrize(
-    "beside", ["README.md", ".DS_Store", ".cache/huggingface/download/train.metadata", ".git/index", "__pycache__/a.pyc"]
+    "beside",
+    ["README.md", ".DS_Store", ".cache/huggingface/download/train.metadata", ".git/index", "__pycache__/a.pyc"],
 )
 def test_what_tools_leave_beside_the_data_is_no_part_of_it(tiny_data: Path, beside: str) -> None:
     before = fingerprint(Source("path", path=tiny_data))
@@ -392,9 +393,9 @@ def test_a_large_file_is_sampled_over_its_whole_length(tmp_path: Path) -> None:
     assert len(seen) == 5
 
 
-def test_the_network_stays_blocked_in_these_tests(no_network: list[str]) -> None:
+def test_the_blocked_network_of_these_tests_is_blocked(no_network: list[str]) -> None:
     with pytest.raises(OSError, match="no network"):
         socket.create_connection(("localhost", 1))
-    assert no_network != []
-    assert OmegaConf.is_config(compose("model=tiny_bert"))
-    assert issubclass(RunFailed, Exception)
+    with pytest.raises(OSError, match="no network"), socket.socket() as one:
+        one.connect(("127.0.0.1", 1))
+    assert len(no_network) == 2

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from tiny import attached, encoded, state
 
 from rankbench import samplers, train
 from rankbench.config import Schedule, Train
 from rankbench.progress import Progress
 from rankbench.samplers import Submodel
-from tiny import attached, encoded, state
 
 DATA = encoded(40)
 NO_DROPOUT = ["+model.random.hidden_dropout_prob=0", "+model.random.attention_probs_dropout_prob=0"]
@@ -165,7 +165,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 def test_fp16_that_keeps_overflowing_stops_with_the_mend(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "SKIPPED_LIMIT", 4)
     monkeypatch.setattr(Accelerator, "optimizer_step_was_skipped", property(lambda self: True))
-    with pytest.raises(train.TrainingError, match="fp16 overflowed in 4 steps in a row; use train.precision=fp32"):
+    with pytest.raises(train.TrainingError, match=r"fp16 overflowed in 4 steps in a row; use train.precision=fp32"):
         trained(tmp_path)
 
 

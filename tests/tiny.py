@@ -66,9 +66,7 @@ def stock_slice(tuning: adapters.FineTuning, run: Run, rank: int, alpha: float) 
     from peft import LoraConfig, TaskType, get_peft_model
 
     base = backbone.load(run.model, 2, False, run.seed).model
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=run.adapter.target_modules, task_type=TaskType.SEQ_CLS
-    )
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=run.adapter.target_modules, task_type=TaskType.SEQ_CLS)
     model = get_peft_model(base, config)
     values: dict[str, Any] = dict(tuning.model.named_parameters())
     for name, parameter in model.named_parameters():

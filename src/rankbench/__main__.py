@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rankbench.config import Run, build
-from rankbench.refusal import explain
+from rankbench.refusal import explain, near
 from rankbench.sources import RequestError
 
 _INSTALLED = Path(__file__).parent / "conf"
@@ -28,16 +28,25 @@ ConfigStore.instance().store(name="schema", node=Run)
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(config: DictConfig) -> None:
     """What Hydra calls for each composed config."""
-    _job(config)
+    try:
+        _job(config)
+    except Exception as error:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            print(f"rankbench: {error}", file=sys.stderr)  # Hydra itself would name the first failed job alone
+            raise
+        _failures.append(error)  # Hydra would print a line of its own before ours
+
+
+_failures: list[Exception] = []
 
 
 def _job(config: DictConfig) -> None:
+    run = build(config)
     from rankbench.run import execute, summary
 
-    record = execute(build(config))
+    record = execute(run)
     print(summary(record))
-    if HydraConfig.get().mode is RunMode.RUN:
-        print(f"record: {Path(config.runs_dir) / record['run_id'] / 'record.json'}")
+    print(f"record: {run.folder / 'record.json'}")
 
 
 def table(words: list[str]) -> None:
@@ -76,8 +85,12 @@ def main() -> None:
     try:
         if words and words[0] in VERBS:
             VERBS[words[0]](words[1:])
+        elif words and "=" not in words[0] and not words[0].startswith(("-", "~")):
+            raise RequestError(f"{words[0]} is no verb{near(words[0], VERBS)}; settings are KEY=VALUE, see --help")
         else:
             job()
+            if _failures:
+                raise _failures.pop()
     except (RequestError, HydraException, OmegaConfBaseException) as error:
         print(f"rankbench: {explain(error, words, CONF)}", file=sys.stderr)
         sys.exit(2)

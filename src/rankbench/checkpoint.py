@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from rankbench.sources import sha256
+from rankbench.files import flush, sha256
 
 log = logging.getLogger("rankbench")
 
@@ -41,15 +41,15 @@ def save(folder: Path, step: int, tensors: dict[str, torch.Tensor], state: dict[
         files = {p.name: {"size": p.stat().st_size, "sha256": sha256(p)} for p in sorted(aside.iterdir())}
         (aside / "manifest.json").write_text(json.dumps({"step": step, "files": files}))
         for file in aside.iterdir():
-            _flush(file)
-        _flush(aside)
+            flush(file)
+        flush(aside)
         target = folder / f"step-{step:08d}"
         shutil.rmtree(target, ignore_errors=True)
         os.replace(aside, target)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)  # a full disk gets its space back; the older checkpoint stands
         raise
-    _flush(folder)
+    flush(folder)
     for old in _newest_first(folder)[KEPT:]:
         shutil.rmtree(old)
 
@@ -64,19 +64,6 @@ def newest(folder: Path) -> Checkpoint | None:
     return None
 
 
-def write_atomic(file: Path, text: str) -> None:
-    """Replace a file's content whole or not at all."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        aside.write_text(text)
-        _flush(aside)
-        os.replace(aside, file)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    _flush(file.parent)
-
-
 def _load(folder: Path) -> Checkpoint:
     manifest = json.loads((folder / "manifest.json").read_text())
     for name, expected in manifest["files"].items():
@@ -89,11 +76,3 @@ def _load(folder: Path) -> Checkpoint:
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

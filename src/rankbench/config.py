@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
@@ -259,6 +260,9 @@ def identity(run: Run) -> dict[str, Any]:
 
 def build(config: DictConfig) -> Run:
     """The checked run of a composed config. Raises RequestError."""
+    unknown = sorted(_unknown(config, Run))
+    if unknown:
+        raise RequestError(f"{', '.join(unknown)}: no such setting; leave it out (see rankbench --cfg job)")
     try:
         run = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
@@ -349,6 +353,16 @@ def check(run: Run) -> None:
     require(bool(task.metrics), "task.metrics is empty; name at least one metric")
     require(run.seed >= 0, f"seed={run.seed} must not be negative")
     require(run.log.mode in ("auto", "online", "offline"), f"log.mode={run.log.mode}: use auto, online or offline")
+
+
+def _unknown(config: DictConfig, schema: type, prefix: str = "") -> Iterator[str]:
+    """Keys that the schema lacks: `+key=value` puts them there, and nothing would ever read them."""
+    types = get_type_hints(schema)
+    for key in map(str, config):
+        if key not in types:
+            yield prefix + key
+        elif is_dataclass(types[key]):
+            yield from _unknown(config[key], types[key], f"{prefix}{key}.")
 
 
 def _plain(value: Any) -> Any:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankbench.config import Task
+from rankbench.files import sha256
 from rankbench.seeds import generator
-from rankbench.sources import RequestError, fetch, locate, sha256
+from rankbench.sources import RequestError, fetch, locate
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,18 +25,19 @@ def explain(error: Exception, words: list[str], conf: Path) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
         known = error.options or [p.stem for p in sorted((conf / group).glob("*.yaml"))]
-        return f"{group}={choice}: no such choice{_near(choice, known)}; choose from {', '.join(known)}"
+        return f"{group}={choice}: no such choice{near(choice, known)}; choose from {', '.join(known)}"
     if found := re.search(r"Could not override '([^']+)'", text):
         if wrong := re.search(r"(?:Value|Invalid value) '([^']*)'(?: of type '\w+')?(.*)", text):
             return f"{found[1]}={wrong[1]}{wrong[2].strip(' .') and ': ' + wrong[2].strip(' .,')}; give another value"
-        return f"{found[1]}: no such setting{_near(found[1], _keys())}; see rankbench --cfg job"
+        groups = [p.name for p in conf.iterdir() if p.is_dir()]
+        return f"{found[1]}: no such setting{near(found[1], [*groups, *_keys()])}; see rankbench --cfg job"
     if found := re.search(r"Key '([^']+)' not in '\w+'\s+full_key: (\S+)", text):
-        return f"{found[2]}: no such setting{_near(found[2], _keys())}; see rankbench --cfg job"
+        return f"{found[2]}: no such setting{near(found[2], _keys())}; see rankbench --cfg job"
     if found := re.search(r"(?s)(.*?)\s+full_key: (\S+)", text):
         given = next((word for word in words if word.split("=")[0].lstrip("+") == found[2]), found[2])
         return f"{given}: {found[1].splitlines()[-1]}"
     if found := re.search(r"Could not override '?([^'.\n]+)'?\.\s*No match in the defaults list", text):
-        return f"{found[1]}: no such group{_near(found[1], [p.name for p in conf.iterdir() if p.is_dir()])}"
+        return f"{found[1]}: no such group{near(found[1], [p.name for p in conf.iterdir() if p.is_dir()])}"
     return " ".join(text.split())
 
 
@@ -46,7 +47,8 @@ def _chain(error: BaseException | None) -> Iterable[str]:
         error = error.__cause__
 
 
-def _near(word: str, known: Iterable[str]) -> str:
+def near(word: str, known: Iterable[str]) -> str:
+    """' (did you mean ...?)' where one of the known words is close, else nothing."""
     known = list(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if not close:  # a key without its group: steps -> train.max_steps

@@ -22,8 +22,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rankbench import record as records
-from rankbench.checkpoint import write_atomic
 from rankbench.config import Hardware, Run, settings
+from rankbench.files import write_atomic
 from rankbench.sources import RequestError
 
 log = logging.getLogger("rankbench")
@@ -65,10 +65,10 @@ def _attempt(run: Run, folder: Path) -> dict[str, Any]:
     log.info("run %s", folder)
     base = {"schema": records.SCHEMA, "run_id": run.run_id, "config": settings(run), "submodels": []}
     write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings(run))))
-    loaded = data.load(run.task)
-    _quiet_libraries()
     tracker = None
     try:
+        loaded = data.load(run.task)
+        _quiet_libraries()
         from rankbench import backbone
 
         precision, reason = backbone.choose_precision(run)
@@ -81,6 +81,8 @@ def _attempt(run: Run, folder: Path) -> dict[str, Any]:
     except RequestError:
         if tracker is not None:
             tracker.finish(base | {"status": "refused"}, None)
+        if not (folder / "checkpoints").exists() and not (folder / "record.json").exists():
+            shutil.rmtree(folder)  # a refused request leaves nothing behind
         raise
     except Exception as error:
         status = "oom" if _out_of_memory(error) else "failed"
@@ -108,11 +110,10 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, reason: str, t
         memory = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, 32 * 2**30 / memory))
     body = backbone.load(run.model, loaded.num_labels, run.task.regression, run.seed)
-    limit = min(run.task.max_length, getattr(body.model.config, "max_position_embeddings", None) or run.task.max_length)
-    encode = lambda split: data.encode(split, body.tokenizer, limit)  # noqa: E731
-    encoded, validation = encode(loaded.train), [encode(split) for split in loaded.validation]
     body.model.to(accelerator.device)
     adapter = adapters.attach(run, body.model)
+    limit = min(run.task.max_length, getattr(body.model.config, "max_position_embeddings", None) or run.task.max_length)
+    encoded, *validation = (data.encode(split, body.tokenizer, limit) for split in (loaded.train, *loaded.validation))
     pad_id = body.tokenizer.pad_token_id
     chosen = [m for m in adapter.family if m.rank is None or m.rank in run.evaluated_ranks]
     counts = {m: adapter.count(m) for m in chosen}

@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+MATTERS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".safetensors", ".txt", ".model")
 
 
 class RequestError(Exception):
@@ -75,7 +79,8 @@ def fingerprint(source: Source) -> str:
     assert source.path is not None
     digest = hashlib.sha256()
     root = source.path
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file() and _matters(p))
+    inside = [*root.glob("*"), *root.glob("*/*")]  # no deeper: a path given by mistake may hold a whole disk
+    files = [root] if root.is_file() else sorted(p for p in inside if p.suffix in MATTERS and p.is_file())
     for file in files:
         digest.update(f"{file.relative_to(root) if file != root else ''}:{file.stat().st_size}\n".encode())
         digest.update(_sample(file))
@@ -101,6 +106,9 @@ def fetch(group: str, settings: Any, source: Source, patterns: list[str]) -> Pat
     except (OSError, ValueError):
         pass  # not in the cache: the network is asked next
     try:
+        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        if not os.environ.get("HF_HUB_OFFLINE") and not reachable(endpoint):
+            raise ConnectionError(f"{endpoint} cannot be reached")  # the client itself would retry for half a minute
         return Path(snapshot_download(**request))
     except Exception as error:  # the hub client's failures share no base class
         key = "path" if group == "model" else "data_dir"
@@ -113,13 +121,16 @@ def fetch(group: str, settings: Any, source: Source, patterns: list[str]) -> Pat
         ) from error
 
 
-def sha256(file: Path) -> str:
-    """The file's SHA-256, in hex."""
-    with open(file, "rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def reachable(url: str, seconds: float = 3.0) -> bool:
+    """Whether a connection to the host of `url` opens in time; through a proxy nothing can be said, so True."""
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return True
+    parts = urlsplit(url)
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or 443), timeout=seconds).close()
+    except OSError:
+        return False
+    return True
 
 
 def _in_package(name: str) -> Path | None:
@@ -129,10 +140,6 @@ def _in_package(name: str) -> Path | None:
         if (Path(folder) / inside).exists():
             return Path(folder) / inside
     return None
-
-
-def _matters(file: Path) -> bool:
-    return not file.name.startswith(".") and file.suffix not in (".md", ".lock", ".pyc")
 
 
 def _sample(file: Path, whole: int = 16 << 20, blocks: int = 64, block: int = 1 << 12) -> bytes:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
 from rankbench.config import Run
+from rankbench.sources import reachable
 
 log = logging.getLogger("rankbench")
 
@@ -122,11 +122,7 @@ def _mode(asked: str, wandb: Any) -> str:
     if not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
         log.info("W&B offline: no key (wandb login); send it later with wandb sync")
         return "offline"
-    try:
-        host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0]
-        name, _, port = host.partition(":")
-        socket.create_connection((name, int(port or 443)), timeout=3).close()
-    except (OSError, ValueError):
+    if not reachable(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")):
         log.info("W&B offline: no network; send it later with wandb sync")
         return "offline"
     return "online"
