@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import tempfile
 from dataclasses import replace
@@ -29,9 +28,7 @@ def main() -> None:
     parser = timing.arguments(__doc__, repeats=5)
     parser.add_argument("--data-dir", default="glue/sst2", help="a folder with train.jsonl: sentence, label")
     parser.add_argument("--rows", type=int, default=6400, help="training sentences, each read once a repetition")
-    parser.add_argument(
-        "--steps", type=int, help="stop early; then Trainer's longest batch, which it takes first, weighs more"
-    )
+    parser.add_argument("--steps", type=int, help="stop early; Trainer, grouped, takes its longest batch first")
     parser.add_argument("--batch", type=int, default=32, help="sentences in a batch")
     asked = parser.parse_args()
 
@@ -62,18 +59,12 @@ def main() -> None:
 def _figures(seconds: timing.Seconds, examples: int) -> tuple[str, dict[str, Any]]:
     """Examples a second of each side, and how many times each other side's rankbench reaches."""
     speed = {name: [examples / s for s in values] for name, values in seconds.items()}
-    ratios = {
-        ours: {other: timing.ratio(speed[ours], speed[other]) for other in (BARE, GROUPED, DEFAULT)}
-        for ours in (LORA, DYLORA)
-    }
-    speeds = timing.table(
-        ["examples a second", "min", "median", "max"],
-        [[name, *timing.spread(values)] for name, values in speed.items()],
-    )
-    against = timing.table(
-        ["speed, times that of", BARE, GROUPED, DEFAULT],
-        [[ours, *(f"{ratio:.3f}" for ratio in ratios[ours].values())] for ours in ratios],
-    )
+    others = (BARE, GROUPED, DEFAULT)
+    ratios = {ours: {other: timing.ratio(speed[ours], speed[other]) for other in others} for ours in (LORA, DYLORA)}
+    rows = [[name, *timing.spread(values)] for name, values in speed.items()]
+    speeds = timing.table(["examples a second", "min", "median", "max"], rows)
+    rows = [[ours, *(f"{ratio:.3f}" for ratio in of_ours.values())] for ours, of_ours in ratios.items()]
+    against = timing.table(["speed, times that of", *others], rows)
     return f"{speeds}\n\n{against}", {"seconds": seconds, "examples_per_second": speed, "speed_ratio": ratios}
 
 

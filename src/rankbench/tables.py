@@ -15,42 +15,52 @@ FORMATS = ("md", "csv", "latex")
 
 
 def labels(records: list[dict[str, Any]]) -> dict[str, str]:
-    """A name for each run: its adapter, and the settings in which runs of that adapter differ, seed aside."""
+    """A name for each run: its adapter, and as few of the settings that differ as tell the methods apart.
+
+    Runs that differ in the seed alone share a name; task and model are named where there are several.
+    """
     flat = {record["run_id"]: _flatten(record["config"]) for record in records}
-    by_adapter: dict[str, list[str]] = {}
+    shared = [key for key in ("task.name", "model.name") if len({config[key] for config in flat.values()}) > 1]
+    by_adapter: dict[tuple[Any, ...], list[str]] = {}
     for run_id, config in flat.items():
-        by_adapter.setdefault(config["adapter.name"], []).append(run_id)
-    shared = {key for key in ("task.name", "model.name") if len({c[key] for c in flat.values()}) > 1}
+        by_adapter.setdefault((*(config[key] for key in shared), config["adapter.name"]), []).append(run_id)
     named = {}
-    for adapter, runs in by_adapter.items():
-        keys = sorted({key for run in runs for key in flat[run] if len({flat[r].get(key) for r in runs}) > 1})
-        keys = [key for key in keys if key not in shared and not _silent(key)]
-        # Settings that follow from another one that already tells the runs apart are noise: model.* beside model.name.
-        keys = [key for key in keys if not any(key.startswith(name.split(".")[0] + ".") for name in shared)]
+    for words, runs in by_adapter.items():
+        keys = _telling({run: flat[run] for run in runs})
         for run in runs:
-            parts = [flat[run][key] for key in sorted(shared)] + [adapter]
-            parts += [f"{key.split('.')[-1]}={_word(flat[run].get(key))}" for key in keys]
-            named[run] = " ".join(map(str, parts))
+            settings = [f"{key.split('.')[-1]}={_word(flat[run].get(key))}" for key in keys]
+            named[run] = " ".join([*map(str, words), *settings])
     return named
+
+
+def title(records: list[dict[str, Any]]) -> str:
+    """What a picture of these records is of: tasks, models, and the number of scored examples."""
+    tasks = sorted(
+        {f"{r['config']['task']['name']} ({r['submodels'][0]['n']} examples)" for r in records if r["submodels"]}
+    )
+    return ", ".join([*tasks, *sorted({r["config"]["model"]["name"] for r in records})])
 
 
 def curve_long(path: Paths, metric: str | None = None) -> pd.DataFrame:
     """Metric against rank over any runs: columns label, metric, rank, depth, mean, std, n (seeds), one row each.
 
-    Without `metric`, the first of the records' metrics. `std` is the sample standard deviation (n - 1) over seeds.
-    Raises RequestError when no finished run has that metric.
+    Without `metric`, each run's own first metric, named in the label where runs differ in it. `std` is the sample
+    standard deviation (n - 1) over seeds. Raises RequestError when no finished run has the metric.
     """
     records = load_records(path)
     runs = load_runs(path)
     done = runs[(runs["status"] == "done") & runs["metric"].notna()]
     if done.empty:
         raise RequestError("none of these runs is done, so there is nothing to compare yet")
-    known = list(dict.fromkeys(done["metric"]))
-    metric = metric or known[0]
-    if metric not in known:
-        raise RequestError(f"--metric {metric}: these runs have {', '.join(known)}")
-    done = done[done["metric"] == metric].assign(label=done["run_id"].map(labels(records)))
-    grouped = done.groupby(["label", "metric", "rank", "depth"], dropna=False, sort=False)["value"]
+    if metric is None:
+        done = done[done["metric"] == done.groupby("run_id")["metric"].transform("first")]
+    elif metric not in set(done["metric"]):
+        raise RequestError(f"--metric {metric}: these runs have {', '.join(dict.fromkeys(done['metric']))}")
+    else:
+        done = done[done["metric"] == metric]
+    several = done["metric"].nunique() > 1
+    names = done["run_id"].map(labels(records)) + (" " + done["metric"] if several else "")
+    grouped = done.assign(label=names).groupby(["label", "metric", "rank", "depth"], dropna=False, sort=False)["value"]
     return grouped.agg(["mean", "std", "count"]).rename(columns={"count": "n"}).reset_index()
 
 
@@ -65,8 +75,13 @@ def curve(path: Paths, metric: str | None = None) -> pd.DataFrame:
     wide = long.pivot(index="place", columns="label", values="cell")
     wide = wide.loc[sorted(wide.index, key=lambda p: (p == "whole", p if p != "whole" else 0))]
     wide = wide[list(dict.fromkeys(long["label"]))].fillna("-")
-    wide.index.name, wide.columns.name = "rank", str(long["metric"].iloc[0])
+    wide.index.name, wide.columns.name = "rank", ", ".join(dict.fromkeys(long["metric"]))
     return wide
+
+
+def caption(table: pd.DataFrame) -> str:
+    """What the cells of `curve` are."""
+    return f"{table.columns.name} x 100; over seeds: mean ± standard deviation (seeds)"
 
 
 def render(table: pd.DataFrame, form: str) -> str:
@@ -98,6 +113,25 @@ def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = json.dumps(value) if isinstance(value, list) else value
     return flat
+
+
+def _telling(configs: dict[str, dict[str, Any]]) -> list[str]:
+    """The fewest keys, training settings given up first, that separate these runs as all keys but the seed do."""
+
+    def groups(keys: list[str]) -> set[tuple[str, ...]]:
+        found: dict[tuple[Any, ...], list[str]] = {}
+        for run, config in configs.items():
+            found.setdefault(tuple(config.get(key) for key in keys), []).append(run)
+        return {tuple(runs) for runs in found.values()}
+
+    every = {key for config in configs.values() for key in config if not _silent(key)}
+    keys = sorted(key for key in every if len({config.get(key) for config in configs.values()}) > 1)
+    target = groups(keys)
+    for key in sorted(keys, key=lambda key: (not key.startswith("model."), not key.startswith("train."), key)):
+        fewer = [other for other in keys if other != key]
+        if groups(fewer) == target:
+            keys = fewer
+    return keys
 
 
 def _silent(key: str) -> bool:

@@ -1,0 +1,361 @@
+"""Tables over records: methods told apart by what differs, seeds averaged, and printed so that they read back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import Answer, compose_run
+
+from rankbench import plots, tables
+from rankbench.config import settings
+from rankbench.record import load_records
+from rankbench.sources import RequestError
+
+Values = dict[int | None, float]
+
+
+def a_record(
+    folder: Path, *overrides: str, values: Values | None = None, data: str = "a" * 64, status: str = "done", **more: Any
+) -> Path:
+    """A record as a run with these overrides would leave it, with a score for each rank; returns `folder`."""
+    number = len(list(folder.glob("*/record.json")))
+    values = {1: 0.5, 2: 0.6} if values is None else values
+    record = {
+        "schema": 1,
+        "run_id": f"run-{number}",
+        "status": status,
+        "config": settings(compose_run("model=tiny_bert", "task=sst2", "adapter.r=4", *overrides)),
+        "submodels": [
+            {
+                "rank": rank,
+                "depth": None,
+                "metrics": {"accuracy": value, "f1": value / 2},
+                "n": 100,
+                "parameters": {"adapter": 1, "head": 1, "trainable": 2, "total": 3},
+                "eval_seconds": 1.0,
+            }
+            for rank, value in values.items()
+        ],
+        "training": {"steps": 1, "seconds": 1.0, "examples_per_second": 1.0, "peak_memory_bytes": 1, "loss_curve": []},
+        "data": {"source": "path", "splits": {"train": {"file": "t", "sha256": data, "rows": 9}}},
+    } | more
+    (folder / record["run_id"]).mkdir(parents=True)
+    (folder / record["run_id"] / "record.json").write_text(json.dumps(record))
+    return folder
+
+
+def labels(folder: Path) -> list[str]:
+    return list(tables.labels(load_records(folder)).values())
+
+
+# Names of methods
+
+
+def test_runs_of_one_method_have_one_name(tmp_path: Path) -> None:
+    for seed in range(3):
+        a_record(tmp_path, f"seed={seed}")
+    assert labels(tmp_path) == ["dylora"] * 3
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("adapter.update=frozen_grad", "update=frozen_grad"),
+        ("train.learning_rate=0.02", "learning_rate=0.02"),
+        ("adapter.r=8", "r=8"),
+        ("sampler=geometric", "geometric"),
+        ("task.max_train_examples=50", "max_train_examples=50"),
+        ("adapter.target_modules=[query]", "target_modules"),
+    ],
+)
+def test_a_method_is_named_by_what_differs_and_nothing_else(tmp_path: Path, override: str, expected: str) -> None:
+    for seed in (0, 1):
+        a_record(tmp_path, f"seed={seed}", override)
+        a_record(tmp_path, f"seed={seed}")
+    first, other, again, other_again = labels(tmp_path)
+    assert first == again != other == other_again
+    assert expected in first and "seed" not in first
+    assert first.count("=") == 1
+
+
+@pytest.mark.parametrize("override", ["runs_dir=x", "log=wandb", "train.eval_batch_size=3", "train.log_steps=1"])
+def test_what_cannot_change_a_result_does_not_tell_methods_apart(tmp_path: Path, override: str) -> None:
+    a_record(tmp_path, override)
+    a_record(tmp_path, "seed=1")
+    assert labels(tmp_path) == ["dylora", "dylora"]
+
+
+def test_two_methods_are_named_by_their_adapters_alone(tmp_path: Path) -> None:
+    a_record(tmp_path, "adapter=lora")
+    a_record(tmp_path, "adapter=dylora")
+    assert labels(tmp_path) == ["lora", "dylora"]
+
+
+def test_a_lora_search_is_named_by_rank(tmp_path: Path) -> None:
+    a_record(tmp_path, "adapter=dylora")
+    for r in (1, 2, 4):
+        a_record(tmp_path, "adapter=lora", f"adapter.r={r}")
+    assert labels(tmp_path) == ["dylora", "lora r=1", "lora r=2", "lora r=4"]
+
+
+def test_tasks_and_models_are_named_where_they_differ(tmp_path: Path) -> None:
+    a_record(tmp_path, "task=sst2")
+    a_record(tmp_path, "task=rte")
+    assert labels(tmp_path) == ["sst2 dylora", "rte dylora"]
+    a_record(tmp_path, "model=tiny_gpt2")
+    assert [name.split()[:2] for name in labels(tmp_path)] == [
+        ["tiny_bert", "sst2"],
+        ["tiny_bert", "rte"],
+        ["tiny_gpt2", "sst2"],
+    ]
+
+
+def test_runs_that_differ_within_a_task_stay_apart_beside_another_task(tmp_path: Path) -> None:
+    a_record(tmp_path, "task=sst2", "task.max_train_examples=50")
+    a_record(tmp_path, "task=sst2", "task.max_train_examples=500")
+    a_record(tmp_path, "task=rte")
+    assert len(set(labels(tmp_path))) == 3
+
+
+def test_runs_on_other_data_are_never_averaged(tmp_path: Path) -> None:
+    a_record(tmp_path, "seed=0", "task.data_dir=.", data="a" * 64, values={1: 0.2})
+    a_record(tmp_path, "seed=1", "task.data_dir=..", data="b" * 64, values={1: 0.8})
+    assert len(set(labels(tmp_path))) == 2
+    assert sorted(tables.curve_long(tmp_path)["mean"]) == [0.2, 0.8]
+
+
+def test_runs_on_moved_data_are_averaged(tmp_path: Path) -> None:
+    a_record(tmp_path, "seed=0", "task.data_dir=.", values={1: 0.2})
+    a_record(tmp_path, "seed=1", "task.data_dir=..", values={1: 0.8})
+    assert tables.curve_long(tmp_path)["mean"].tolist() == [0.5]
+
+
+# Numbers
+
+
+def test_mean_spread_and_number_of_seeds_are_right(tmp_path: Path) -> None:
+    scores = [0.50, 0.56, 0.59]
+    for seed, value in enumerate(scores):
+        a_record(tmp_path, f"seed={seed}", values={1: value, 4: value + 0.1})
+    long = tables.curve_long(tmp_path)
+    assert list(long.columns) == ["label", "metric", "rank", "depth", "mean", "std", "n"]
+    first = long[long["rank"] == 1].iloc[0]
+    assert (first["label"], first["metric"], first["n"]) == ("dylora", "accuracy", 3)
+    assert first["mean"] == pytest.approx(statistics.mean(scores))
+    assert first["std"] == pytest.approx(statistics.stdev(scores))
+    assert tables.curve(tmp_path).loc[1, "dylora"] == "55.0 ± 4.6 (3)"
+    assert tables.curve(tmp_path).loc[4, "dylora"] == "65.0 ± 4.6 (3)"
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    a_record(tmp_path, values={2: 0.61234})
+    assert math.isnan(tables.curve_long(tmp_path)["std"].iloc[0])
+    assert tables.curve(tmp_path).loc[2, "dylora"] == "61.2"
+
+
+def test_a_rank_that_a_method_did_not_measure_is_a_dash(tmp_path: Path) -> None:
+    a_record(tmp_path, "adapter=dylora", values={1: 0.5, 2: 0.6, 8: 0.7})
+    a_record(tmp_path, "adapter=lora", values={8: 0.71})
+    table = tables.curve(tmp_path)
+    assert table.to_dict("list") == {"dylora": ["50.0", "60.0", "70.0"], "lora": ["-", "-", "71.0"]}
+    assert list(table.index) == [1, 2, 8]
+
+
+def test_ranks_are_in_order_of_size_and_the_whole_model_comes_last(tmp_path: Path) -> None:
+    a_record(tmp_path, "adapter=full", values={None: 0.9})
+    a_record(tmp_path, "adapter=dylora", "adapter.r=16", values={16: 0.8, 2: 0.6, 10: 0.7})
+    table = tables.curve(tmp_path)
+    assert list(table.index) == [2, 10, 16, "whole"]
+    assert table.loc["whole"].to_dict() == {"full": "90.0", "dylora": "-"}
+
+
+def test_the_first_metric_is_taken_unless_another_is_asked(tmp_path: Path) -> None:
+    a_record(tmp_path, values={1: 0.5})
+    assert tables.curve(tmp_path).columns.name == "accuracy"
+    assert tables.curve(tmp_path, "f1").loc[1, "dylora"] == "25.0"
+
+
+def test_an_unknown_metric_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    a_record(tmp_path)
+    with pytest.raises(RequestError, match=r"--metric bleu.*accuracy, f1"):
+        tables.curve(tmp_path, "bleu")
+
+
+@pytest.mark.parametrize("status", ["failed", "oom"])
+def test_runs_that_are_not_done_have_no_place_in_a_curve(tmp_path: Path, status: str) -> None:
+    a_record(tmp_path, "seed=0", status=status, submodels=[], training=None)
+    with pytest.raises(RequestError, match="none of these runs is done"):
+        tables.curve(tmp_path)
+    a_record(tmp_path, "seed=1", values={1: 0.4})
+    assert tables.curve(tmp_path).to_dict("list") == {"dylora": ["40.0"]}
+
+
+def test_any_set_of_folders_can_be_compared(tmp_path: Path) -> None:
+    a_record(tmp_path / "a", "adapter=dylora", values={1: 0.5})
+    record = json.loads((a_record(tmp_path / "b", "adapter=lora", values={1: 0.6}) / "run-0/record.json").read_text())
+    (tmp_path / "b" / "run-0" / "record.json").write_text(json.dumps(record | {"run_id": "another"}))
+    assert set(tables.curve([tmp_path / "a", tmp_path / "b"]).columns) == {"dylora", "lora"}
+
+
+# Forms
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> Path:
+    """Records of two methods over two seeds, one of whose names holds an underscore."""
+    for seed in (0, 1):
+        a_record(tmp_path, f"seed={seed}", values={1: 0.5 + seed / 10, 2: 0.6})
+        a_record(tmp_path, f"seed={seed}", "adapter.update=frozen_grad", values={2: 0.7})
+    return tmp_path
+
+
+def test_markdown_reads_back_as_the_table(compared: Path) -> None:
+    table = tables.curve(compared)
+    text = tables.render(table, "md")
+    lines = text.splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len({len(line) for line in lines}) == 1  # columns stand under each other
+    assert set(lines[1]) <= set("|-: ")
+    assert cells[0] == ["rank", *table.columns]
+    assert cells[2:] == [[str(rank), *row] for rank, row in zip(table.index, table.to_numpy().tolist(), strict=True)]
+
+
+def test_csv_reads_back_as_the_table(compared: Path) -> None:
+    table = tables.curve(compared)
+    rows = list(csv.reader(io.StringIO(tables.render(table, "csv"))))
+    assert rows[0] == ["rank", *table.columns]
+    assert rows[1:] == [[str(rank), *row] for rank, row in zip(table.index, table.to_numpy().tolist(), strict=True)]
+
+
+def test_latex_escapes_what_latex_would_read(compared: Path) -> None:
+    text = tables.render(tables.curve(compared), "latex")
+    assert r"update=frozen\_grad" in text
+    assert r"$\pm$" in text and "±" not in text
+    assert text.startswith(r"\begin{tabular}{lrr}") and text.endswith("\\end{tabular}\n")
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert [line.count("&") for line in body] == [2] * 3
+    odd = pd.DataFrame({"50% & more_or_less #1": ["1"]}, index=pd.Index([1], name="rank"))
+    assert r"50\% \& more\_or\_less \#1" in tables.render(odd, "latex")
+
+
+@pytest.mark.parametrize("form", tables.FORMATS)
+def test_every_form_ends_in_one_newline(compared: Path, form: str) -> None:
+    text = tables.render(tables.curve(compared), form)
+    assert text.endswith("\n") and not text.endswith("\n\n")
+
+
+# The command
+
+
+@pytest.mark.parametrize(("form", "mark"), [("md", "| rank |"), ("csv", "rank,"), ("latex", r"\begin{tabular}")])
+def test_the_command_prints_the_table(call_main: Callable[..., Answer], compared: Path, form: str, mark: str) -> None:
+    answer = call_main("table", "curve", str(compared), "--format", form)
+    assert (answer.rc, answer.err) == (0, "")
+    assert answer.out == tables.render(tables.curve(compared), form)
+    assert mark in answer.out
+
+
+def test_markdown_is_the_default_and_a_metric_can_be_named(call_main: Callable[..., Answer], compared: Path) -> None:
+    answer = call_main("table", "curve", str(compared), "--metric", "f1")
+    assert answer.out == tables.render(tables.curve(compared, "f1"), "md")
+
+
+@pytest.mark.parametrize("suffix", ["md", "csv", "tex"])
+def test_the_command_writes_the_table_to_a_file(
+    call_main: Callable[..., Answer], compared: Path, tmp_path: Path, suffix: str
+) -> None:
+    form = {"tex": "latex"}.get(suffix, suffix)
+    file = tmp_path / f"out.{suffix}"
+    answer = call_main("table", "curve", str(compared), "--format", form, "--to", str(file))
+    assert (answer.rc, answer.out) == (0, "")
+    assert file.read_text(encoding="utf-8") == tables.render(tables.curve(compared), form)
+
+
+@pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
+def test_the_command_draws_the_picture(
+    call_main: Callable[..., Answer], compared: Path, tmp_path: Path, suffix: str, start: bytes
+) -> None:
+    file = tmp_path / f"curve.{suffix}"
+    assert call_main("table", "curve", str(compared), "--to", str(file)).rc == 0
+    assert file.read_bytes().startswith(start)
+
+
+def test_the_same_records_draw_the_same_svg(call_main: Callable[..., Answer], compared: Path, tmp_path: Path) -> None:
+    for name in ("one.svg", "two.svg"):
+        call_main("table", "curve", str(compared), "--to", str(tmp_path / name))
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+
+
+@pytest.mark.parametrize("to", ["nowhere/table.md", "nowhere/curve.png"])
+def test_a_file_that_cannot_be_written_is_refused(
+    call_main: Callable[..., Answer], compared: Path, tmp_path: Path, to: str
+) -> None:
+    answer = call_main("table", "curve", str(compared), "--to", str(tmp_path / to))
+    assert answer.rc == 2
+    assert "--to" in answer.err and len(answer.said) == 1
+
+
+def test_a_picture_of_runs_without_ranks_is_refused_or_shows_them(
+    call_main: Callable[..., Answer], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    a_record(tmp_path, "adapter=full", values={None: 0.9})
+    file = tmp_path / "curve.png"
+    answer = call_main("table", "curve", str(tmp_path), "--to", str(file))
+    assert (answer.rc, file.exists()) in {(2, False), (0, True)}
+    assert not [str(w.message) for w in recwarn if "legend" in str(w.message)]  # an empty picture
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["curve", "{none}"], "does not exist"),
+        (["curve", "{empty}"], "no record.json under"),
+        (["curve", "{runs}", "--metric", "bleu"], "accuracy, f1"),
+        (["curve", "{runs}", "--format", "html"], "md"),
+        (["courve", "{runs}"], "curve"),
+        (["curve"], "runs"),
+        ([], "name"),
+    ],
+    ids=["missing_folder", "no_records", "unknown_metric", "unknown_form", "unknown_table", "no_runs", "nothing"],
+)
+def test_a_wrong_request_for_a_table_is_refused(
+    call_main: Callable[..., Answer], compared: Path, tmp_path: Path, words: list[str], expected: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"none": tmp_path / "none", "empty": tmp_path / "empty", "runs": compared}
+    answer = call_main("table", *(word.format(**places) for word in words))
+    assert answer.rc == 2
+    assert expected in answer.err and answer.out == ""
+
+
+# Pictures
+
+
+def test_a_picture_has_a_line_for_each_method_and_a_band_over_seeds(compared: Path) -> None:
+    (axes,) = plots.curve(tables.curve_long(compared), "accuracy", "a title").axes
+    assert [line.get_label() for line in axes.lines] == [
+        "dylora update=full (2 seeds)",
+        "dylora update=frozen_grad (2 seeds)",
+    ]
+    assert axes.lines[0].get_xdata().tolist() == [1, 2]
+    assert axes.lines[0].get_ydata().tolist() == pytest.approx([0.55, 0.6])
+    assert len(axes.collections) == 2
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("rank b", "accuracy", "a title")
+
+
+def test_many_ranks_are_drawn_on_a_logarithmic_axis_ticked_at_powers_of_two() -> None:
+    ranks = list(range(1, 65))
+    table = pd.DataFrame({"label": "dylora", "rank": ranks, "mean": 0.5, "std": 0.0, "n": 1})
+    (axes,) = plots.curve(table, "matthews_correlation", "").axes
+    assert axes.get_xscale() == "log"
+    assert axes.get_xticks().tolist() == [1, 2, 4, 8, 16, 32, 64]
+    assert axes.get_ylabel() == "matthews correlation"
