@@ -51,6 +51,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Any:
     log = logging.getLogger("rankbench")
     for handler in list(log.handlers):  # it writes to the stderr that pytest gave this test alone
         log.removeHandler(handler)
+    log.propagate = True
     os.environ.pop("HYDRA_FULL_ERROR", None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable
@@ -80,6 +81,12 @@ def table(words: list[str]) -> None:
         asked.to.write_text(text)
 
 
+def _sweep_name(words: list[str]) -> str:
+    """What W&B groups a multirun's runs by: the sweep file's name, or a hash of the command."""
+    named = [word.split("=", 1)[1] for word in words if word.lstrip("+").startswith("sweeps=")]
+    return named[0] if named else "sweep-" + hashlib.sha256(" ".join(words).encode()).hexdigest()[:8]
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {"table": table}
 
 
@@ -93,6 +100,8 @@ def main() -> None:
         elif words and "=" not in words[0] and not words[0].startswith(("-", "~")):
             raise RequestError(f"{words[0]} is no verb{near(words[0], VERBS)}; settings are KEY=VALUE, see --help")
         else:
+            if {"-m", "--multirun"} & set(words) and not any(word.startswith("log.group=") for word in words):
+                sys.argv.append(f"log.group={_sweep_name(words)}")
             job()
             if _failures:
                 raise _failures.pop()

@@ -1,16 +1,24 @@
-"""One progress line: rewritten in place on a terminal, plain lines every half minute elsewhere."""
+"""What a person sees while a run goes on: messages, and one progress line."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 log = logging.getLogger("rankbench")
 
 
 class Progress:
-    """Reports steps of a training; `start` is where a resumed one begins."""
+    """Reports the steps of a training: a line rewritten in place on a terminal, plain lines now and then elsewhere.
+
+    `start` is where a resumed training begins.
+    """
 
     def __init__(self, steps: int, start: int = 0, every_seconds: float = 30.0) -> None:
         self.steps, self.start, self.every = steps, start, every_seconds
@@ -40,3 +48,39 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+@contextlib.contextmanager
+def say_to(file: Path | None) -> Iterator[None]:
+    """Messages go to stderr, and to `file` within the context."""
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+    if file is None:
+        yield
+        return
+    written = logging.FileHandler(file)
+    written.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(written)
+    try:
+        yield
+    finally:
+        log.removeHandler(written)
+        written.close()
+
+
+def quiet_libraries() -> None:
+    """Progress bars and advice of the libraries off; their errors stay."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name in ("transformers", "huggingface_hub", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    import transformers
+
+    # PEFT asks transformers by names that it deprecates; nobody who reads a run's output can mend that.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import resource
 import shutil
-import socket
 import sys
-import time
 import traceback
-import warnings
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +18,8 @@ from omegaconf import OmegaConf
 
 from rankbench import record as records
 from rankbench.config import Hardware, Run, settings
-from rankbench.files import write_atomic
+from rankbench.files import empty, locked, replace_folder, write_atomic
+from rankbench.progress import quiet_libraries, say_to
 from rankbench.sources import RequestError
 
 log = logging.getLogger("rankbench")
@@ -39,7 +35,7 @@ def execute(run: Run) -> dict[str, Any]:
     A done run is returned as it is; a started one goes on from its newest good checkpoint. Raises RequestError when
     the request is wrong (nothing is written then beyond the folder), RunFailed when the run fails.
     """
-    _say_to(None)
+    say_to(None)
     folder = run.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,15 +43,15 @@ def execute(run: Run) -> dict[str, Any]:
         raise RequestError(
             f"runs_dir={run.runs_dir} cannot be written ({error.strerror}); choose another runs_dir"
         ) from error
-    with _locked(folder):
+    with locked(folder):
         if run.fresh:
-            _empty(folder)
+            empty(folder)
         found = records.read(folder)
         if found and found["status"] == "done":
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             log.info("already done: %s", folder)
             return found
-        with _say_to(folder / "run.log"):
+        with say_to(folder / "run.log"):
             return _attempt(run, folder)
 
 
@@ -68,7 +64,7 @@ def _attempt(run: Run, folder: Path) -> dict[str, Any]:
     tracker = None
     try:
         loaded = data.load(run.task)
-        _quiet_libraries()
+        quiet_libraries()
         from rankbench import backbone
 
         precision, reason = backbone.choose_precision(run)
@@ -129,12 +125,11 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, reason: str, t
 
     if accelerator.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    model, past = train.train(run, adapter, encoded, pad_id, accelerator, folder / "checkpoints", measure)
-    tracker.losses(past.losses)
+    model, past = train.train(run, adapter, encoded, pad_id, accelerator, folder / "checkpoints", measure, tracker.loss)
     log.info("measure %d sub-models", len(chosen))
     scores = measure(model)
     adapter.activate(adapter.family[-1])
-    _replace_folder(folder / "adapter", adapter.save)
+    replace_folder(folder / "adapter", adapter.save)
     write_atomic(folder / "metrics.csv", train.metrics_csv(past))
     _write_predictions(folder / "predictions.parquet", scores, validation)
     return {
@@ -215,75 +210,6 @@ def _write_predictions(file: Path, scores: list[Any], validation: list[Any]) -> 
     aside = file.with_name(f".{file.name}")
     pd.concat(parts, ignore_index=True).to_parquet(aside, index=False)
     os.replace(aside, file)
-
-
-def _replace_folder(folder: Path, write: Any) -> None:
-    aside = folder.with_name(f".{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    write(aside)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(aside, folder)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the kernel frees it on any death. Raises RequestError when a live run holds it."""
-    with open(folder / ".lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            raise RequestError(f"{folder} is in use by a live run ({holder}); wait for it, or stop it") from error
-        lock.truncate(0)
-        lock.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        lock.flush()
-        yield
-
-
-@contextlib.contextmanager
-def _say_to(file: Path | None) -> Iterator[None]:
-    """Messages go to stderr, and to `file` within the context."""
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-    if file is None:
-        yield
-        return
-    written = logging.FileHandler(file)
-    written.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(written)
-    try:
-        yield
-    finally:
-        log.removeHandler(written)
-        written.close()
-
-
-def _empty(folder: Path) -> None:
-    for item in folder.iterdir():
-        if item.is_dir():
-            shutil.rmtree(item)
-        elif item.name != ".lock":
-            item.unlink()
-
-
-def _quiet_libraries() -> None:
-    """Progress bars and advice of the libraries off; their errors stay."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for name in ("transformers", "huggingface_hub", "bitsandbytes"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    import transformers
-
-    # PEFT asks transformers by names that it deprecates; nobody who reads a run's output can mend that.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ class Silent:
     def finish(self, record: dict[str, Any], picture: Path | None) -> None:
         """Nothing."""
 
-    def losses(self, entries: list[dict[str, Any]]) -> None:
+    def loss(self, entry: dict[str, Any]) -> None:
         """Nothing."""
 
 
@@ -28,7 +28,6 @@ class Wandb(Silent):
 
     def __init__(self, run: Run, config: dict[str, Any]) -> None:
         self.run: Any = None
-        self.logged = 0
         try:
             import wandb
 
@@ -57,14 +56,12 @@ class Wandb(Silent):
         except Exception as error:
             self._give_up(error)
 
-    def losses(self, entries: list[dict[str, Any]]) -> None:
-        """The training loss by step."""
+    def loss(self, entry: dict[str, Any]) -> None:
+        """The training loss, as it comes."""
         if self.run is None:
             return
         try:
-            for entry in entries[self.logged :]:
-                self.run.log({"train/step": entry["step"], "train/loss": entry["loss"]})
-            self.logged = len(entries)
+            self.run.log({"train/step": entry["step"], "train/loss": entry["loss"]})
         except Exception as error:
             self._give_up(error)
 

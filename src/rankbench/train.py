@@ -99,11 +99,12 @@ def train(
     accelerator: Accelerator,
     folder: Path,
     measure: Callable[[Any], list[Score]],
+    observe: Callable[[dict[str, Any]], None] = lambda entry: None,
 ) -> tuple[Any, Progression]:
     """Train to the last step, from the newest good checkpoint under `folder` if there is one.
 
-    Returns the prepared model and what happened. `measure(model)` is the periodic evaluation. Raises TrainingError
-    when the loss is not finite or fp16 keeps overflowing.
+    Returns the prepared model and what happened. `measure(model)` is the periodic evaluation, `observe(entry)` sees
+    each new entry of `losses`. Raises TrainingError when the loss is not finite or fp16 keeps overflowing.
     """
     settings = run.train
     plan = Plan(data.lengths, settings, run.seed)
@@ -158,6 +159,7 @@ def train(
                     "submodel": submodel,
                 }
             )
+            observe(past.losses[-1])
             progress.show(past.step, mean, submodel, past.examples / past.seconds)
         if settings.eval_steps and past.step % settings.eval_steps == 0 and not last:
             for score in measure(model):
