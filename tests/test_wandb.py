@@ -282,6 +282,7 @@ def test_offline_mode_leaves_a_run_to_sync_under_the_runs_id(
 ) -> None:
     run = wandb_run("evaluate.submodels=[1,4]")
     assert execute(run)["status"] == "done"
+    wandb.teardown()  # as the end of the process does: the service writes the rest
     (folder,) = run.folder.glob("wandb/offline-run-*")
     assert folder.name.endswith(f"-{run.run_id}")
     (log,) = folder.glob("*.wandb")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from rankbench.samplers import Submodel
 
 # Stack ranks while a forward stays below this many tokens: small forwards are bound by overhead, large ones by
 # arithmetic, where stacking gains nothing. benchmarks/evaluation.py measures both sides.
-STACK_TOKENS = {"cpu": 512, "cuda": 16384}
+STACK_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def _predict(
     for rows in sorted_batches(split.lengths, batch_size):
         inputs = {k: v.to(device) for k, v in collate(split, rows, pad_id).items() if k != "labels"}
         tokens = inputs["input_ids"].numel()
-        together = max(1, min(len(members), budget // tokens)) if adapter.stacks else 1
+        fit = max(1, min(len(members), budget // tokens)) if adapter.stacks else 1
+        together = math.ceil(len(members) / math.ceil(len(members) / fit))  # as many forwards, evenly filled
         for i in range(0, len(members), together):
             group = members[i : i + together]
             start = time.perf_counter()

@@ -50,26 +50,27 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-@contextlib.contextmanager
-def say_to(file: Path | None) -> Iterator[None]:
-    """Messages go to stderr, and to `file` within the context."""
+def speak() -> None:
+    """Send rankbench's messages to stderr."""
     log.setLevel(logging.INFO)
     log.propagate = False
     if not log.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
-    if file is None:
-        yield
-        return
-    written = logging.FileHandler(file)
-    written.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(written)
+
+
+@contextlib.contextmanager
+def written_to(file: Path) -> Iterator[None]:
+    """Within the context messages go to `file` as well."""
+    handler = logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
     try:
         yield
     finally:
-        log.removeHandler(written)
-        written.close()
+        log.removeHandler(handler)
+        handler.close()
 
 
 def quiet_libraries() -> None:

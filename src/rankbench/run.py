@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from rankbench import record as records
 from rankbench.config import Hardware, Run, settings
 from rankbench.files import empty, locked, replace_folder, write_atomic
-from rankbench.progress import quiet_libraries, say_to
+from rankbench.progress import quiet_libraries, speak, written_to
 from rankbench.sources import RequestError
 
 log = logging.getLogger("rankbench")
@@ -35,7 +35,7 @@ def execute(run: Run) -> dict[str, Any]:
     A done run is returned as it is; a started one goes on from its newest good checkpoint. Raises RequestError when
     the request is wrong (nothing is written then beyond the folder), RunFailed when the run fails.
     """
-    say_to(None)
+    speak()
     folder = run.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def execute(run: Run) -> dict[str, Any]:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             log.info("already done: %s", folder)
             return found
-        with say_to(folder / "run.log"):
+        with written_to(folder / "run.log"):
             return _attempt(run, folder)
 
 
