@@ -97,7 +97,7 @@ def test_a_source_that_cannot_be_found_is_refused_by_its_key(group: str, setting
 # The hub, when it cannot be reached
 
 
-@pytest.mark.parametrize("offline", ["1", None], ids=["told_to_be_offline", "no_network"])
+@pytest.mark.parametrize("offline", ["1", "0", None], ids=["told_to_be_offline", "told_to_be_online", "not_told"])
 @pytest.mark.parametrize(
     ("overrides", "group", "out"),
     [(["model=roberta_base", "task=classification"], "model", "model.path=<folder>"),
@@ -115,10 +115,12 @@ def test_what_only_the_hub_has_is_refused_offline_with_three_ways_out(
 ) -> None:
     from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline is not None)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline == "1")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     if offline is None:
         monkeypatch.delenv("HF_HUB_OFFLINE")
+    else:
+        monkeypatch.setenv("HF_HUB_OFFLINE", offline)
     settings = getattr(compose_run(*overrides), group)
     began = time.perf_counter()
     with pytest.raises(RequestError) as refusal:
@@ -128,8 +130,8 @@ def test_what_only_the_hub_has_is_refused_offline_with_three_ways_out(
     assert "Three ways out" in message and "\n" not in message
     for words in (out, "package", "go online", settings.hub):
         assert words in message
-    assert ("HF_HUB_OFFLINE is set" in message) == (offline is not None)
-    if offline:
+    assert ("HF_HUB_OFFLINE is set" in message) == (offline == "1")
+    if offline == "1":
         assert no_network == []
 
 
@@ -211,14 +213,17 @@ def test_a_run_reads_model_and_data_from_the_hubs_cache_without_a_network(
 
 @pytest.mark.parametrize("config", ["some_config", None])
 def test_a_hub_data_set_reads_with_and_without_a_named_configuration(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[str], config: str | None
 ) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     fill_cache(tmp_path, "dataset", "org/texts", REVISION, lambda f: write_parquet_task(f, config, "text"))
     loaded = data.load(Task(name="t", hub="org/texts", hub_config=config, revision=REVISION))
     assert (len(loaded.train), len(loaded.validation[0])) == (64, 24)
+    assert no_network == []
 
 
 @pytest.mark.parametrize("missing", ["weights", "validation"])

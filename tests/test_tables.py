@@ -256,17 +256,24 @@ def test_every_form_ends_in_one_newline(compared: Path, form: str) -> None:
 # The command
 
 
+def shown(folder: Path, form: str, metric: str | None = None) -> str:
+    """The table as the command shows it: Markdown comes with a line that says what the cells are."""
+    table = tables.curve(folder, metric)
+    return (f"{tables.caption(table)}\n\n" if form == "md" else "") + tables.render(table, form)
+
+
 @pytest.mark.parametrize(("form", "mark"), [("md", "| rank |"), ("csv", "rank,"), ("latex", r"\begin{tabular}")])
 def test_the_command_prints_the_table(call_main: Callable[..., Answer], compared: Path, form: str, mark: str) -> None:
     answer = call_main("table", "curve", str(compared), "--format", form)
     assert (answer.rc, answer.err) == (0, "")
-    assert answer.out == tables.render(tables.curve(compared), form)
+    assert answer.out == shown(compared, form)
     assert mark in answer.out
 
 
 def test_markdown_is_the_default_and_a_metric_can_be_named(call_main: Callable[..., Answer], compared: Path) -> None:
     answer = call_main("table", "curve", str(compared), "--metric", "f1")
-    assert answer.out == tables.render(tables.curve(compared, "f1"), "md")
+    assert answer.out == shown(compared, "md", "f1")
+    assert answer.out.startswith("f1 x 100")
 
 
 @pytest.mark.parametrize("suffix", ["md", "csv", "tex"])
@@ -277,7 +284,7 @@ def test_the_command_writes_the_table_to_a_file(
     file = tmp_path / f"out.{suffix}"
     answer = call_main("table", "curve", str(compared), "--format", form, "--to", str(file))
     assert (answer.rc, answer.out) == (0, "")
-    assert file.read_text(encoding="utf-8") == tables.render(tables.curve(compared), form)
+    assert file.read_text(encoding="utf-8") == shown(compared, form)
 
 
 @pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml")])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Answer
 
 from rankbench import track
 from rankbench.config import Run
@@ -85,6 +86,24 @@ def test_the_run_has_its_own_id_its_group_and_its_method_as_job_type(
     assert (told["project"], told["entity"], told["mode"]) == ("a_project", "me", "offline")
     assert told["config"] == record["config"]
     assert Path(told["dir"]).is_relative_to(run.folder)
+
+
+def test_the_runs_of_a_sweep_share_a_group_and_a_single_run_has_none(
+    record_wandb: Callable[..., Recorder],
+    call_main: Callable[..., Answer],
+    tiny: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorder = record_wandb()
+    groups: list[str | None] = []
+    inner = recorder.init
+    monkeypatch.setattr(wandb, "init", lambda **told: groups.append(told["group"]) or inner(**told))
+    words = (*tiny, "log=wandb", "log.mode=offline", "train.max_steps=1", "evaluate.submodels=[1]")
+    assert call_main("-m", *words, "seed=0,1").rc == 0
+    assert call_main("-m", *words, "log.group=mine", "seed=2,3").rc == 0
+    assert call_main(*words, "seed=4").rc == 0
+    assert groups[0] == groups[1] is not None
+    assert groups[2:] == ["mine", "mine", None]
 
 
 def test_every_rank_is_logged_with_its_metrics_over_rank(
