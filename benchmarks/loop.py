@@ -16,8 +16,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from rankbench import adapters, backbone
+from rankbench.batches import Encoded, collate
 from rankbench.config import Run
-from rankbench.data import Encoded, collate, load
+from rankbench.data import load
 from rankbench.train import Plan, learning_rate_factor, make_optimizer, train
 
 DYLORA, LORA = "rankbench, DyLoRA", "rankbench, LoRA"

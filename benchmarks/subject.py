@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from peft import LoraConfig, TaskType, get_peft_model
 from torch import nn
 
-from rankbench import backbone, config, data
+from rankbench import backbone, batches, config, data
 from rankbench.__main__ import CONF
 
 transformers.logging.set_verbosity_error()
@@ -61,7 +61,7 @@ def task(data_dir: str, train_rows: int | None = None, eval_rows: int | None = N
     return ["task=sst2", f"task.data_dir={data_dir}", "task.validation_fraction=0.02", *limits], "SST-2"
 
 
-def encode(run: config.Run, split: data.Split) -> tuple[data.Encoded, Any]:
+def encode(run: config.Run, split: data.Split) -> tuple[batches.Encoded, Any]:
     """The tokenised split and the tokenizer."""
     tokenizer = backbone.load(run.model, 2, regression=False, seed=run.seed).tokenizer
-    return data.encode(split, tokenizer, run.task.max_length), tokenizer
+    return batches.encode(split, tokenizer, run.task.max_length), tokenizer

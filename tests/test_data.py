@@ -14,8 +14,8 @@ from conftest import REAL_DATA, compose_run, sentences, write_jsonl
 
 from rankbench import data
 from rankbench.backbone import byte_tokenizer
+from rankbench.batches import Encoded, collate, encode, epoch_batches, sorted_batches
 from rankbench.config import Task
-from rankbench.data import Encoded, collate, encode, epoch_batches, sorted_batches
 from rankbench.sources import RequestError
 
 SCORED_PAIRS = [

@@ -245,7 +245,7 @@ def test_a_part_in_the_cache_does_not_stand_for_the_whole(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", noted)
     if missing == "weights":
         fill_cache(tmp_path, "model", "org/m", REVISION, lambda f: write_jsonl(f / "tokenizer_config.json", [{}]))
-        group, settings, patterns = "model", Model(name="m", hub="org/m", revision=REVISION), backbone.WEIGHTS
+        group, settings, patterns = "model", Model(name="m", hub="org/m", revision=REVISION), backbone.FILES
     else:
         fill_cache(tmp_path, "dataset", "org/t", REVISION, lambda f: write_parquet_task(f, "c"))
         (snapshot,) = tmp_path.glob("datasets--org--t/snapshots/*/c")
@@ -268,7 +268,8 @@ def test_a_local_folder_gives_the_logits_of_the_model_that_was_saved(saved: Path
     ids = torch.tensor(loaded.tokenizer(["a fine film", "a dull film"])["input_ids"])
     with torch.no_grad():
         torch.testing.assert_close(loaded.model.eval()(ids).logits, stock(ids).logits, rtol=0, atol=0)
-    assert loaded.origin == {"source": "path", "location": str(saved), "revision": None}
+    origin = {"source": "path", "location": str(saved), "revision": None}
+    assert loaded.origin == origin | {"fingerprint": fingerprint(Source("path", path=saved))}
 
 
 def test_a_head_of_another_width_is_replaced_and_its_start_follows_the_seed(saved: Path) -> None:

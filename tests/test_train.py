@@ -125,7 +125,7 @@ def test_the_summed_loss_is_the_mean_over_ranks(tmp_path):
     tuning = attached("train.batch_size=8", *overrides, *NO_DROPOUT)
     before = state(tuning)
     data = encoded(8)
-    from rankbench.data import collate
+    from rankbench.batches import collate
 
     batch = collate(data, np.arange(8), 0)
     expected = {name: torch.zeros_like(value) for name, value in before.items()}

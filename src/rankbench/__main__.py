@@ -61,24 +61,33 @@ def table(words: list[str]) -> None:
     parser.add_argument("--format", default="md", choices=["md", "csv", "latex"], help="how to print it (default: md)")
     parser.add_argument("--to", type=Path, help="write it to this file; .png and .svg draw the picture instead")
     asked = parser.parse_args(words)
+    try:
+        _table(asked.runs, asked.metric, asked.format, asked.to)
+    except OSError as error:
+        raise RequestError(f"--to {asked.to} cannot be written ({error.strerror}); choose another file") from error
+
+
+def _table(runs: list[str], metric: str | None, form: str, to: Path | None) -> None:
     from rankbench import tables
     from rankbench.record import load_records
 
-    if asked.to is not None and asked.to.suffix in (".png", ".svg"):
+    if to is not None and to.suffix in (".png", ".svg"):
         from rankbench import plots
 
-        long = tables.curve_long(asked.runs, asked.metric)
-        about = tables.title(load_records(asked.runs))
-        plots.save(plots.curve(long.dropna(subset=["rank"]), ", ".join(dict.fromkeys(long["metric"])), about), asked.to)
+        long = tables.curve_long(runs, metric).dropna(subset=["rank"])
+        if long.empty:
+            raise RequestError("these runs have no ranks, so there is no curve to draw; leave out --to for the table")
+        about = tables.title(load_records(runs))
+        plots.save(plots.curve(long, ", ".join(dict.fromkeys(long["metric"])), about), to)
         return
-    made = tables.curve(asked.runs, asked.metric)
-    text = tables.render(made, asked.format)
-    if asked.format == "md":
+    made = tables.curve(runs, metric)
+    text = tables.render(made, form)
+    if form == "md":
         text = f"{tables.caption(made)}\n\n{text}"
-    if asked.to is None:
+    if to is None:
         print(text, end="")
     else:
-        asked.to.write_text(text)
+        to.write_text(text, encoding="utf-8")
 
 
 def _sweep_name(words: list[str]) -> str:
@@ -108,12 +117,20 @@ def main() -> None:
     except (RequestError, HydraException, OmegaConfBaseException) as error:
         print(f"rankbench: {explain(error, words, CONF)}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # the reader of a pipe left, as head does; that is no failure
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("rankbench: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         from rankbench.run import RunFailed
 
+        if isinstance(error, OSError) and {"-m", "--multirun"} & set(words) and error.filename:
+            print(
+                f"rankbench: {error.filename} cannot be written ({error.strerror}); choose another runs_dir",
+                file=sys.stderr,
+            )
+            sys.exit(2)
         if not isinstance(error, RunFailed):
             raise
         print(f"rankbench: {error}", file=sys.stderr)

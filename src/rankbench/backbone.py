@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from rankbench import seeds
 from rankbench.config import Hardware, Model, Precision, Run
-from rankbench.sources import RequestError, fetch, locate
+from rankbench.sources import RequestError, fetch, fingerprint, locate
 
 log = logging.getLogger("rankbench")
 
-WEIGHTS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,13 @@ def choose_precision(run: Run) -> tuple[str, str]:
     return "fp32", f"{torch.cuda.get_device_name()} has no bf16, and fp16 is opt-in"
 
 
+def device_name() -> str:
+    """The device that a run uses, for its record."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
 def load(model: Model, num_labels: int, regression: bool, seed: int) -> Backbone:
     """The backbone with a fresh head of `num_labels` outputs, initialised by `seed`. Raises RequestError."""
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
@@ -60,10 +69,16 @@ def load(model: Model, num_labels: int, regression: bool, seed: int) -> Backbone
         settings = {"vocab_size": len(tokenizer), **(source.random or {})}
         settings |= {"num_labels": num_labels, "problem_type": problem, "pad_token_id": tokenizer.pad_token_id}
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
-        return Backbone(AutoModelForSequenceClassification.from_config(config), tokenizer, {"source": "random"})
-    folder = fetch("model", model, source, WEIGHTS)
+        return Backbone(
+            AutoModelForSequenceClassification.from_config(config),
+            tokenizer,
+            {"source": "random", "fingerprint": "random"},
+        )
+    folder = fetch("model", model, source, FILES, needed=[("config.json",), ("*.safetensors",), TOKENIZERS])
     if not (folder / "config.json").is_file():
         raise RequestError(f"{folder} holds no config.json; model.path must be a folder in the hub's format")
+    if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
+        raise RequestError(f"{folder} holds no tokenizer ({', '.join(TOKENIZERS)}); copy it from the model's source")
     if not any(folder.glob("*.safetensors")):
         raise RequestError(f"{folder} holds no *.safetensors; convert the weights, pickled files are never loaded")
     options = {"trust_remote_code": model.trust_remote_code}
@@ -78,13 +93,22 @@ def load(model: Model, num_labels: int, regression: bool, seed: int) -> Backbone
             ignore_mismatched_sizes=True,  # a head of another width is replaced
             **options,
         )
-    except (OSError, ValueError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise RequestError(f"{folder} cannot be loaded as a classifier: {str(error).splitlines()[0]}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     loaded.config.pad_token_id = tokenizer.pad_token_id
     origin = {"source": source.kind, "location": _location(model, source.kind), "revision": source.revision}
+    origin["fingerprint"] = fingerprint(source)
     return Backbone(loaded, tokenizer, origin)
+
+
+def longest(backbone: Backbone) -> int:
+    """The most tokens the backbone reads; RoBERTa-like models keep their first positions, up to padding, unused."""
+    config = backbone.model.config
+    positions = getattr(config, "max_position_embeddings", None) or sys.maxsize
+    reserved = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    return positions - reserved
 
 
 def byte_tokenizer() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, is_dataclass
 from enum import Enum
@@ -285,11 +286,15 @@ def check(run: Run) -> None:
         require(name in names, f"{group}.name={name} is not known; choose {group}={'|'.join(names)}")
     r = adapter.r
     require(r >= 1, f"adapter.r={r}: a rank is at least 1; give adapter.r=8, say")
-    require(adapter.lora_alpha > 0, f"adapter.lora_alpha={adapter.lora_alpha:g} must be above 0; 2 x r is usual")
+    require(
+        0 < adapter.lora_alpha < math.inf,
+        f"adapter.lora_alpha={adapter.lora_alpha:g} must be above 0 and finite; 2 x r is usual",
+    )
     require(0 <= adapter.lora_dropout < 1, f"adapter.lora_dropout={adapter.lora_dropout} must lie in [0, 1)")
     targets = adapter.target_modules
     require(
-        isinstance(targets, str) or (bool(targets) and all(isinstance(t, str) for t in targets)),
+        isinstance(targets, str)
+        or (isinstance(targets, list) and bool(targets) and all(isinstance(t, str) for t in targets)),
         "adapter.target_modules must name layers: a list such as [query,value], or all-linear",
     )
     if sampler.ranks is not None:
@@ -297,6 +302,11 @@ def check(run: Run) -> None:
         outside = [b for b in sampler.ranks if not 1 <= b <= r]
         require(not outside, f"sampler.ranks has {outside}, outside 1..adapter.r = 1..{r}; change one of the two")
         require(len(set(sampler.ranks)) == len(sampler.ranks), f"sampler.ranks={sampler.ranks} names a rank twice")
+        require(
+            adapter.name == "dylora",
+            f"sampler.ranks={sampler.ranks} cannot apply to adapter={adapter.name}, which trains one size; "
+            "leave it out, or use adapter=dylora",
+        )
     require(0 < sampler.p < 1, f"sampler.p={sampler.p} must lie between 0 and 1")
     if adapter.name != "dylora":
         require(
@@ -330,7 +340,8 @@ def check(run: Run) -> None:
         value = getattr(train, key)
         require(value is None or value >= 1, f"train.{key}={value} must be at least 1, or null")
     require(train.log_steps >= 1, f"train.log_steps={train.log_steps} must be at least 1")
-    require(train.learning_rate > 0, f"train.learning_rate={train.learning_rate:g} must be above 0")
+    rate = train.learning_rate
+    require(0 < rate < math.inf, f"train.learning_rate={rate:g} must be above 0 and finite; 1e-3 is a start for LoRA")
     require(train.weight_decay >= 0, f"train.weight_decay={train.weight_decay:g} must not be negative")
     require(train.max_grad_norm >= 0, f"train.max_grad_norm={train.max_grad_norm:g}: give 0 (off) or a positive norm")
     require(0 <= train.warmup_ratio <= 1, f"train.warmup_ratio={train.warmup_ratio} must lie in [0, 1]")

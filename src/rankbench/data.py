@@ -1,10 +1,9 @@
-"""A task's data: read the splits, check them, encode them once, and put them in batches."""
+"""A task's data: read the splits and refuse what would train on the wrong thing."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,6 @@ from rankbench.sources import RequestError, fetch, locate
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
@@ -51,34 +49,19 @@ class Data:
         return len(self.label_names) if self.label_names else 1
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """A tokenised split: ragged token lists, `labels` (n,), `lengths` (n,)."""
-
-    name: str
-    features: dict[str, list[list[int]]]
-    labels: np.ndarray
-    index: np.ndarray
-    lengths: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
 def load(task: Task) -> Data:
     """Read and check every split of the task. Raises RequestError for anything that would train on wrong data."""
     source = locate("task", task)
-    names = [task.train_split, *task.validation_splits]
-    patterns = [f"{task.hub_config}/{name}-*.parquet" for name in names]
+    names = [task.train_split] if task.validation_fraction else [task.train_split, *task.validation_splits]
+    inside = f"{task.hub_config}/" if task.hub_config else ""
+    patterns = [f"{inside}{name}-*.parquet" for name in names]
     root = fetch("task", task, source, patterns)
-    if source.kind == "hub" and task.hub_config:
-        root = root / task.hub_config
-    files = _split_files(task, root)
+    files = _split_files(task, root / inside if source.kind == "hub" else root)
     frames = {name: _read(file, task.encoding) for name, file in files.items()}
-    if task.validation_fraction and len(frames) == 1:
-        frames = _hold_out(frames[task.train_split], task)
     for name, frame in frames.items():
-        _check_columns(frame, task, files.get(name, files[task.train_split]))
+        _check_columns(frame, task, files[name])
+    if len(frames) == 1:
+        frames = _hold_out(frames[task.train_split], task)
     label_names = None if task.regression else _label_names(frames[task.train_split], task)
     splits = {}
     for name, frame in frames.items():
@@ -88,18 +71,12 @@ def load(task: Task) -> Data:
             rows = np.sort(generator(0, f"subset/{name}").permutation(len(frame))[:limit])
             frame = frame.iloc[rows]
         splits[name] = _split(name, frame, task, label_names, files.get(name, files[task.train_split]))
+    file_of = {name: files.get(name, files[task.train_split]) for name in splits}
     origin = {
         "source": source.kind,
         "location": task.package if source.kind == "package" else source.hub or task.data_dir,
         "revision": source.revision,
-        "splits": {
-            name: {
-                "file": files.get(name, files[task.train_split]).name,
-                "sha256": sha256(files.get(name, files[task.train_split])),
-                "rows": len(split),
-            }
-            for name, split in splits.items()
-        },
+        "splits": {name: _origin(file_of[name], len(split)) for name, split in splits.items()},
     }
     return Data(
         train=splits[task.train_split],
@@ -109,58 +86,8 @@ def load(task: Task) -> Data:
     )
 
 
-def encode(split: Split, tokenizer: Any, max_length: int) -> Encoded:
-    """Tokenise a split once; texts longer than `max_length` tokens are cut, the longer of a pair first."""
-    encoded = tokenizer(
-        *split.texts, truncation=True, max_length=max_length, padding=False, return_attention_mask=False
-    )
-    features = {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}
-    lengths = np.array([len(ids) for ids in features["input_ids"]])
-    if not lengths.all():
-        row = int(split.index[int(np.argmin(lengths))])
-        raise RequestError(f"{split.name} row {row} has no tokens at all; remove it or give it a text")
-    return Encoded(split.name, features, split.labels, split.index, lengths)
-
-
-def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, group: bool) -> list[np.ndarray]:
-    """The epoch's batches of row numbers, in training order: a pure function of (seed, epoch).
-
-    With `group`, rows are sorted by length inside random megabatches of 50 batches, and the batches then shuffled:
-    little padding, still random.
-    """
-    order = generator(seed, "order", epoch).permutation(len(lengths))
-    if group:
-        mega = 50 * batch_size
-        parts = [order[i : i + mega] for i in range(0, len(order), mega)]
-        order = np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in parts])
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    if group:
-        batches = [batches[i] for i in generator(seed, "batches", epoch).permutation(len(batches))]
-    return batches
-
-
-def sorted_batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Row numbers in batches of like length, longest first, so that too large a batch fails at once."""
-    order = np.argsort(-lengths, kind="stable")
-    for i in range(0, len(order), batch_size):
-        yield order[i : i + batch_size]
-
-
-def collate(data: Encoded, rows: np.ndarray, pad_id: int) -> dict[str, torch.Tensor]:
-    """A batch padded on the right to its longest row: `input_ids`, `attention_mask` (n, t), `labels` (n,)."""
-    import torch
-
-    longest = int(data.lengths[rows].max())
-    batch = {"attention_mask": np.zeros((len(rows), longest), dtype=np.int64)}
-    for key, lists in data.features.items():
-        padded = np.full((len(rows), longest), pad_id if key == "input_ids" else 0, dtype=np.int64)
-        for i, row in enumerate(rows):
-            padded[i, : len(lists[row])] = lists[row]
-        batch[key] = padded
-    for i, row in enumerate(rows):
-        batch["attention_mask"][i, : data.lengths[row]] = 1
-    batch["labels"] = data.labels[rows]
-    return {key: torch.from_numpy(value) for key, value in batch.items()}
+def _origin(file: Path, rows: int) -> dict[str, Any]:
+    return {"file": file.name, "sha256": sha256(file), "rows": rows}
 
 
 def _split_files(task: Task, root: Path) -> dict[str, Path]:
@@ -205,6 +132,8 @@ def _read(file: Path, encoding: str) -> pd.DataFrame:
         return pd.read_csv(file, sep=separator, encoding=encoding, keep_default_na=False, na_values=[""], **quoting)
     except UnicodeDecodeError as error:
         raise RequestError(f"{file} is not {encoding} ({error.reason}); set task.encoding=latin-1, say") from error
+    except LookupError as error:
+        raise RequestError(f"task.encoding={encoding} is not an encoding; use utf-8 or latin-1, say") from error
     except (ValueError, OSError) as error:  # pandas' and pyarrow's parsing errors are ValueErrors
         raise RequestError(f"{file} cannot be read as {file.suffix[1:]}: {str(error).splitlines()[0]}") from error
 
@@ -213,25 +142,29 @@ def _hold_out(frame: pd.DataFrame, task: Task) -> dict[str, pd.DataFrame]:
     """Validation by a hash of the text: the same rows whatever the seed, and equal texts on one side."""
     import pandas as pd
 
-    _check_columns(frame, task, Path(task.data_dir or task.package or ""))
+    if len(task.validation_splits) > 1:
+        raise RequestError("task.validation_fraction holds out one split; name one in task.validation_splits")
     texts = frame[task.text_columns].astype(str).agg("\x1f".join, axis=1)
     draws = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") / 2**64 for text in texts]
     held = pd.Series(draws, index=frame.index) < task.validation_fraction
+    if held.all() or not held.any():
+        raise RequestError(
+            f"task.validation_fraction={task.validation_fraction} of {len(frame)} rows leaves nothing to "
+            f"{'train on' if held.all() else 'score'}; change it"
+        )
     return {task.train_split: frame[~held], task.validation_splits[0]: frame[held]}
 
 
 def _check_columns(frame: pd.DataFrame, task: Task, file: Path) -> None:
     import pandas as pd
 
-    for key, column in [("task.text_columns", c) for c in task.text_columns] + [
-        ("task.label_column", task.label_column)
-    ]:
-        if column not in frame.columns:
-            raise RequestError(
-                f"{file.name} has no column '{column}' (it has {', '.join(map(str, frame.columns))}); set {key}"
-            )
     if frame.empty:
         raise RequestError(f"{file.name} has no rows; a split needs at least one")
+    named = [("task.text_columns", column) for column in task.text_columns]
+    for key, column in [*named, ("task.label_column", task.label_column)]:
+        if column not in frame.columns:
+            have = ", ".join(map(str, frame.columns))
+            raise RequestError(f"{file.name} has no column '{column}' (it has {have}); set {key}")
     for column in task.text_columns:
         if pd.api.types.is_numeric_dtype(frame[column]):
             raise RequestError(f"{file.name}: column '{column}' holds numbers, not text; set task.text_columns")
@@ -248,16 +181,18 @@ def _label_names(frame: pd.DataFrame, task: Task) -> list[str]:
 
     if task.label_names is not None:
         return list(task.label_names)
-    labels = frame[task.label_column]
-    if pd.api.types.is_integer_dtype(labels):
-        names = [str(i) for i in range(int(labels.max()) + 1)]
+    labels = frame[task.label_column].dropna()
+    if pd.api.types.is_bool_dtype(labels.infer_objects()):
+        names = ["False", "True"]
     elif pd.api.types.is_numeric_dtype(labels):
-        raise RequestError(
-            f"column '{task.label_column}' holds fractions; for a regression give task.regression=true "
-            "task.metrics=[pearson,spearman]"
-        )
+        if (labels != np.floor(labels)).any():
+            raise RequestError(
+                f"column '{task.label_column}' holds fractions; for a regression give task.regression=true "
+                "task.metrics=[pearson,spearman]"
+            )
+        names = [str(i) for i in range(int(labels.max()) + 1)]
     else:
-        names = sorted(map(str, labels.dropna().unique()))
+        names = sorted(map(str, labels.unique()))
     if not 2 <= len(names) <= 1000:
         raise RequestError(f"column '{task.label_column}' has {len(names)} classes; a classification needs 2 to 1000")
     return names
@@ -268,22 +203,25 @@ def _split(name: str, frame: pd.DataFrame, task: Task, label_names: list[str] | 
 
     column = frame[task.label_column]
     if label_names is None:
-        numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float32)
+        numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
         bad = ~np.isfinite(numbers)
-    elif pd.api.types.is_numeric_dtype(column):
-        numbers = column.to_numpy(dtype=np.float64)
-        bad = ~((numbers >= 0) & (numbers < len(label_names)) & (numbers == np.floor(numbers)))
-        numbers = np.where(bad, 0, numbers).astype(np.int64)
+        labels = np.where(bad, 0, numbers).astype(np.float32)
     else:
-        numbers = column.map({label: i for i, label in enumerate(label_names)}).to_numpy(dtype=np.float64)
-        bad = np.isnan(numbers)
-        numbers = np.where(bad, 0, numbers).astype(np.int64)
+        if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+            numbers = column.to_numpy(dtype=np.float64)
+        else:
+            places = {label: i for i, label in enumerate(label_names)}
+            numbers = column.map(lambda value: places.get(str(value), -1)).to_numpy(dtype=np.float64)
+        bad = ~((numbers >= 0) & (numbers < len(label_names)) & (numbers == np.floor(numbers)))
+        labels = np.where(bad, 0, numbers).astype(np.int64)
     if bad.any():
         row = int(np.argmax(bad))
+        value = column.iloc[row]
+        value = value.item() if isinstance(value, np.generic) else value
         expected = "a number" if label_names is None else f"0..{len(label_names) - 1} or {', '.join(label_names[:8])}"
-        hint = " (test splits of GLUE have no labels: score validation)" if column.iloc[row] == -1 else ""
+        hint = " (test splits of GLUE have no labels: score validation)" if value == -1 else ""
         raise RequestError(
-            f"{file.name} row {row}: label {column.iloc[row]!r} is not {expected}{hint}; correct the row"
+            f"{file.name} row {frame.index[row]}: label {value!r} is not {expected}{hint}; correct the row"
         )
     texts = tuple(frame[c].tolist() for c in task.text_columns)
-    return Split(name, texts, numbers, frame.index.to_numpy())
+    return Split(name, texts, labels, frame.index.to_numpy())

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from rankbench.adapters import FineTuning
-from rankbench.data import Encoded, collate, sorted_batches
+from rankbench.batches import Encoded, collate, sorted_batches
 from rankbench.metrics import score
 from rankbench.samplers import Submodel
 

@@ -56,24 +56,7 @@ def load_records(path: Paths) -> list[dict[str, Any]]:
 
     Raises RequestError when a path does not exist, a file is no record, or nothing is found.
     """
-    places = [path] if isinstance(path, str | os.PathLike) else list(path)
-    files: set[Path] = set()
-    for place in map(Path, places):
-        if not place.exists():
-            raise RequestError(f"{place} does not exist; give a runs folder, a run's folder or a record.json")
-        files |= {place} if place.is_file() else set(place.rglob("record.json"))
-    records = {}
-    for file in sorted(files):
-        try:
-            record = json.loads(file.read_text())
-            if record["schema"] > SCHEMA:
-                raise RequestError(f"{file} was written by a newer rankbench (schema {record['schema']}); update")
-            records[record["run_id"]] = record
-        except (ValueError, KeyError, TypeError) as error:
-            raise RequestError(f"{file} is not a record ({error}); remove it or run that run again") from error
-    if not records:
-        raise RequestError(f"no record.json under {', '.join(map(str, places))}; give the folder that holds the runs")
-    return [records[key] for key in sorted(records)]
+    return list(_records(path).values())
 
 
 def load_runs(path: Paths) -> pd.DataFrame:
@@ -84,8 +67,16 @@ def load_runs(path: Paths) -> pd.DataFrame:
     """
     import pandas as pd
 
-    frame = pd.DataFrame([row for record in load_records(path) for row in _rows(record)], columns=COLUMNS)
-    return frame.astype({"rank": "Int64", "depth": "Int64", "n": "Int64", "trainable_parameters": "Int64"})
+    rows: list[list[Any]] = []
+    for file, record in _records(path).items():
+        try:
+            rows += _rows(record)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RequestError(f"{file} lacks a part ({error!r}); remove it or run that run again") from error
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    whole = ("rank", "depth", "n", "peak_memory_bytes", "trainable_parameters")
+    real = ("value", "train_seconds", "eval_seconds")
+    return frame.astype(dict.fromkeys(whole, "Int64") | dict.fromkeys(real, "float64"))
 
 
 def environment(device: str, precision: str, reason: str) -> dict[str, Any]:
@@ -107,6 +98,28 @@ def environment(device: str, precision: str, reason: str) -> dict[str, Any]:
         "precision_reason": reason,
         "command": " ".join(["python -m rankbench", *sys.argv[1:]]),
     }
+
+
+def _records(path: Paths) -> dict[Path, dict[str, Any]]:
+    """File -> record, sorted by run id; of copies of one run the last file's counts."""
+    places = [path] if isinstance(path, str | os.PathLike) else list(path)
+    files: set[Path] = set()
+    for place in map(Path, places):
+        if not place.exists():
+            raise RequestError(f"{place} does not exist; give a runs folder, a run's folder or a record.json")
+        files |= {place} if place.is_file() else set(place.rglob("record.json"))
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for file in sorted(files):
+        try:
+            record = json.loads(file.read_text())
+            if record["schema"] > SCHEMA:
+                raise RequestError(f"{file} was written by a newer rankbench (schema {record['schema']}); update")
+            found[record["run_id"]] = file, record
+        except (ValueError, KeyError, TypeError) as error:
+            raise RequestError(f"{file} is not a record ({error}); remove it or run that run again") from error
+    if not found:
+        raise RequestError(f"no record.json under {', '.join(map(str, places))}; give the folder that holds the runs")
+    return dict(found[key] for key in sorted(found))
 
 
 def _rows(record: dict[str, Any]) -> Iterable[list[Any]]:

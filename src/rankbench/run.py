@@ -64,13 +64,15 @@ def _attempt(run: Run, folder: Path) -> dict[str, Any]:
     tracker = None
     try:
         loaded = data.load(run.task)
+        base["data"] = loaded.origin
         quiet_libraries()
         from rankbench import backbone
 
         precision, reason = backbone.choose_precision(run)
         log.info("precision %s: %s", precision, reason)
+        base["environment"] = records.environment(backbone.device_name(), precision, reason)
         tracker = track.start(run, base["config"])
-        record = base | _measure(run, folder, loaded, precision, reason, tracker)
+        record = base | _measure(run, folder, loaded, precision, tracker)
         _finish(folder, record)
         tracker.finish(record, folder / "curve.png")
         return record
@@ -89,15 +91,20 @@ def _attempt(run: Run, folder: Path) -> dict[str, Any]:
             tracker.finish(record, None)
         log.error("%s: %s", status, _advice(error, status))
         raise RunFailed(f"{folder}: {_advice(error, status)}") from error
+    except BaseException:  # stopped by hand or by a signal: the checkpoint goes on, the tracker is closed
+        if tracker is not None:
+            tracker.finish(base | {"status": "stopped"}, None)
+        raise
 
 
-def _measure(run: Run, folder: Path, loaded: Any, precision: str, reason: str, tracker: Any) -> dict[str, Any]:
+def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) -> dict[str, Any]:
     """Train and evaluate; leaves everything but the record on disk and returns the record's parts."""
     import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    from rankbench import adapters, backbone, data, evaluate, train
+    from rankbench import adapters, backbone, evaluate, train
+    from rankbench.batches import encode
     from rankbench.samplers import Submodel
 
     AcceleratorState._reset_state(True)  # a run before this one in the same process may have had another precision
@@ -108,8 +115,8 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, reason: str, t
     body = backbone.load(run.model, loaded.num_labels, run.task.regression, run.seed)
     body.model.to(accelerator.device)
     adapter = adapters.attach(run, body.model)
-    limit = min(run.task.max_length, getattr(body.model.config, "max_position_embeddings", None) or run.task.max_length)
-    encoded, *validation = (data.encode(split, body.tokenizer, limit) for split in (loaded.train, *loaded.validation))
+    limit = min(run.task.max_length, backbone.longest(body))
+    encoded, *validation = (encode(split, body.tokenizer, limit) for split in (loaded.train, *loaded.validation))
     pad_id = body.tokenizer.pad_token_id
     chosen = [m for m in adapter.family if m.rank is None or m.rank in run.evaluated_ranks]
     counts = {m: adapter.count(m) for m in chosen}
@@ -153,8 +160,6 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, reason: str, t
             "loss_curve": past.losses,
             "evaluations": past.evaluations,
         },
-        "environment": records.environment(_device_name(accelerator.device), precision, reason),
-        "data": loaded.origin,
         "backbone": body.origin,
     }
 
@@ -180,13 +185,12 @@ def _finish(folder: Path, record: dict[str, Any]) -> None:
 def summary(record: dict[str, Any]) -> str:
     """The record's table as the command line prints it: a line per sub-model."""
     names = list(record["submodels"][0]["metrics"])
-    lines = ["  ".join(["rank", *(f"{name:>12}" for name in names), "trained parameters", "seconds"])]
+    lines = ["  ".join(["rank", *(f"{name:>10}" for name in names), f"{'parameters':>11}", "seconds"])]
     for sub in record["submodels"]:
         rank = "all" if sub["rank"] is None else str(sub["rank"])
-        values = [f"{100 * sub['metrics'][name]:>{max(12, len(name))}.2f}" for name in names]
-        lines.append(
-            "  ".join([f"{rank:>4}", *values, f"{sub['parameters']['trainable']:>18,}", f"{sub['eval_seconds']:>7.1f}"])
-        )
+        values = [f"{100 * sub['metrics'][name]:>{max(10, len(name))}.2f}" for name in names]
+        trained, seconds = sub["parameters"]["trainable"], sub["eval_seconds"]
+        lines.append("  ".join([f"{rank:>4}", *values, f"{trained:>11,}", f"{seconds:>7.1f}"]))
     return "\n".join(lines)
 
 
@@ -235,13 +239,3 @@ def _peak_memory(device: str) -> int:
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _device_name(device: Any) -> str:
-    import torch
-
-    return (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{device.type}, {torch.get_num_threads()} threads"
-    )

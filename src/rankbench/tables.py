@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -19,7 +20,7 @@ def labels(records: list[dict[str, Any]]) -> dict[str, str]:
 
     Runs that differ in the seed alone share a name; task and model are named where there are several.
     """
-    flat = {record["run_id"]: _flatten(record["config"]) for record in records}
+    flat = {record["run_id"]: _flatten(record["config"]) | _content(record) for record in records}
     shared = [key for key in ("task.name", "model.name") if len({config[key] for config in flat.values()}) > 1]
     by_adapter: dict[tuple[Any, ...], list[str]] = {}
     for run_id, config in flat.items():
@@ -103,6 +104,14 @@ def render(table: pd.DataFrame, form: str) -> str:
 
 def _cell(mean: float, std: float, n: int) -> str:
     return f"{100 * mean:.1f}" if n == 1 else f"{100 * mean:.1f} ± {100 * std:.1f} ({n})"
+
+
+def _content(record: dict[str, Any]) -> dict[str, Any]:
+    """What a run was trained and scored on, wherever it lay: runs on other data are not seeds of one method."""
+    splits = (record.get("data") or {}).get("splits") or {}
+    files = "".join(str(split.get("sha256")) for _, split in sorted(splits.items()))
+    weights = (record.get("backbone") or {}).get("fingerprint")
+    return {"task.data": hashlib.sha256(files.encode()).hexdigest()[:6] if files else None, "model.weights": weights}
 
 
 def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

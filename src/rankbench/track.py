@@ -116,7 +116,7 @@ def _mode(asked: str, wandb: Any) -> str:
         return asked
     if os.environ.get("WANDB_MODE"):
         return os.environ["WANDB_MODE"]
-    if not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
+    if not (os.environ.get("WANDB_API_KEY") or wandb.login(prompt=False)):
         log.info("W&B offline: no key (wandb login); send it later with wandb sync")
         return "offline"
     if not reachable(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")):

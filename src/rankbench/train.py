@@ -18,8 +18,8 @@ from accelerate import Accelerator
 
 from rankbench import checkpoint, seeds
 from rankbench.adapters import FineTuning
+from rankbench.batches import Encoded, collate, epoch_batches
 from rankbench.config import Optimizer, Run, Schedule, Train, Update
-from rankbench.data import Encoded, collate, epoch_batches
 from rankbench.evaluate import Score
 from rankbench.progress import Progress
 from rankbench.samplers import draw
