@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rankbench.config import Run, build
 from rankbench.refusal import explain, near
+from rankbench.run import RunFailed, execute, summary
 from rankbench.sources import RequestError
 
 _INSTALLED = Path(__file__).parent / "conf"
@@ -33,7 +34,8 @@ def job(config: DictConfig) -> None:
         _job(config)
     except Exception as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
-            print(f"rankbench: {error}", file=sys.stderr)  # Hydra itself would name the first failed job alone
+            if not isinstance(error, RunFailed):  # that one has spoken; Hydra would name the first failed job alone
+                print(f"rankbench: {error}", file=sys.stderr)
             raise
         _failures.append(error)  # Hydra would print a line of its own before ours
 
@@ -43,8 +45,6 @@ _failures: list[Exception] = []
 
 def _job(config: DictConfig) -> None:
     run = build(config)
-    from rankbench.run import execute, summary
-
     record = execute(run)
     print(summary(record))
     print(f"record: {run.folder / 'record.json'}")
@@ -122,19 +122,14 @@ def main() -> None:
     except KeyboardInterrupt:
         print("rankbench: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
-    except Exception as error:
-        from rankbench.run import RunFailed
-
-        if isinstance(error, OSError) and {"-m", "--multirun"} & set(words) and error.filename:
-            print(
-                f"rankbench: {error.filename} cannot be written ({error.strerror}); choose another runs_dir",
-                file=sys.stderr,
-            )
-            sys.exit(2)
-        if not isinstance(error, RunFailed):
-            raise
-        print(f"rankbench: {error}", file=sys.stderr)
+    except RunFailed:  # said already, and written to its record
         sys.exit(1)
+    except OSError as error:
+        if not ({"-m", "--multirun"} & set(words) and error.filename):
+            raise
+        place = f"{error.filename} cannot be written ({error.strerror})"  # Hydra makes the sweep's folder
+        print(f"rankbench: {place}; choose another runs_dir", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

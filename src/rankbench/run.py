@@ -60,9 +60,9 @@ def _attempt(run: Run, folder: Path) -> dict[str, Any]:
 
     log.info("run %s", folder)
     base = {"schema": records.SCHEMA, "run_id": run.run_id, "config": settings(run), "submodels": []}
-    write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings(run))))
-    tracker = None
+    tracker = track.Silent()
     try:
+        write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(base["config"])))
         loaded = data.load(run.task)
         base["data"] = loaded.origin
         quiet_libraries()
@@ -77,8 +77,7 @@ def _attempt(run: Run, folder: Path) -> dict[str, Any]:
         tracker.finish(record, folder / "curve.png")
         return record
     except RequestError:
-        if tracker is not None:
-            tracker.finish(base | {"status": "refused"}, None)
+        tracker.finish(base | {"status": "refused"}, None)
         if not (folder / "checkpoints").exists() and not (folder / "record.json").exists():
             shutil.rmtree(folder)  # a refused request leaves nothing behind
         raise
@@ -87,13 +86,11 @@ def _attempt(run: Run, folder: Path) -> dict[str, Any]:
         record = base | {"status": status, "error": str(error), "traceback": traceback.format_exc()}
         with contextlib.suppress(OSError):  # on a full disk the exit status and stderr still say it
             write_atomic(folder / "record.json", json.dumps(record, indent=1))
-        if tracker is not None:
-            tracker.finish(record, None)
-        log.error("%s: %s", status, _advice(error, status))
+        tracker.finish(record, None)
+        log.error("rankbench: %s %s: %s", folder, status, _advice(error, status))
         raise RunFailed(f"{folder}: {_advice(error, status)}") from error
     except BaseException:  # stopped by hand or by a signal: the checkpoint goes on, the tracker is closed
-        if tracker is not None:
-            tracker.finish(base | {"status": "stopped"}, None)
+        tracker.finish(base | {"status": "stopped"}, None)
         raise
 
 
@@ -105,7 +102,6 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
 
     from rankbench import adapters, backbone, evaluate, train
     from rankbench.batches import encode
-    from rankbench.samplers import Submodel
 
     AcceleratorState._reset_state(True)  # a run before this one in the same process may have had another precision
     accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
@@ -126,12 +122,11 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
         *(f"{n:,}" for n in (counts[chosen[-1]].trainable, counts[chosen[-1]].total)),
     )
 
-    def measure(model: Any, members: list[Submodel] = chosen) -> list[evaluate.Score]:
+    def measure(model: Any) -> list[evaluate.Score]:
         size = run.train.eval_batch_size
-        return evaluate.evaluate(model, adapter, validation, members, run.task.metrics, batch_size=size, pad_id=pad_id)
+        return evaluate.evaluate(model, adapter, validation, chosen, run.task.metrics, batch_size=size, pad_id=pad_id)
 
-    if accelerator.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    _forget_peak_memory(accelerator.device.type)
     model, past = train.train(run, adapter, encoded, pad_id, accelerator, folder / "checkpoints", measure, tracker.loss)
     log.info("measure %d sub-models", len(chosen))
     scores = measure(model)
@@ -232,10 +227,26 @@ def _advice(error: BaseException, status: str) -> str:
     return line
 
 
+def _forget_peak_memory(device: str) -> None:
+    """Start the peak anew, so that a sweep's runs in one process do not report each other's."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with contextlib.suppress(OSError):  # Linux alone has it
+            Path("/proc/self/clear_refs").write_text("5")
+
+
 def _peak_memory(device: str) -> int:
+    """Bytes: what torch allocated on a GPU, the resident set of the process on a CPU."""
     if device == "cuda":
         import torch
 
         return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    try:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
