@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from peft import LoraConfig, TaskType, get_peft_model
 from torch import nn
 
-from rankbench import backbone, batches, config, data
+from rankbench import backbone, batches, checks, config, data
 from rankbench.__main__ import CONF
 
 transformers.logging.set_verbosity_error()
@@ -21,7 +21,7 @@ transformers.logging.disable_progress_bar()
 def run(*overrides: str) -> config.Run:
     """The checked run that `python -m rankbench model=minilm OVERRIDES` would do."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.build(compose("config", ["model=minilm", *overrides]))
+        return checks.build(compose("config", ["model=minilm", *overrides]))
 
 
 def device() -> torch.device:

@@ -31,7 +31,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 import rankbench.__main__  # registers the schema
-from rankbench.config import Run, build
+from rankbench.checks import build
+from rankbench.config import Run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONF = REPOSITORY / "conf"

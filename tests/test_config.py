@@ -13,7 +13,8 @@ import pytest
 from conftest import CONF, REPOSITORY, compose, compose_run, tiny_overrides, write_tiny
 from omegaconf import OmegaConf
 
-from rankbench.config import KNOWN, PLACES, VOLATILE, Run, Scale, Update, build, identity, settings
+from rankbench.checks import KNOWN, build
+from rankbench.config import PLACES, VOLATILE, Run, Scale, Update, identity, settings
 from rankbench.sources import RequestError
 
 CHOICES = sorted(f"{file.parent.name}={file.stem}" for file in CONF.glob("*/*.yaml"))

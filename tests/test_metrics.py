@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from rankbench.config import METRICS as CONFIGURED
+from rankbench.checks import METRICS as CONFIGURED
 from rankbench.metrics import METRICS, score
 
 RANDOM = np.random.default_rng(11)

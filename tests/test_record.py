@@ -17,7 +17,8 @@ from conftest import compose_run, sentences, tiny_overrides, write_jsonl, write_
 
 import rankbench
 from rankbench import metrics, record
-from rankbench.config import METRICS, Run, settings
+from rankbench.checks import METRICS
+from rankbench.config import Run, settings
 from rankbench.files import sha256
 from rankbench.record import COLUMNS, load_records, load_runs
 from rankbench.run import RunFailed, execute

@@ -247,7 +247,7 @@ def test_latex_escapes_what_latex_would_read(compared: Path) -> None:
     assert r"50\% \& more\_or\_less \#1" in tables.render(odd, "latex")
 
 
-@pytest.mark.parametrize("form", tables.FORMATS)
+@pytest.mark.parametrize("form", ["md", "csv", "latex"])
 def test_every_form_ends_in_one_newline(compared: Path, form: str) -> None:
     text = tables.render(tables.curve(compared), form)
     assert text.endswith("\n") and not text.endswith("\n\n")

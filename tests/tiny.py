@@ -12,7 +12,8 @@ from hydra import compose, initialize_config_dir
 from rankbench import adapters, backbone
 from rankbench.__main__ import CONF
 from rankbench.batches import Encoded
-from rankbench.config import Run, build
+from rankbench.checks import build
+from rankbench.config import Run
 from rankbench.samplers import Submodel
 
 MODELS = ["tiny_bert", "tiny_gpt2", "tiny_llama"]

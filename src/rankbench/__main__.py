@@ -16,7 +16,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from rankbench.config import Run, build
+from rankbench.checks import build
+from rankbench.config import Run
 from rankbench.refusal import explain, near
 from rankbench.run import RunFailed, execute, summary
 from rankbench.sources import RequestError

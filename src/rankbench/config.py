@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf import MISSING
 
-from rankbench.sources import RequestError, fingerprint, locate
-
-METRICS = {  # name -> whether it scores a regression
-    "accuracy": False,
-    "f1": False,
-    "matthews_correlation": False,
-    "pearson": True,
-    "spearman": True,
-}
-
-KNOWN = {  # what the `name` of a group may be where code, not only YAML, stands behind it
-    "adapter": ("lora", "dylora", "full"),
-    "sampler": ("fixed", "uniform", "geometric", "all", "sandwich"),
-    "quantization": ("none",),
-    "log": ("none", "wandb"),
-}
+from rankbench.sources import fingerprint, locate
 
 # Settings that cannot change a result, and so are left out of a run's identity.
 VOLATILE = (
@@ -257,123 +239,6 @@ def identity(run: Run) -> dict[str, Any]:
             values[group].pop(key, None)
         values[group]["source"] = fingerprint(locate(group, source))
     return values
-
-
-def build(config: DictConfig) -> Run:
-    """The checked run of a composed config. Raises RequestError."""
-    unknown = sorted(_unknown(config, Run))
-    if unknown:
-        raise RequestError(f"{', '.join(unknown)}: no such setting; leave it out (see rankbench --cfg job)")
-    try:
-        run = OmegaConf.to_object(config)
-    except MissingMandatoryValue as error:
-        raise RequestError(f"{error.full_key} has no value; give {error.full_key}=...") from error
-    assert isinstance(run, Run)
-    check(run)
-    return run
-
-
-def check(run: Run) -> None:
-    """Refuse settings that contradict each other, before anything heavy is loaded. Raises RequestError."""
-    adapter, sampler, train, task = run.adapter, run.sampler, run.train, run.task
-
-    def require(condition: bool, message: str) -> None:
-        if not condition:
-            raise RequestError(message)
-
-    for group, names in KNOWN.items():
-        name = getattr(run, group).name
-        require(name in names, f"{group}.name={name} is not known; choose {group}={'|'.join(names)}")
-    r = adapter.r
-    require(r >= 1, f"adapter.r={r}: a rank is at least 1; give adapter.r=8, say")
-    require(
-        0 < adapter.lora_alpha < math.inf,
-        f"adapter.lora_alpha={adapter.lora_alpha:g} must be above 0 and finite; 2 x r is usual",
-    )
-    require(0 <= adapter.lora_dropout < 1, f"adapter.lora_dropout={adapter.lora_dropout} must lie in [0, 1)")
-    targets = adapter.target_modules
-    require(
-        isinstance(targets, str)
-        or (isinstance(targets, list) and bool(targets) and all(isinstance(t, str) for t in targets)),
-        "adapter.target_modules must name layers: a list such as [query,value], or all-linear",
-    )
-    if sampler.ranks is not None:
-        require(bool(sampler.ranks), "sampler.ranks is empty; leave it out to draw from 1..r")
-        outside = [b for b in sampler.ranks if not 1 <= b <= r]
-        require(not outside, f"sampler.ranks has {outside}, outside 1..adapter.r = 1..{r}; change one of the two")
-        require(len(set(sampler.ranks)) == len(sampler.ranks), f"sampler.ranks={sampler.ranks} names a rank twice")
-        require(
-            adapter.name == "dylora",
-            f"sampler.ranks={sampler.ranks} cannot apply to adapter={adapter.name}, which trains one size; "
-            "leave it out, or use adapter=dylora",
-        )
-    require(0 < sampler.p < 1, f"sampler.p={sampler.p} must lie between 0 and 1")
-    if adapter.name != "dylora":
-        require(
-            sampler.name == "fixed",
-            f"adapter={adapter.name} trains one size, so sampler={sampler.name} cannot apply; "
-            "leave sampler out, or use adapter=dylora",
-        )
-        require(
-            adapter.update is Update.full,
-            f"adapter.update={adapter.update.value} belongs to adapter=dylora; leave it out for adapter={adapter.name}",
-        )
-    if adapter.update is not Update.full:
-        require(
-            sampler.name not in ("all", "sandwich"),
-            f"adapter.update={adapter.update.value} trains one rank a step, sampler={sampler.name} several; "
-            "use sampler=uniform or geometric",
-        )
-    chosen = run.evaluate.submodels
-    if chosen != "all":
-        require(
-            isinstance(chosen, list)
-            and bool(chosen)
-            and all(isinstance(b, int) and not isinstance(b, bool) and 1 <= b <= r for b in chosen),
-            f"evaluate.submodels={chosen} must be all, or a list of ranks within 1..{r} such as [1,{r}]",
-        )
-        require(len(set(chosen)) == len(chosen), f"evaluate.submodels={chosen} names a rank twice")
-    for key in ("epochs", "batch_size", "gradient_accumulation_steps", "eval_batch_size", "checkpoint_steps"):
-        value = getattr(train, key)
-        require(value >= 1, f"train.{key}={value} must be at least 1")
-    for key in ("max_steps", "eval_steps"):
-        value = getattr(train, key)
-        require(value is None or value >= 1, f"train.{key}={value} must be at least 1, or null")
-    require(train.log_steps >= 1, f"train.log_steps={train.log_steps} must be at least 1")
-    rate = train.learning_rate
-    require(0 < rate < math.inf, f"train.learning_rate={rate:g} must be above 0 and finite; 1e-3 is a start for LoRA")
-    require(train.weight_decay >= 0, f"train.weight_decay={train.weight_decay:g} must not be negative")
-    require(train.max_grad_norm >= 0, f"train.max_grad_norm={train.max_grad_norm:g}: give 0 (off) or a positive norm")
-    require(0 <= train.warmup_ratio <= 1, f"train.warmup_ratio={train.warmup_ratio} must lie in [0, 1]")
-    require(train.warmup_steps is None or train.warmup_steps >= 0, "train.warmup_steps must not be negative")
-    require(
-        not (run.hardware is Hardware.v100 and train.precision is Precision.bf16),
-        "hardware=v100 has no bf16; use train.precision=fp32 or fp16",
-    )
-    require(1 <= len(task.text_columns) <= 2, "task.text_columns must name one column, or two for a pair of texts")
-    require(bool(task.validation_splits), "task.validation_splits is empty; name at least one split to score")
-    require(0 <= task.validation_fraction < 1, f"task.validation_fraction={task.validation_fraction} not in [0, 1)")
-    require(task.max_length >= 4, f"task.max_length={task.max_length} must be at least 4")
-    for key in ("max_train_examples", "max_eval_examples"):
-        value = getattr(task, key)
-        require(value is None or value >= 1, f"task.{key}={value} must be at least 1, or null for all")
-    for metric in task.metrics:
-        require(metric in METRICS, f"task.metrics has '{metric}'; known are {', '.join(METRICS)}")
-        kind = "regression" if task.regression else "classification"
-        require(METRICS[metric] is task.regression, f"task.metrics: {metric} does not score a {kind} task")
-    require(bool(task.metrics), "task.metrics is empty; name at least one metric")
-    require(run.seed >= 0, f"seed={run.seed} must not be negative")
-    require(run.log.mode in ("auto", "online", "offline"), f"log.mode={run.log.mode}: use auto, online or offline")
-
-
-def _unknown(config: DictConfig, schema: type, prefix: str = "") -> Iterator[str]:
-    """Keys that the schema lacks: `+key=value` puts them there, and nothing would ever read them."""
-    types = get_type_hints(schema)
-    for key in map(str, config):
-        if key not in types:
-            yield prefix + key
-        elif is_dataclass(types[key]):
-            yield from _unknown(config[key], types[key], f"{prefix}{key}.")
 
 
 def _plain(value: Any) -> Any:

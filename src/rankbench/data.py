@@ -62,6 +62,7 @@ def load(task: Task) -> Data:
         _check_columns(frame, task, files[name])
     if len(frames) == 1:
         frames = _hold_out(frames[task.train_split], task)
+    file_of = {name: files.get(name, files[task.train_split]) for name in frames}
     label_names = None if task.regression else _label_names(frames[task.train_split], task)
     splits = {}
     for name, frame in frames.items():
@@ -70,8 +71,7 @@ def load(task: Task) -> Data:
             # Fixed, not seeded: every seed and every method sees the same examples.
             rows = np.sort(generator(0, f"subset/{name}").permutation(len(frame))[:limit])
             frame = frame.iloc[rows]
-        splits[name] = _split(name, frame, task, label_names, files.get(name, files[task.train_split]))
-    file_of = {name: files.get(name, files[task.train_split]) for name in splits}
+        splits[name] = _split(name, frame, task, label_names, file_of[name])
     origin = {
         "source": source.kind,
         "location": task.package if source.kind == "package" else source.hub or task.data_dir,
@@ -105,13 +105,9 @@ def _split_files(task: Task, root: Path) -> dict[str, Path]:
         elif name == task.train_split or not task.validation_fraction:
             have = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
             key = "task.train_split" if name == task.train_split else "task.validation_splits"
+            other = "" if name == task.train_split else ", or hold out a part with task.validation_fraction=0.1"
             raise RequestError(
-                f"{root} has no {name}.jsonl, .csv, .tsv or .parquet (it holds {have}); add it or change {key}"
-                + (
-                    ""
-                    if name == task.train_split
-                    else ", or hold out a part of train with task.validation_fraction=0.1"
-                )
+                f"{root} has no {name}.jsonl, .csv, .tsv or .parquet (it holds {have}); add it or change {key}{other}"
             )
     return files
 

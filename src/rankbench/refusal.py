@@ -27,8 +27,6 @@ def explain(error: Exception, words: list[str], conf: Path) -> str:
         known = error.options or [p.stem for p in sorted((conf / group).glob("*.yaml"))]
         return f"{group}={choice}: no such choice{near(choice, known)}; choose from {', '.join(known)}"
     if found := re.search(r"Could not override '([^']+)'", text):
-        if wrong := re.search(r"(?:Value|Invalid value) '([^']*)'(?: of type '\w+')?(.*)", text):
-            return f"{found[1]}={wrong[1]}{wrong[2].strip(' .') and ': ' + wrong[2].strip(' .,')}; give another value"
         groups = [p.name for p in conf.iterdir() if p.is_dir()]
         return f"{found[1]}: no such setting{near(found[1], [*groups, *_keys()])}; see rankbench --cfg job"
     if found := re.search(r"Key '([^']+)' not in '\w+'\s+full_key: (\S+)", text):

@@ -21,7 +21,7 @@ class RequestError(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """A place on disk (`path`), a hub repository at a revision, or random weights (`random`)."""
+    """What `kind` says: a place on disk (path, package), a hub repository at a revision, or random weights."""
 
     kind: str
     path: Path | None = None
@@ -29,12 +29,6 @@ class Source:
     revision: str | None = None
     part: str | None = None  # a configuration of a hub data set
     random: dict[str, Any] | None = None
-
-    def describe(self) -> str:
-        """One phrase for logs and records."""
-        return {"path": str(self.path), "package": f"package {self.hub}", "hub": f"{self.hub}@{self.revision}"}.get(
-            self.kind, "random weights"
-        )
 
 
 def locate(group: str, settings: Any) -> Source:

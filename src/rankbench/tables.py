@@ -12,8 +12,6 @@ from rankbench.config import VOLATILE
 from rankbench.record import Paths, load_records, load_runs
 from rankbench.sources import RequestError
 
-FORMATS = ("md", "csv", "latex")
-
 
 def labels(records: list[dict[str, Any]]) -> dict[str, str]:
     """A name for each run: its adapter, and as few of the settings that differ as tell the methods apart.
@@ -152,6 +150,6 @@ def _word(value: Any) -> str:
 
 
 def _latex(text: str) -> str:
-    for mark in ("\\", "_", "%", "&", "#", "$"):
-        text = text.replace(mark, "\\" + mark) if mark != "\\" else text
+    for mark in "_%&#$":
+        text = text.replace(mark, "\\" + mark)
     return text.replace("±", r"$\pm$")
