@@ -27,7 +27,7 @@ def labels(records: list[dict[str, Any]]) -> dict[str, str]:
     for words, runs in by_adapter.items():
         keys = _telling({run: flat[run] for run in runs})
         for run in runs:
-            settings = [f"{key.split('.')[-1]}={_word(flat[run].get(key))}" for key in keys]
+            settings = [_setting(key, flat[run].get(key)) for key in keys]
             named[run] = " ".join([*map(str, words), *settings])
     return named
 
@@ -64,23 +64,29 @@ def curve_long(path: Paths, metric: str | None = None) -> pd.DataFrame:
 
 
 def curve(path: Paths, metric: str | None = None) -> pd.DataFrame:
-    """The curve as people read it: a row per rank, a column per method, "mean ± std (n)" over seeds, times 100.
+    """The curve as people read it: a row per rank, a column per method, "mean ± std" over seeds, times 100.
 
-    A sub-model that a method did not measure shows as "-". Raises RequestError as `curve_long` does.
+    Where the number of seeds differs, each cell ends in it: "mean ± std (n)". A sub-model that a method did not
+    measure shows as "-". Raises RequestError as `curve_long` does.
     """
     long = curve_long(path, metric)
-    long = long.assign(cell=[_cell(*values) for values in zip(long["mean"], long["std"], long["n"], strict=True)])
+    alike = long["n"].nunique() == 1
+    cells = [_cell(*values, alike) for values in zip(long["mean"], long["std"], long["n"], strict=True)]
+    long = long.assign(cell=cells)
     long["place"] = ["whole" if pd.isna(rank) else int(rank) for rank in long["rank"]]
     wide = long.pivot(index="place", columns="label", values="cell")
     wide = wide.loc[sorted(wide.index, key=lambda p: (p == "whole", p if p != "whole" else 0))]
     wide = wide[list(dict.fromkeys(long["label"]))].fillna("-")
     wide.index.name, wide.columns.name = "rank", ", ".join(dict.fromkeys(long["metric"]))
+    wide.attrs["seeds"] = int(long["n"].iloc[0]) if alike else None
     return wide
 
 
 def caption(table: pd.DataFrame) -> str:
     """What the cells of `curve` are."""
-    return f"{table.columns.name} x 100; over seeds: mean ± standard deviation (seeds)"
+    seeds = table.attrs["seeds"]
+    over = {None: "; over seeds: mean ± standard deviation (seeds)", 1: ", one seed"}
+    return f"{table.columns.name} x 100" + over.get(seeds, f"; mean ± standard deviation over {seeds} seeds")
 
 
 def render(table: pd.DataFrame, form: str) -> str:
@@ -100,8 +106,9 @@ def render(table: pd.DataFrame, form: str) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [pad[0], rule, *pad[1:]]) + "\n"
 
 
-def _cell(mean: float, std: float, n: int) -> str:
-    return f"{100 * mean:.1f}" if n == 1 else f"{100 * mean:.1f} ± {100 * std:.1f} ({n})"
+def _cell(mean: float, std: float, n: int, alike: bool) -> str:
+    spread = "" if n == 1 else f" ± {100 * std:.1f}"
+    return f"{100 * mean:.1f}{spread}" + ("" if alike else f" ({n})")
 
 
 def _content(record: dict[str, Any]) -> dict[str, Any]:
@@ -145,8 +152,11 @@ def _silent(key: str) -> bool:
     return key in ("seed", "task.data_dir", "model.path") or any(key == v or key.startswith(v + ".") for v in VOLATILE)
 
 
-def _word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _setting(key: str, value: Any) -> str:
+    """`learning_rate=0.001`, but `frozen_grad`: a word tells by itself which setting it is of."""
+    if isinstance(value, str) and value.isidentifier():
+        return value
+    return f"{key.split('.')[-1]}={value:g}" if isinstance(value, float) else f"{key.split('.')[-1]}={value}"
 
 
 def _latex(text: str) -> str:
