@@ -40,7 +40,8 @@ def curve(table: pd.DataFrame, metric: str, title: str) -> Figure:
     axes.set_ylabel(metric.replace("_", " "))
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, frameon=False)
+    bands = "mean; band: one standard deviation over seeds" if table["n"].max() > 1 else None
+    axes.legend(fontsize=8, frameon=False, title=bands, title_fontsize=8)
     return figure
 
 
