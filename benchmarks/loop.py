@@ -51,7 +51,8 @@ def main() -> None:
             GROUPED: lambda i: _trainer(_seeded(lora, i), rows, labels, tokenizer, "group_by_length", scratch),
             DEFAULT: lambda i: _trainer(_seeded(lora, i), rows, labels, tokenizer, "random", scratch),
         }
-        seconds = timing.alternate(sides, asked.repeats, warmup=1)
+        # No warm-up: a repetition is hundreds of steps, among which the first few weigh little.
+        seconds = timing.alternate(sides, asked.repeats, warmup=0)
     text, figures = _figures(seconds, _examples(lora, data))
     heading = f"{source}; {len(data)} sentences, {Plan(data.lengths, lora.train, 0).steps} steps of {asked.batch}"
     timing.report(asked, f"{heading}\n\n{text}", {"source": source, **figures}, precision)
