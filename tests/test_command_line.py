@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import CONF, Answer, compose_run, sentences, write_jsonl
 
+from rankbench.__main__ import _sweep_name
 from rankbench.run import summary
 
 Call = Callable[..., Answer]
@@ -356,3 +357,15 @@ def test_a_csv_task_runs_as_its_documentation_says(call_main: Call, tmp_path: Pa
         f"runs_dir={tmp_path / 'runs'}",
     )
     assert answer.rc == 0, answer.err
+
+
+def test_the_runs_of_a_sweep_share_a_group_that_its_repetition_finds_again(
+    call_main: Call, tiny: list[str], tmp_path: Path
+) -> None:
+    words = ["-m", *tiny, "seed=0,1", "train.max_steps=1"]
+    assert call_main(*words).rc == 0
+    records = [json.loads(file.read_text()) for file in (tmp_path / "runs").glob("*/record.json")]
+    groups = {record["config"]["log"]["group"] for record in records}
+    assert len(records) == 2 and len(groups) == 1 and groups.pop().startswith("sweep-")
+    assert _sweep_name(words) == _sweep_name(list(words)) != _sweep_name([*words, "seed=2"])
+    assert _sweep_name(["-m", "+sweeps=lora_search", "seed=0,1"]) == "lora_search"

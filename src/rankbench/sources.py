@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -106,12 +107,10 @@ def fetch(
         wanting = [some for some in whole if not any(any(folder.glob(pattern)) for pattern in some)]
         return " or ".join(wanting[0]) if wanting else None
 
-    try:
+    with contextlib.suppress(OSError, ValueError):  # not in the cache: the network is asked next
         folder = Path(snapshot_download(local_files_only=True, **request))
         if lacking(folder) is None:
             return folder
-    except (OSError, ValueError):
-        pass  # not in the cache: the network is asked next
     try:
         if not constants.HF_HUB_OFFLINE and not reachable(constants.ENDPOINT):
             raise ConnectionError(f"{constants.ENDPOINT} cannot be reached")  # the client would retry for half a minute
