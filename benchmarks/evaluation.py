@@ -75,7 +75,7 @@ def _check_equal(sides: dict[str, Callable[[], list[Score]]]) -> None:
 
 
 def _predictions(scores: list[Score]) -> np.ndarray:
-    return np.stack([values for score in scores for values in score.predictions.values()])
+    return np.stack([columns["prediction"] for score in scores for columns in score.predictions.values()])
 
 
 def _figures(timed: dict[int, timing.Seconds]) -> tuple[str, dict[str, object]]:

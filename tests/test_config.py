@@ -14,7 +14,8 @@ from conftest import CONF, REPOSITORY, compose, compose_run, tiny_overrides, wri
 from omegaconf import OmegaConf
 
 from rankbench.checks import KNOWN, build
-from rankbench.config import PLACES, VOLATILE, Run, Scale, Update, identity, settings
+from rankbench.config import LATER, PLACES, VOLATILE, Run, Scale, Update, identity, settings
+from rankbench.record import load_records
 from rankbench.sources import RequestError
 
 CHOICES = sorted(f"{file.parent.name}={file.stem}" for file in CONF.glob("*/*.yaml"))
@@ -112,7 +113,7 @@ REFUSED = [
     (["adapter.target_modules=null"], ["adapter.target_modules", "all-linear"]),
     (["adapter.target_modules=[3]"], ["adapter.target_modules", "[query,value]"]),
     (["adapter.target_modules=7"], ["adapter.target_modules", "[query,value]"]),
-    (["adapter.name=lorra"], ["adapter.name=lorra", "lora|dylora|full"]),
+    (["adapter.name=lorra"], ["adapter.name=lorra", "lora|dylora|qdylora|full"]),
     (["sampler.name=unifrom"], ["sampler.name=unifrom", "uniform"]),
     (["quantization.name=nf3"], ["quantization.name=nf3", "none"]),
     (["log.name=tensorboard"], ["log.name=tensorboard", "wandb"]),
@@ -298,7 +299,25 @@ def test_the_identity_holds_every_other_setting(words: list[str]) -> None:
     left_out = keys(settings(run)) - keys(identity(run))
     places = {f"{group}.{key}" for group in ("model", "task") for key in PLACES}
     volatile = {key for key in left_out if any(key == v or key.startswith(f"{v}.") for v in VOLATILE)}
-    assert left_out - volatile <= places
+    assert left_out - volatile - set(LATER) <= places
+
+
+@pytest.mark.parametrize(
+    "change", ["task.max_new_tokens=3", "quantization.block_size=128", "quantization.double_quant=false"]
+)
+def test_a_setting_that_came_later_counts_once_it_is_changed(words: list[str], change: str) -> None:
+    assert compose_run(*words, change).run_id != compose_run(*words).run_id
+
+
+def test_committed_records_keep_their_identity() -> None:
+    """Settings that came later leave the folders of earlier runs as they were."""
+    records = load_records(REPOSITORY / "benchmarks" / "results")
+    assert len(records) > 20
+    for record in records:
+        record["config"]["task"]["data_dir"] = str(REPOSITORY)  # where it lay when it was made is no matter here
+        values = identity(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Run), record["config"])))
+        for group in ("task", "quantization", "model", "train"):
+            assert values[group].keys() <= {"source", *record["config"][group]}
 
 
 def test_settings_are_plain_values_and_compose_to_the_same_run(words: list[str]) -> None:

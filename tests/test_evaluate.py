@@ -22,18 +22,19 @@ def measured(tuning, ranks=range(1, 9), **options):
 def stacked_logits(tuning, budget):
     """The raw logits of every rank, as evaluation computes them under a stacking budget."""
     seen = []
-    forward = module._forward
+    classes = module._classes
 
     def record(*args):
-        seen.append(forward(*args))
-        return seen[-1]
+        found = classes(*args)
+        seen.append(found[1])
+        return found
 
-    module._forward = record
+    module._classes = record
     try:
         measured(tuning, stack_tokens=budget, batch_size=64)
     finally:
-        module._forward = forward
-    return torch.cat(seen)
+        module._classes = classes
+    return torch.cat(seen).view(8, 37, 2)
 
 
 @pytest.mark.parametrize("adapter", ["dylora", "lora"])
@@ -61,7 +62,7 @@ def test_any_order_gives_equal_results():
     tuning = attached()
 
     def by_rank(scores):
-        return {s.submodel: (s.metrics, s.predictions["validation"].tolist()) for s in scores}
+        return {s.submodel: (s.metrics, s.predictions["validation"]["prediction"].tolist()) for s in scores}
 
     up, down = by_rank(measured(tuning)), by_rank(measured(tuning, [8, 3, 5, 1, 7, 2, 4, 6]))
     alone = by_rank([s for b in range(1, 9) for s in measured(tuning, [b])])
@@ -77,8 +78,10 @@ def test_predictions_stand_at_their_rows():
             tuning.activate(score.submodel)
             with torch.no_grad():
                 expected = tuning.model(input_ids=ids).logits.argmax(-1).item()
-            assert score.predictions["validation"][row] == expected
-        assert score.metrics["accuracy"] == pytest.approx(np.mean(score.predictions["validation"] == SPLIT.labels))
+            assert score.predictions["validation"]["prediction"][row] == expected
+        assert score.metrics["accuracy"] == pytest.approx(
+            np.mean(score.predictions["validation"]["prediction"] == SPLIT.labels)
+        )
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -129,4 +132,4 @@ def test_splits_are_kept_apart_by_name():
         tuning.model, tuning, [matched, other], [Submodel(rank=1)], ["accuracy"], batch_size=8, pad_id=0
     )
     assert set(score.metrics) == {"accuracy_matched", "accuracy_mismatched"}
-    assert score.n == 48 and len(score.predictions["validation_mismatched"]) == 11
+    assert score.n == 48 and len(score.predictions["validation_mismatched"]["prediction"]) == 11

@@ -157,7 +157,7 @@ def test_metrics_from_the_predictions_equal_the_records(found: dict[str, Any], f
     frame = pd.read_parquet(finished / "predictions.parquet")
     for sub in found["submodels"]:
         rows = frame[frame["rank"] == sub["rank"]]
-        again = metrics.score(["accuracy", "f1"], rows["prediction"].to_numpy(), rows["reference"].to_numpy())
+        again = metrics.score(["accuracy", "f1"], rows, rows["reference"].to_numpy())
         assert again == pytest.approx(sub["metrics"], abs=1e-12)
 
 
@@ -218,7 +218,7 @@ def test_a_regression_leaves_real_numbers(tmp_path: Path) -> None:
     assert frame["reference"].tolist()[:12] == pytest.approx([row["label"] for row in rows[:12]])
     for sub in found["submodels"]:
         part = frame[frame["rank"] == sub["rank"]]
-        again = metrics.score(["pearson", "spearman"], part["prediction"].to_numpy(), part["reference"].to_numpy())
+        again = metrics.score(["pearson", "spearman"], part, part["reference"].to_numpy())
         assert again == pytest.approx(sub["metrics"], abs=1e-6)
         assert sub["parameters"]["head"] == WIDTH + 1
 

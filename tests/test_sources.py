@@ -191,7 +191,7 @@ def test_a_run_reads_model_and_data_from_the_hubs_cache_without_a_network(
         "    raise OSError('no network in this test')\n"
         "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
     )
-    words = ("task=sst2", "model=smollm2_135m", "model.hub=org/tiny", f"model.revision={REVISION}")
+    words = ("task=sst2", "model=roberta_base", "model.hub=org/tiny", f"model.revision={REVISION}")
     settings = (
         "adapter.target_modules=[query,value]",
         "adapter.r=2",

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
-from rankbench import adapters, backbone
+from rankbench import adapters, backbone, quantize
 from rankbench.__main__ import CONF
 from rankbench.batches import Encoded
 from rankbench.checks import build
@@ -25,10 +25,11 @@ def a_run(*overrides: str) -> Run:
         return build(compose("config", ["model=tiny_bert", *overrides]))
 
 
-def attached(*overrides: str, num_labels: int = 2) -> adapters.FineTuning:
+def attached(*overrides: str, num_labels: int | None = 2) -> adapters.FineTuning:
     """A tiny model with the adapter of a command line; B is drawn at random, so that ranks differ."""
     run = a_run(*overrides)
-    model = backbone.load(run.model, num_labels, run.task.regression, run.seed).model
+    stored = quantize.storage(run.quantization, "fp32", torch.device("cpu"))
+    model = backbone.load(run.model, num_labels, run.task.regression, run.seed, stored).model
     tuning = adapters.attach(run, model)
     randomise(tuning.model)
     tuning.model.eval()
@@ -66,8 +67,15 @@ def stock_slice(tuning: adapters.FineTuning, run: Run, rank: int, alpha: float) 
     """A stock PEFT model on the same backbone that holds A[:rank], B[:, :rank] as an ordinary LoRA of that rank."""
     from peft import LoraConfig, TaskType, get_peft_model
 
-    base = backbone.load(run.model, 2, False, run.seed).model
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=run.adapter.target_modules, task_type=TaskType.SEQ_CLS)
+    causal = run.task.kind == "causal_lm"
+    stored = quantize.storage(run.quantization, "fp32", torch.device("cpu"))
+    base = backbone.load(run.model, None if causal else 2, False, run.seed, stored).model
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=run.adapter.target_modules,
+        task_type=TaskType.CAUSAL_LM if causal else TaskType.SEQ_CLS,
+    )
     model = get_peft_model(base, config)
     values: dict[str, Any] = dict(tuning.model.named_parameters())
     for name, parameter in model.named_parameters():

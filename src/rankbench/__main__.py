@@ -97,7 +97,34 @@ def _sweep_name(words: list[str]) -> str:
     return named[0] if named else "sweep-" + hashlib.sha256(" ".join(words).encode()).hexdigest()[:8]
 
 
-VERBS: dict[str, Callable[[list[str]], None]] = {"table": table}
+def composed(words: list[str]) -> Run:
+    """The checked run that these overrides ask for."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return build(hydra.compose("config", words))
+
+
+def plan(words: list[str]) -> None:
+    """`rankbench plan [overrides]`: what the run would take, before anything is loaded."""
+    from rankbench import cost
+
+    sys.exit(cost.report(composed(words)))
+
+
+def doctor(words: list[str]) -> None:
+    """`rankbench doctor [overrides]`: what this machine lacks for the run."""
+    from rankbench import doctor
+
+    sys.exit(doctor.report(composed(words)))
+
+
+def export(words: list[str]) -> None:
+    """`rankbench export RUN --rank 4 --to DIR`: a run's rank as a stock PEFT adapter or merged weights."""
+    from rankbench import export
+
+    export.main(words)
+
+
+VERBS: dict[str, Callable[[list[str]], None]] = {"doctor": doctor, "export": export, "plan": plan, "table": table}
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import logging
 import sys
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from rankbench import seeds
+from rankbench import quantize, seeds
 from rankbench.config import Hardware, Model, Precision, Run
 from rankbench.sources import RequestError, fetch, fingerprint, locate
 
@@ -24,7 +26,7 @@ TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A sequence classifier as loaded, its tokenizer, and where it came from."""
+    """A sequence classifier or causal language model as loaded, its tokenizer, and where it came from."""
 
     model: nn.Module
     tokenizer: Any
@@ -57,50 +59,172 @@ def device_name() -> str:
     return f"cpu, {torch.get_num_threads()} threads"
 
 
-def load(model: Model, num_labels: int, regression: bool, seed: int) -> Backbone:
-    """The backbone with a fresh head of `num_labels` outputs, initialised by `seed`. Raises RequestError."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+def load(
+    model: Model, num_labels: int | None, regression: bool, seed: int, storage: quantize.Storage = quantize.PLAIN
+) -> Backbone:
+    """The backbone, stored as `storage` says, with a fresh head of `num_labels` outputs initialised by `seed`.
+
+    Without `num_labels` it is a causal language model under its own head. Raises RequestError.
+    """
+    from transformers import AutoTokenizer
 
     source = locate("model", model)
-    problem = "regression" if regression else "single_label_classification"
+    head: dict[str, Any] = {}
+    if num_labels is not None:
+        problem = "regression" if regression else "single_label_classification"
+        head = {"num_labels": num_labels, "problem_type": problem}
     torch.manual_seed(seeds.integer(seed, "model"))
     if source.kind == "random":
         tokenizer = byte_tokenizer()
-        settings = {"vocab_size": len(tokenizer), **(source.random or {})}
-        settings |= {"num_labels": num_labels, "problem_type": problem, "pad_token_id": tokenizer.pad_token_id}
-        config = AutoConfig.for_model(settings.pop("model_type"), **settings)
-        return Backbone(
-            AutoModelForSequenceClassification.from_config(config),
-            tokenizer,
-            {"source": "random", "fingerprint": "random"},
-        )
+        config = _random_config(source.random or {}, tokenizer, head)
+        return Backbone(_random(config, num_labels, storage), tokenizer, {"source": "random", "fingerprint": "random"})
     folder = fetch("model", model, source, FILES, needed=[("config.json",), ("*.safetensors",), TOKENIZERS])
-    if not (folder / "config.json").is_file():
-        raise RequestError(f"{folder} holds no config.json; model.path must be a folder in the hub's format")
-    if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
-        raise RequestError(f"{folder} holds no tokenizer ({', '.join(TOKENIZERS)}); copy it from the model's source")
-    if not any(folder.glob("*.safetensors")):
-        raise RequestError(f"{folder} holds no *.safetensors; convert the weights, pickled files are never loaded")
-    options = {"trust_remote_code": model.trust_remote_code}
+    gguf = {"gguf_file": folder.name} if folder.suffix == ".gguf" else {}
+    options: dict[str, Any] = {"trust_remote_code": model.trust_remote_code, **gguf}
+    if gguf:
+        _needs_gguf()
+        folder = folder.parent
+    else:
+        _check_folder(folder)
+    kind = "classifier" if head else "language model"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        loaded = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            num_labels=num_labels,
-            problem_type=problem,
-            use_safetensors=True,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # a head of another width is replaced
-            **options,
-        )
+        loaded = _pretrained(folder, num_labels, head, storage, options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise RequestError(f"{folder} cannot be loaded as a classifier: {str(error).splitlines()[0]}") from error
+        raise RequestError(f"{folder} cannot be loaded as a {kind}: {str(error).splitlines()[0]}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     loaded.config.pad_token_id = tokenizer.pad_token_id
     origin = {"source": source.kind, "location": _location(model, source.kind), "revision": source.revision}
     origin["fingerprint"] = fingerprint(source)
     return Backbone(loaded, tokenizer, origin)
+
+
+def config_of(model: Model, num_labels: int | None) -> Any:
+    """The architecture alone, from where the model lies or from `model.shape`; no weights are read or fetched.
+
+    Raises RequestError when neither is at hand.
+    """
+    from transformers import AutoConfig
+
+    head = {} if num_labels is None else {"num_labels": num_labels}
+    source = locate("model", model)
+    if source.kind == "random":
+        return _random_config(source.random or {}, byte_tokenizer(), head)
+    if source.kind == "hub" and model.shape:
+        return _random_config(model.shape, None, head)
+    folder = fetch("model", model, source, ["config.json"])
+    if folder.suffix == ".gguf":
+        _needs_gguf()
+        config = AutoConfig.from_pretrained(folder.parent, gguf_file=folder.name, **head)
+        del config.quantization_config
+        return config
+    _check_folder(folder, weights=False)
+    return AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code, **head)
+
+
+def auto_class(config: Any, num_labels: int | None) -> Any:
+    """transformers' class for the task. Raises RequestError for an encoder that should generate."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    if num_labels is not None:
+        return AutoModelForSequenceClassification
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise RequestError(
+            f"a {config.model_type} model is an encoder and cannot write a response; choose a decoder, such as "
+            "model=smollm2_135m, or a classification task"
+        )
+    return AutoModelForCausalLM
+
+
+def _check_folder(folder: Path, weights: bool = True) -> None:
+    if not (folder / "config.json").is_file():
+        raise RequestError(
+            f"{folder} holds no config.json; model.path must be a folder in the hub's format, or a GGUF file"
+        )
+    if not weights:
+        return
+    if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
+        raise RequestError(f"{folder} holds no tokenizer ({', '.join(TOKENIZERS)}); copy it from the model's source")
+    if not any(folder.glob("*.safetensors")):
+        raise RequestError(f"{folder} holds no *.safetensors; convert the weights, pickled files are never loaded")
+
+
+def _needs_gguf() -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise RequestError("a GGUF file needs the package gguf: pip install gguf")
+
+
+def _pretrained(
+    folder: Path, num_labels: int | None, head: dict[str, Any], storage: quantize.Storage, options: dict[str, Any]
+) -> nn.Module:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, **options)
+    kind = auto_class(config, num_labels)
+    options = {**options, **head, "use_safetensors": True, "dtype": storage.dtype}
+    if head:
+        options["ignore_mismatched_sizes"] = True  # a head of another width is replaced
+    gguf = "gguf_file" in options
+    if gguf:
+        del options["use_safetensors"]
+    streamed = storage.quantized and not gguf and storage.settings.block_size == quantize.STREAMED_BLOCK
+    if streamed:  # never more floats in memory than one tensor
+        with torch.device("meta"):
+            skip = quantize.kept_out(kind.from_config(config))
+        options |= {"quantization_config": quantize.loader_config(storage, skip), "device_map": {"": storage.device}}
+    with quantize.plain_linears() if storage.quantized else contextlib.nullcontext():
+        model = kind.from_pretrained(folder, **options)
+    if gguf:  # its weights are plain floats now, whatever they were in the file
+        del model.config.quantization_config
+        model.is_quantized, model.hf_quantizer = False, None
+    if storage.quantized:
+        if not streamed:
+            quantize.quantize(model, storage)
+        quantize.settle(model, storage)
+    return model if storage.quantized else model.to(storage.device)  # quantized tensors are in their place
+
+
+def _random_config(shape: dict[str, Any], tokenizer: Any, head: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    settings = {**shape, **head}
+    if tokenizer is not None:
+        settings = {"vocab_size": len(tokenizer), **settings, "pad_token_id": tokenizer.pad_token_id}
+    return AutoConfig.for_model(settings.pop("model_type"), **settings)
+
+
+def _random(config: Any, num_labels: int | None, storage: quantize.Storage) -> nn.Module:
+    kind = auto_class(config, num_labels)
+    if not storage.quantized:
+        return kind.from_config(config).to(storage.device)
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(), quantize.plain_linears():
+        model = kind.from_config(config)
+    std = getattr(config, "initializer_range", 0.02)
+    quantize.quantize(model, storage, std)
+    _fill(model, storage, std)
+    quantize.settle(model, storage)
+    return model
+
+
+def _fill(model: nn.Module, storage: quantize.Storage, std: float) -> None:
+    """Give the parameters that are still on the meta device values: norms 1, biases 0, matrices random."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_meta:
+                value = torch.empty(parameter.shape, dtype=storage.dtype, device=storage.device)
+                if value.dim() > 1:
+                    value.normal_(std=std)
+                else:
+                    value.fill_(float(name == "weight"))
+                setattr(module, name, nn.Parameter(value, requires_grad=False))
+    model.tie_weights()
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(storage.device))
 
 
 def longest(backbone: Backbone) -> int:
@@ -111,15 +235,24 @@ def longest(backbone: Backbone) -> int:
     return positions - reserved
 
 
+def ends(backbone: Backbone) -> frozenset[int]:
+    """The tokens that end a response: the tokenizer's end mark and those that the model's own settings name."""
+    settings = getattr(backbone.model, "generation_config", None)
+    named = getattr(settings, "eos_token_id", None)
+    others = [] if named is None else named if isinstance(named, list) else [named]
+    return frozenset({backbone.tokenizer.eos_token_id, *others})
+
+
 def byte_tokenizer() -> Any:
     """A tokenizer over bytes that needs no file: 256 bytes and three marks, pairs as [CLS] a [SEP] b [SEP]."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     marks = ["[PAD]", "[CLS]", "[SEP]"]
     vocabulary = {token: i for i, token in enumerate(marks + sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,18 +17,36 @@ if TYPE_CHECKING:
     import torch
 
 
+log = logging.getLogger("rankbench")
+
+IGNORED = -100  # torch's cross-entropy leaves a target of this value out
+
+
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenised split: ragged token lists, `labels` (n,), `lengths` (n,)."""
+    """A tokenised split: ragged token lists, `labels` (n,), `lengths` (n,).
+
+    For a causal_lm task the labels are ragged too, in `features`: IGNORED at the prompt's tokens, else the token.
+    `prompts` are what a response is generated from, `references` the accepted answers.
+    """
 
     name: str
     features: dict[str, list[list[int]]]
     labels: np.ndarray
     index: np.ndarray
     lengths: np.ndarray
+    prompts: list[list[int]] = field(default_factory=list)
+    references: tuple[tuple[str, ...], ...] = ()
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.lengths)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """What each row counts in the loss, (n,): its scored tokens, or 1 for a label."""
+        if "labels" not in self.features:
+            return np.ones(len(self), np.int64)
+        return np.array([sum(label != IGNORED for label in labels) for labels in self.features["labels"]])
 
 
 def encode(split: Split, tokenizer: Any, max_length: int) -> Encoded:
@@ -41,6 +60,56 @@ def encode(split: Split, tokenizer: Any, max_length: int) -> Encoded:
         row = int(split.index[int(np.argmin(lengths))])
         raise RequestError(f"{split.name} row {row} has no tokens at all; remove it or give it a text")
     return Encoded(split.name, features, split.labels, split.index, lengths)
+
+
+def encode_responses(split: Split, tokenizer: Any, max_length: int) -> Encoded:
+    """Tokenise prompts and responses apart, so that generation sees the very tokens that training saw.
+
+    The response ends in the end mark, unless it is cut at `max_length` tokens (prompt included). Raises RequestError
+    for a prompt that leaves no room.
+    """
+    prompts, responses = (tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in split.texts)
+    begin = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
+    prompts = [[*begin, *prompt] for prompt in prompts]
+    too_long = [i for i, prompt in enumerate(prompts) if not 0 < len(prompt) < max_length]
+    if too_long:
+        i = too_long[0]
+        raise RequestError(
+            f"{split.name} row {split.index[i]}: a prompt of {len(prompts[i])} tokens leaves no room for a response in "
+            f"{max_length} (so do {len(too_long) - 1} others); raise task.max_length, or shorten the row"
+        )
+    whole = [[*prompt, *response, tokenizer.eos_token_id] for prompt, response in zip(prompts, responses, strict=True)]
+    cut = sum(len(ids) > max_length for ids in whole)
+    if cut:
+        log.info("%s: %d of %d responses are cut at task.max_length=%d", split.name, cut, len(whole), max_length)
+    ids = [tokens[:max_length] for tokens in whole]
+    labels = [[IGNORED] * len(prompt) + row[len(prompt) :] for prompt, row in zip(prompts, ids, strict=True)]
+    lengths = np.array([len(row) for row in ids])
+    features = {"input_ids": ids, "labels": labels}
+    return Encoded(split.name, features, np.zeros(0, np.int64), split.index, lengths, prompts, split.references)
+
+
+def packed(data: Encoded, max_length: int) -> Encoded:
+    """Several rows in one, up to `max_length` tokens, each with positions from 0 so that none sees another.
+
+    First fit, longest first. No row's first token is a target, since every prompt has one.
+    """
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for row in np.argsort(-data.lengths, kind="stable"):
+        place = next((i for i, left in enumerate(room) if left >= data.lengths[row]), None)
+        if place is None:
+            place = len(bins)
+            bins.append([])
+            room.append(max_length)
+        bins[place].append(int(row))
+        room[place] -= int(data.lengths[row])
+    features = {
+        key: [[value for row in rows for value in lists[row]] for rows in bins] for key, lists in data.features.items()
+    }
+    features["position_ids"] = [[i for row in rows for i in range(data.lengths[row])] for rows in bins]
+    lengths = np.array([len(ids) for ids in features["input_ids"]])
+    return Encoded(data.name, features, data.labels, np.arange(len(bins)), lengths)
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, group: bool) -> list[np.ndarray]:
@@ -68,17 +137,27 @@ def sorted_batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]
 
 
 def collate(data: Encoded, rows: np.ndarray, pad_id: int) -> dict[str, torch.Tensor]:
-    """A batch padded on the right to its longest row: `input_ids`, `attention_mask` (n, t), `labels` (n,)."""
+    """A batch padded on the right to its longest row: `input_ids`, `attention_mask` (n, t), `labels` (n,).
+
+    Ragged labels give `labels` (n, s), the targets of the last s positions, where s just holds every scored token.
+    Packed rows have `position_ids` instead of a mask.
+    """
     import torch
 
     longest = int(data.lengths[rows].max())
     batch = {"attention_mask": np.zeros((len(rows), longest), dtype=np.int64)}
     for key, lists in data.features.items():
-        padded = np.full((len(rows), longest), pad_id if key == "input_ids" else 0, dtype=np.int64)
+        filler = {"input_ids": pad_id, "labels": IGNORED}.get(key, 0)
+        padded = np.full((len(rows), longest), filler, dtype=np.int64)
         for i, row in enumerate(rows):
             padded[i, : len(lists[row])] = lists[row]
         batch[key] = padded
     for i, row in enumerate(rows):
         batch["attention_mask"][i, : data.lengths[row]] = 1
-    batch["labels"] = data.labels[rows]
+    if "position_ids" in batch:
+        del batch["attention_mask"]
+    if "labels" in batch:
+        batch["labels"] = batch["labels"][:, int((batch["labels"] != IGNORED).any(axis=0).argmax()) :]
+    else:
+        batch["labels"] = data.labels[rows]
     return {key: torch.from_numpy(value) for key, value in batch.items()}

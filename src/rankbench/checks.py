@@ -4,27 +4,53 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import is_dataclass
+from dataclasses import dataclass, is_dataclass
+from string import Formatter
 from typing import get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from rankbench.config import Hardware, Precision, Run, Update
+from rankbench.config import Compute, Hardware, Precision, Run, Task, Update
 from rankbench.sources import RequestError
 
-METRICS = {  # name -> whether it scores a regression
-    "accuracy": False,
-    "f1": False,
-    "matthews_correlation": False,
-    "pearson": True,
-    "spearman": True,
+
+@dataclass(frozen=True)
+class Measure:
+    """What a metric scores, what it is multiplied by where people read it, and whether more is better."""
+
+    kind: str
+    times: int = 100
+    rises: bool = True
+
+
+METRICS = {
+    "accuracy": Measure("classification"),
+    "f1": Measure("classification"),
+    "matthews_correlation": Measure("classification"),
+    "pearson": Measure("regression"),
+    "spearman": Measure("regression"),
+    "exact_match": Measure("causal_lm"),
+    "exact_match_normalized": Measure("causal_lm"),
+    "loss": Measure("causal_lm", times=1, rises=False),
+    "perplexity": Measure("causal_lm", times=1, rises=False),
 }
 
+
+def times(metric: str) -> int:
+    """What people read a metric multiplied by; a split's name may follow the metric's."""
+    known = [name for name in METRICS if metric == name or metric.startswith(name + "_")]
+    return METRICS[max(known, key=len)].times if known else 1
+
+
+GENERATED = ("exact_match", "exact_match_normalized")  # metrics that need a generated response
+BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+NESTED = ("dylora", "qdylora")  # adapters whose every prefix is trained
+
 KNOWN = {  # what the `name` of a group may be where code, not only YAML, stands behind it
-    "adapter": ("lora", "dylora", "full"),
+    "adapter": ("lora", "dylora", "qdylora", "full"),
     "sampler": ("fixed", "uniform", "geometric", "all", "sandwich"),
-    "quantization": ("none",),
+    "quantization": ("none", "nf4", "fp4", "int8"),
     "log": ("none", "wandb"),
 }
 
@@ -73,16 +99,16 @@ def check(run: Run) -> None:
         require(not outside, f"sampler.ranks has {outside}, outside 1..adapter.r = 1..{r}; change one of the two")
         require(len(set(sampler.ranks)) == len(sampler.ranks), f"sampler.ranks={sampler.ranks} names a rank twice")
         require(
-            adapter.name == "dylora",
+            adapter.name in NESTED,
             f"sampler.ranks={sampler.ranks} cannot apply to adapter={adapter.name}, which trains one size; "
-            "leave it out, or use adapter=dylora",
+            "leave it out, or use adapter=dylora or qdylora",
         )
     require(0 < sampler.p < 1, f"sampler.p={sampler.p} must lie between 0 and 1")
-    if adapter.name != "dylora":
+    if adapter.name not in NESTED:
         require(
             sampler.name == "fixed",
             f"adapter={adapter.name} trains one size, so sampler={sampler.name} cannot apply; "
-            "leave sampler out, or use adapter=dylora",
+            "leave sampler out, or use adapter=dylora or qdylora",
         )
         require(
             adapter.update is Update.full,
@@ -116,10 +142,6 @@ def check(run: Run) -> None:
     require(train.max_grad_norm >= 0, f"train.max_grad_norm={train.max_grad_norm:g}: give 0 (off) or a positive norm")
     require(0 <= train.warmup_ratio <= 1, f"train.warmup_ratio={train.warmup_ratio} must lie in [0, 1]")
     require(train.warmup_steps is None or train.warmup_steps >= 0, "train.warmup_steps must not be negative")
-    require(
-        not (run.hardware is Hardware.v100 and train.precision is Precision.bf16),
-        "hardware=v100 has no bf16; use train.precision=fp32 or fp16",
-    )
     require(1 <= len(task.text_columns) <= 2, "task.text_columns must name one column, or two for a pair of texts")
     require(bool(task.validation_splits), "task.validation_splits is empty; name at least one split to score")
     require(0 <= task.validation_fraction < 1, f"task.validation_fraction={task.validation_fraction} not in [0, 1)")
@@ -129,11 +151,60 @@ def check(run: Run) -> None:
         require(value is None or value >= 1, f"task.{key}={value} must be at least 1, or null for all")
     for metric in task.metrics:
         require(metric in METRICS, f"task.metrics has '{metric}'; known are {', '.join(METRICS)}")
-        kind = "regression" if task.regression else "classification"
-        require(METRICS[metric] is task.regression, f"task.metrics: {metric} does not score a {kind} task")
+        fitting = [name for name, measure in METRICS.items() if measure.kind == task.kind]
+        require(
+            metric in fitting, f"task.metrics: {metric} does not score a {task.kind} task; use {', '.join(fitting)}"
+        )
     require(bool(task.metrics), "task.metrics is empty; name at least one metric")
+    if task.kind == "causal_lm":
+        _check_prompts(task)
+    _check_quantization(run)
     require(run.seed >= 0, f"seed={run.seed} must not be negative")
     require(run.log.mode in ("auto", "online", "offline"), f"log.mode={run.log.mode}: use auto, online or offline")
+
+
+def _check_prompts(task: Task) -> None:
+    for template in [*(task.prompts or []), task.response]:
+        try:
+            columns = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+        except ValueError as error:
+            raise RequestError(
+                f"task: the template {template[:40]!r} cannot be read ({error}); write {{{{ for a brace"
+            ) from error
+        if not all(name.isidentifier() for name in columns):
+            raise RequestError(f"task: the template {template[:40]!r} may name columns only, such as {{question}}")
+    if not any(name for _, name, _, _ in Formatter().parse(task.response)):
+        raise RequestError("task.response names no column; give the template of the response, such as ' {answer}'")
+    if task.max_new_tokens < 1:
+        raise RequestError(f"task.max_new_tokens={task.max_new_tokens} must be at least 1")
+
+
+def _check_quantization(run: Run) -> None:
+    """What bitsandbytes and the V100 cannot do."""
+    stored, train = run.quantization, run.train
+    if stored.block_size not in BLOCK_SIZES:
+        raise RequestError(f"quantization.block_size={stored.block_size}: use {', '.join(map(str, BLOCK_SIZES))}")
+    if stored.name != "none" and run.adapter.name == "full":
+        raise RequestError(
+            f"adapter=full trains every weight, and quantization={stored.name} freezes them; "
+            "use adapter=lora or dylora, or quantization=none"
+        )
+    if run.adapter.name == "qdylora" and stored.name == "none":
+        raise RequestError(
+            "adapter=qdylora is DyLoRA over a quantized backbone; use quantization=nf4, or adapter=dylora"
+        )
+    if train.precision is Precision.fp32 and stored.compute_dtype in (Compute.fp16, Compute.bf16):
+        raise RequestError(
+            f"quantization.compute_dtype={stored.compute_dtype.value} needs train.precision="
+            f"{stored.compute_dtype.value} too; leave one of the two out"
+        )
+    if run.hardware is Hardware.v100:
+        if train.precision is Precision.bf16:
+            raise RequestError("hardware=v100 has no bf16; use train.precision=fp32 or fp16")
+        if stored.compute_dtype is Compute.bf16:
+            raise RequestError("hardware=v100 has no bf16; use quantization.compute_dtype=fp32 or fp16")
+        if stored.name == "int8":
+            raise RequestError("hardware=v100: int8 needs compute capability 7.5, a V100 has 7.0; use quantization=nf4")
 
 
 def _unknown(config: DictConfig, schema: type, prefix: str = "") -> Iterator[str]:

@@ -22,7 +22,19 @@ VOLATILE = (
     "train.eval_steps",
     "train.checkpoint_steps",
     "train.log_steps",
+    "model.shape",
 )
+# Settings that came after the first records; at this value they leave the identity as it was without them.
+LATER: dict[str, Any] = {
+    "task.prompts": None,
+    "task.response": "",
+    "task.aliases_column": None,
+    "task.max_new_tokens": 64,
+    "task.packing": False,
+    "quantization.double_quant": True,
+    "quantization.block_size": 64,
+    "quantization.compute_dtype": "auto",
+}
 # Settings that say where a source lies; the identity holds what lies there instead.
 PLACES = ("path", "package", "hub", "revision", "data_dir", "hub_config")
 
@@ -52,6 +64,15 @@ class Precision(Enum):
     bf16 = "bf16"
 
 
+class Compute(Enum):
+    """Arithmetic of the products with dequantized weights; `auto` is the training step's."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
 class Schedule(Enum):
     """Learning-rate schedule after warm-up."""
 
@@ -61,9 +82,10 @@ class Schedule(Enum):
 
 
 class Optimizer(Enum):
-    """Optimizer of the trained weights."""
+    """Optimizer of the trained weights; `paged_adamw` keeps its moments in memory that a full GPU pages out."""
 
     adamw = "adamw"
+    paged_adamw = "paged_adamw"
     sgd = "sgd"
 
 
@@ -76,7 +98,10 @@ class Hardware(Enum):
 
 @dataclass
 class Model:
-    """A backbone: from a local folder, an installed package, the hub, or random weights."""
+    """A backbone: from a local folder or GGUF file, an installed package, the hub, or random weights.
+
+    `shape` is the architecture as in its config.json, so that `plan` can forecast before anything is downloaded.
+    """
 
     name: str = MISSING
     path: str | None = None
@@ -84,6 +109,7 @@ class Model:
     hub: str | None = None
     revision: str | None = None
     random: dict[str, Any] | None = None
+    shape: dict[str, Any] | None = None
     target_modules: list[str] = field(default_factory=list)
     learning_rate: float = 4e-4
     trust_remote_code: bool = False
@@ -91,7 +117,10 @@ class Model:
 
 @dataclass
 class Task:
-    """A labelled text data set and how it is scored."""
+    """A data set and how it is scored: labelled texts, or prompts with a response where `prompts` is set.
+
+    `prompts` are templates over the columns, `{column}`; a row uses the first whose columns are all filled.
+    """
 
     name: str = MISSING
     data_dir: str | None = None
@@ -101,6 +130,11 @@ class Task:
     revision: str | None = None
     encoding: str = "utf-8"
     text_columns: list[str] = field(default_factory=lambda: ["text"])
+    prompts: list[str] | None = None
+    response: str = ""
+    aliases_column: str | None = None
+    max_new_tokens: int = 64
+    packing: bool = False
     label_column: str = "label"
     label_names: list[str] | None = None
     regression: bool = False
@@ -112,6 +146,11 @@ class Task:
     max_train_examples: int | None = None
     max_eval_examples: int | None = None
 
+    @property
+    def kind(self) -> str:
+        """causal_lm, regression or classification."""
+        return "causal_lm" if self.prompts else "regression" if self.regression else "classification"
+
 
 @dataclass
 class Adapter:
@@ -121,7 +160,7 @@ class Adapter:
     r: int = 8
     lora_alpha: float = 16
     lora_dropout: float = 0.0
-    target_modules: Any = "${model.target_modules}"
+    target_modules: Any = None
     update: Update = Update.full
     scale: Scale = Scale.alpha_over_b
 
@@ -137,9 +176,15 @@ class Sampler:
 
 @dataclass
 class Quantization:
-    """Storage of the frozen backbone."""
+    """Storage of the frozen backbone, by bitsandbytes: none, nf4, fp4 or int8.
+
+    `block_size` weights share a scale; `double_quant` stores those scales in 8 bits too (QLoRA section 3).
+    """
 
     name: str = MISSING
+    double_quant: bool = True
+    block_size: int = 64
+    compute_dtype: Compute = Compute.auto
 
 
 @dataclass
@@ -234,6 +279,10 @@ def identity(run: Run) -> dict[str, Any]:
         for parent in parents:
             node = node[parent]
         del node[last]
+    for key, before in LATER.items():
+        group, name = key.split(".")
+        if values[group][name] == before:
+            del values[group][name]
     for group, source in (("model", run.model), ("task", run.task)):
         for key in PLACES:
             values[group].pop(key, None)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,15 +24,20 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled texts: `texts` one or two columns of n strings, `labels` (n,), `index` the row in the file (n,)."""
+    """Labelled texts: `texts` one or two columns of n strings, `labels` (n,), `index` the row in the file (n,).
+
+    For a causal_lm task `texts` are the prompts and the responses, `references` the accepted answers of each row, and
+    `labels` are empty.
+    """
 
     name: str
     texts: tuple[list[str], ...]
     labels: np.ndarray
     index: np.ndarray
+    references: tuple[tuple[str, ...], ...] = ()
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.index)
 
 
 @dataclass(frozen=True)
@@ -42,10 +48,13 @@ class Data:
     validation: tuple[Split, ...]
     label_names: tuple[str, ...] | None
     origin: dict[str, Any]
+    kind: str = "classification"
 
     @property
-    def num_labels(self) -> int:
-        """Outputs of the head: one for a regression."""
+    def num_labels(self) -> int | None:
+        """Outputs of the head: one for a regression; None for a language model under its own head."""
+        if self.kind == "causal_lm":
+            return None
         return len(self.label_names) if self.label_names else 1
 
 
@@ -63,7 +72,7 @@ def load(task: Task) -> Data:
     if len(frames) == 1:
         frames = _hold_out(frames[task.train_split], task)
     file_of = {name: files.get(name, files[task.train_split]) for name in frames}
-    label_names = None if task.regression else _label_names(frames[task.train_split], task)
+    label_names = _label_names(frames[task.train_split], task) if task.kind == "classification" else None
     splits = {}
     for name, frame in frames.items():
         limit = task.max_train_examples if name == task.train_split else task.max_eval_examples
@@ -71,7 +80,10 @@ def load(task: Task) -> Data:
             # Fixed, not seeded: every seed and every method sees the same examples.
             rows = np.sort(generator(0, f"subset/{name}").permutation(len(frame))[:limit])
             frame = frame.iloc[rows]
-        splits[name] = _split(name, frame, task, label_names, file_of[name])
+        if task.kind == "causal_lm":
+            splits[name] = _responses(name, frame, task, file_of[name])
+        else:
+            splits[name] = _split(name, frame, task, label_names, file_of[name])
     origin = {
         "source": source.kind,
         "location": task.package if source.kind == "package" else source.hub or task.data_dir,
@@ -83,6 +95,7 @@ def load(task: Task) -> Data:
         validation=tuple(splits[name] for name in task.validation_splits),
         label_names=tuple(label_names) if label_names else None,
         origin=origin,
+        kind=task.kind,
     )
 
 
@@ -140,7 +153,8 @@ def _hold_out(frame: pd.DataFrame, task: Task) -> dict[str, pd.DataFrame]:
 
     if len(task.validation_splits) > 1:
         raise RequestError("task.validation_fraction holds out one split; name one in task.validation_splits")
-    texts = frame[task.text_columns].astype(str).agg("\x1f".join, axis=1)
+    columns = _named(*(task.prompts or []), task.response) if task.kind == "causal_lm" else task.text_columns
+    texts = frame[columns].astype(str).agg("\x1f".join, axis=1)
     draws = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") / 2**64 for text in texts]
     held = pd.Series(draws, index=frame.index) < task.validation_fraction
     if held.all() or not held.any():
@@ -156,11 +170,16 @@ def _check_columns(frame: pd.DataFrame, task: Task, file: Path) -> None:
 
     if frame.empty:
         raise RequestError(f"{file.name} has no rows; a split needs at least one")
+    if task.kind == "causal_lm":
+        for key, templates in (("task.prompts", task.prompts or []), ("task.response", [task.response])):
+            for column in _named(*templates):
+                if column not in frame.columns:
+                    raise RequestError(_lacks(file, column, frame, key))
+        return
     named = [("task.text_columns", column) for column in task.text_columns]
     for key, column in [*named, ("task.label_column", task.label_column)]:
         if column not in frame.columns:
-            have = ", ".join(map(str, frame.columns))
-            raise RequestError(f"{file.name} has no column '{column}' (it has {have}); set {key}")
+            raise RequestError(_lacks(file, column, frame, key))
     for column in task.text_columns:
         if pd.api.types.is_numeric_dtype(frame[column]):
             raise RequestError(f"{file.name}: column '{column}' holds numbers, not text; set task.text_columns")
@@ -170,6 +189,59 @@ def _check_columns(frame: pd.DataFrame, task: Task, file: Path) -> None:
             raise RequestError(
                 f"{file.name} row {row}: '{column}' is {frame[column].iloc[row]!r}, not text; correct the row"
             )
+
+
+def _lacks(file: Path, column: str, frame: pd.DataFrame, key: str) -> str:
+    return f"{file.name} has no column '{column}' (it has {', '.join(map(str, frame.columns))}); set {key}"
+
+
+def _named(*templates: str) -> list[str]:
+    """The columns that templates name, each once."""
+    fields = [name for template in templates for _, name, _, _ in Formatter().parse(template) if name]
+    return list(dict.fromkeys(fields))
+
+
+def _responses(name: str, frame: pd.DataFrame, task: Task, file: Path) -> Split:
+    """Prompts and responses from the templates; the accepted answers are the response and its aliases."""
+    templates = [(template, _named(template)) for template in task.prompts or []]
+    prompts, responses, references = [], [], []
+    for row, values in zip(frame.index, frame.to_dict("records"), strict=True):
+        filled = {key: text for key, value in values.items() if (text := _text(value)) is not None}
+        fitting = [template for template, columns in templates if all(filled.get(c, "").strip() for c in columns)]
+        if not fitting:
+            lacking = ", ".join(c for c in templates[-1][1] if not filled.get(c, "").strip())
+            raise RequestError(f"{file.name} row {row}: {lacking} is empty, so no template of task.prompts fits")
+        wrong = [column for column in _named(task.response) if column not in filled]
+        if wrong:
+            raise RequestError(f"{file.name} row {row}: '{wrong[0]}' holds {values[wrong[0]]!r}, not text; correct it")
+        prompts.append(fitting[0].format(**filled))
+        responses.append(task.response.format(**filled))
+        references.append((responses[-1].strip(), *_aliases(values, task, file, row)))
+    texts = (prompts, responses)
+    return Split(name, texts, np.zeros(0, np.int64), frame.index.to_numpy(), tuple(references))
+
+
+def _aliases(values: dict[str, Any], task: Task, file: Path, row: Any) -> list[str]:
+    if task.aliases_column is None:
+        return []
+    aliases = values.get(task.aliases_column)
+    if isinstance(aliases, np.ndarray):
+        aliases = aliases.tolist()
+    if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
+        raise RequestError(
+            f"{file.name} row {row}: '{task.aliases_column}' is {aliases!r}, not a list of texts; correct the row, or "
+            "set task.aliases_column=null"
+        )
+    return aliases
+
+
+def _text(value: Any) -> str | None:
+    """A cell as text; None for what is neither text nor a number."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        return None
+    return str(value)
 
 
 def _label_names(frame: pd.DataFrame, task: Task) -> list[str]:

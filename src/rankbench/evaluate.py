@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from rankbench.adapters import FineTuning
-from rankbench.batches import Encoded, collate, sorted_batches
+from rankbench.batches import IGNORED, Encoded, collate, sorted_batches
+from rankbench.checks import GENERATED
+from rankbench.generate import generate
+from rankbench.lm import response_nll
 from rankbench.metrics import score
 from rankbench.samplers import Submodel
 
@@ -22,14 +24,27 @@ STACK_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 
 @dataclass(frozen=True)
+class Responses:
+    """How a language model answers: at most `max_new_tokens`, ended by any of `ends`, made text by `decode`."""
+
+    max_new_tokens: int
+    ends: frozenset[int]
+    decode: Callable[[list[int]], str]
+
+
+@dataclass(frozen=True)
 class Score:
-    """One sub-model's measurement; `predictions` maps a split to class numbers, or to values for a regression."""
+    """One sub-model's measurement; `predictions` holds for each split columns (n,) as predictions.parquet keeps them.
+
+    `prediction` is a class number, a value or a text; a language model has `loss` (nats, summed over the response)
+    and `tokens` (of the response).
+    """
 
     submodel: Submodel
     metrics: dict[str, float]
     n: int
     seconds: float
-    predictions: dict[str, np.ndarray]
+    predictions: dict[str, dict[str, np.ndarray]]
 
 
 def evaluate(
@@ -41,31 +56,62 @@ def evaluate(
     *,
     batch_size: int,
     pad_id: int,
+    responses: Responses | None = None,
     stack_tokens: int | None = None,
 ) -> list[Score]:
     """Score each sub-model on every split, in the order asked.
 
     The result does not depend on that order. Training mode, the active sub-model and random state are left as found.
     `model` is the callable to run (it may wrap `adapter.model`); `stack_tokens=0` goes one sub-model at a time.
-    Raises FloatingPointError when a logit is not finite.
+    `responses` says how a language model answers. Raises FloatingPointError when a logit is not finite.
     """
     device = next(adapter.model.parameters()).device
     budget = STACK_TOKENS.get(device.type, 0) if stack_tokens is None else stack_tokens
     members = sorted(submodels, key=lambda m: (m.depth or 0, m.rank or 0))
-    outputs: dict[str, np.ndarray] = {}
+    outputs: dict[str, dict[str, np.ndarray]] = {}
     seconds = dict.fromkeys(members, 0.0)
     was_training, was_active = adapter.model.training, adapter.active()
     adapter.model.eval()
     try:
         with torch.no_grad():
             for split in splits:
-                outputs[split.name] = _predict(
-                    model, adapter, split, members, batch_size, pad_id, budget, device, seconds
-                )
+                columns = {}
+                if set(metrics) - set(GENERATED):
+                    columns |= _predict(model, adapter, split, members, batch_size, pad_id, budget, device, seconds)
+                if responses is not None and set(metrics) & set(GENERATED):
+                    columns["prediction"] = _answers(model, adapter, split, members, pad_id, responses, seconds)
+                outputs[split.name] = columns
     finally:
         adapter.model.train(was_training)
         adapter.activate(was_active)
     return [_score(m, members.index(m), outputs, splits, metrics, seconds[m]) for m in submodels]
+
+
+def _answers(
+    model: torch.nn.Module,
+    adapter: FineTuning,
+    split: Encoded,
+    members: list[Submodel],
+    pad_id: int,
+    responses: Responses,
+    seconds: dict[Submodel, float],
+) -> np.ndarray:
+    """The generated texts (members, n) of one split; adds each member's share of the time to `seconds`."""
+
+    def spent(member: Submodel, share: float) -> None:
+        seconds[member] += share
+
+    tokens = generate(
+        model,
+        adapter,
+        split.prompts,
+        members,
+        max_new_tokens=responses.max_new_tokens,
+        ends=responses.ends,
+        pad_id=pad_id,
+        spent=spent,
+    )
+    return np.array([[responses.decode(answer).strip() for answer in row] for row in tokens], dtype=object)
 
 
 def _predict(
@@ -78,47 +124,54 @@ def _predict(
     budget: int,
     device: torch.device,
     seconds: dict[Submodel, float],
-) -> np.ndarray:
-    """Predictions (members, n) of one split; adds each member's share of the time to `seconds`."""
-    result: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Columns (members, n) of one split; adds each member's share of the time to `seconds`."""
+    results: dict[str, np.ndarray] = {}
     for rows in sorted_batches(split.lengths, batch_size):
-        inputs = {k: v.to(device) for k, v in collate(split, rows, pad_id).items() if k != "labels"}
+        inputs = {k: v.to(device) for k, v in collate(split, rows, pad_id).items()}
         tokens = inputs["input_ids"].numel()
         fit = max(1, min(len(members), budget // tokens)) if adapter.stacks else 1
         together = math.ceil(len(members) / math.ceil(len(members) / fit))  # as many forwards, evenly filled
         for i in range(0, len(members), together):
             group = members[i : i + together]
             start = time.perf_counter()
-            logits = _forward(model, adapter, inputs, group, len(rows))
-            predicted = logits.squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(-1)
-            if not torch.isfinite(logits).all():
+            columns, numbers = (_losses if split.prompts else _classes)(model, _stacked(adapter, inputs, group))
+            if not torch.isfinite(numbers).all():
                 raise FloatingPointError(f"{split.name}: {group[0]} gives logits that are not finite")
-            if result is None:
-                result = np.zeros((len(members), len(split)), predicted.cpu().numpy().dtype)
-            result[i : i + len(group), rows] = predicted.cpu().numpy()
+            for column, values in columns.items():
+                found = values.view(len(group), len(rows)).cpu().numpy()
+                whole = results.setdefault(column, np.zeros((len(members), len(split)), found.dtype))
+                whole[i : i + len(group), rows] = found
             for member in group:
                 seconds[member] += (time.perf_counter() - start) / len(group)
-    assert result is not None
-    return result
+    return results
 
 
-def _forward(
-    model: torch.nn.Module, adapter: FineTuning, inputs: dict[str, Any], group: list[Submodel], rows: int
-) -> torch.Tensor:
-    """Logits (len(group), rows, classes) in float32."""
+def _stacked(adapter: FineTuning, inputs: dict[str, torch.Tensor], group: list[Submodel]) -> dict[str, torch.Tensor]:
+    """Make the group active and return the batch once for each member."""
     if len(group) == 1:
         adapter.activate(group[0])
-    else:
-        adapter.activate_rows(group, rows)
-        inputs = {k: v.repeat(len(group), *(1,) * (v.dim() - 1)) for k, v in inputs.items()}
-    logits = model(**inputs).logits.float()
-    return logits.view(len(group), rows, -1)
+        return inputs
+    adapter.activate_rows([member for member in group for _ in inputs["input_ids"]])
+    return {k: v.repeat(len(group), *(1,) * (v.dim() - 1)) for k, v in inputs.items()}
+
+
+def _classes(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The predicted class or value of each row, and the logits behind it."""
+    logits = model(**{k: v for k, v in inputs.items() if k != "labels"}).logits.float()
+    return {"prediction": logits.squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(-1)}, logits
+
+
+def _losses(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The summed loss of each row's response in nats and its tokens."""
+    loss = response_nll(model, inputs).sum(1)
+    return {"loss": loss, "tokens": (inputs["labels"] != IGNORED).sum(1)}, loss
 
 
 def _score(
     member: Submodel,
     place: int,
-    outputs: dict[str, np.ndarray],
+    outputs: dict[str, dict[str, np.ndarray]],
     splits: Sequence[Encoded],
     metrics: list[str],
     seconds: float,
@@ -126,7 +179,8 @@ def _score(
     values: dict[str, float] = {}
     for split in splits:
         suffix = f"_{split.name.removeprefix('validation_')}" if len(splits) > 1 else ""
-        for name, value in score(metrics, outputs[split.name][place], split.labels).items():
+        columns = {key: column[place] for key, column in outputs[split.name].items()}
+        for name, value in score(metrics, columns, split.references or split.labels).items():
             values[name + suffix] = value
-    predictions = {split.name: outputs[split.name][place] for split in splits}
+    predictions = {split.name: {key: column[place] for key, column in outputs[split.name].items()} for split in splits}
     return Score(member, values, sum(map(len, splits)), seconds, predictions)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import string
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
@@ -73,21 +76,95 @@ class Spearman(_Metric):
         return {"spearman": _correlation(stats.spearmanr, predictions, references)}
 
 
-METRICS: dict[str, type[_Metric]] = {
+class _TextMetric(evaluate.Metric):
+    """A metric of (text, accepted texts) pairs."""
+
+    description = ""
+
+    def _info(self) -> evaluate.MetricInfo:
+        text = datasets.Value("string")
+        features = datasets.Features({"predictions": text, "references": datasets.Sequence(text)})
+        return evaluate.MetricInfo(description=self.description, citation="", features=features)
+
+
+class ExactMatch(_TextMetric):
+    """Share of texts that equal one of the accepted texts, case and all (as Sorted LLaMA scored TriviaQA)."""
+
+    description = "share of texts equal to an accepted one, case-sensitive"
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        hits = [text in accepted for text, accepted in zip(predictions, references, strict=True)]
+        return {"exact_match": float(np.mean(hits))}
+
+
+class ExactMatchNormalized(_TextMetric):
+    """Exact match after TriviaQA's normalisation of both sides: lower case, no articles, no punctuation."""
+
+    description = "share of texts equal to an accepted one, normalised as TriviaQA does"
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        hits = [
+            normalized(text) in map(normalized, accepted)
+            for text, accepted in zip(predictions, references, strict=True)
+        ]
+        return {"exact_match_normalized": float(np.mean(hits))}
+
+
+def normalized(text: str) -> str:
+    """The text in lower case without punctuation, articles and extra spaces (TriviaQA's evaluation)."""
+    letters = "".join(" " if c in _PUNCTUATION else c for c in text.lower().replace("_", " "))
+    return " ".join(word for word in letters.split() if word not in ("a", "an", "the"))
+
+
+_PUNCTUATION = frozenset(string.punctuation + "‘’´`")
+
+
+class Loss(evaluate.Metric):
+    """Mean loss of a response token in nats; predictions are summed losses of rows, references their tokens."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("int64")})
+        return evaluate.MetricInfo(description="mean loss per token", citation="", features=features)
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {"loss": float(np.sum(predictions) / np.sum(references))}
+
+
+class Perplexity(Loss):
+    """The exponential of the mean loss of a response token."""
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        mean = float(np.sum(predictions) / np.sum(references))
+        return {"perplexity": math.exp(mean) if mean < 700 else math.inf}
+
+
+METRICS: dict[str, type[evaluate.Metric]] = {
     "accuracy": Accuracy,
     "f1": F1,
     "matthews_correlation": MatthewsCorrelation,
     "pearson": Pearson,
     "spearman": Spearman,
+    "exact_match": ExactMatch,
+    "exact_match_normalized": ExactMatchNormalized,
+    "loss": Loss,
+    "perplexity": Perplexity,
 }
 
 
-def score(names: list[str], predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
-    """Each metric of n predictions against n references, as a share or correlation (not percent)."""
+def score(names: list[str], columns: Mapping[str, Any], references: Any) -> dict[str, float]:
+    """Each metric over n rows, as a share or correlation (not percent), or in nats.
+
+    `columns` hold `prediction` (n,), or `loss` and `tokens` (n,) for the metrics of a language model's loss;
+    `references` are the n labels, or the accepted texts of each row.
+    """
     result: dict[str, float] = {}
     for name in names:
         metric = METRICS[name](keep_in_memory=True)
-        result.update(metric.compute(predictions=predictions, references=references) or {})
+        if isinstance(metric, Loss):
+            found = metric.compute(predictions=np.asarray(columns["loss"]), references=np.asarray(columns["tokens"]))
+        else:
+            found = metric.compute(predictions=np.asarray(columns["prediction"]), references=references)
+        result.update(found or {})
     return result
 
 

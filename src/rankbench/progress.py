@@ -77,6 +77,7 @@ def quiet_libraries() -> None:
     """Progress bars and advice of the libraries off; their errors stay."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # transformers' GGUF reader asks nobody
     for name in ("transformers", "huggingface_hub", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import transformers

@@ -64,5 +64,4 @@ def _keys() -> list[str]:
                 yield prefix + str(key)
 
     schema = OmegaConf.structured(Run)
-    schema.adapter.target_modules = None  # an interpolation that only the composed config can resolve
     return list(walk(schema, ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rankbench import record as records
+from rankbench.checks import times
 from rankbench.config import Hardware, Run, settings
 from rankbench.files import empty, locked, replace_folder, write_atomic
 from rankbench.progress import quiet_libraries, speak, written_to
@@ -100,19 +102,18 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    from rankbench import adapters, backbone, evaluate, train
-    from rankbench.batches import encode
+    from rankbench import adapters, backbone, evaluate, quantize, train
 
     AcceleratorState._reset_state(True)  # a run before this one in the same process may have had another precision
     accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
     if run.hardware is Hardware.v100 and torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, 32 * 2**30 / memory))
-    body = backbone.load(run.model, loaded.num_labels, run.task.regression, run.seed)
-    body.model.to(accelerator.device)
+        torch.backends.cuda.enable_flash_sdp(False)  # needs compute capability 8.0
+    storage = quantize.storage(run.quantization, precision, accelerator.device)
+    body = backbone.load(run.model, loaded.num_labels, run.task.regression, run.seed, storage)
     adapter = adapters.attach(run, body.model)
-    limit = min(run.task.max_length, backbone.longest(body))
-    encoded, *validation = (encode(split, body.tokenizer, limit) for split in (loaded.train, *loaded.validation))
+    encoded, validation, responses = _encode(run, loaded, body)
     pad_id = body.tokenizer.pad_token_id
     chosen = [m for m in adapter.family if m.rank is None or m.rank in run.evaluated_ranks]
     counts = {m: adapter.count(m) for m in chosen}
@@ -123,15 +124,28 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
     )
 
     def measure(model: Any) -> list[evaluate.Score]:
-        size = run.train.eval_batch_size
-        return evaluate.evaluate(model, adapter, validation, chosen, run.task.metrics, batch_size=size, pad_id=pad_id)
+        return evaluate.evaluate(
+            model,
+            adapter,
+            validation,
+            chosen,
+            run.task.metrics,
+            batch_size=run.train.eval_batch_size,
+            pad_id=pad_id,
+            responses=responses,
+        )
 
     _forget_peak_memory(accelerator.device.type)
     model, past = train.train(run, adapter, encoded, pad_id, accelerator, folder / "checkpoints", measure, tracker.loss)
     log.info("measure %d sub-models", len(chosen))
     scores = measure(model)
     adapter.activate(adapter.family[-1])
-    replace_folder(folder / "adapter", adapter.save)
+
+    def save(place: Path) -> None:
+        adapter.save(place)
+        body.tokenizer.save_pretrained(place)
+
+    replace_folder(folder / "adapter", save)
     write_atomic(folder / "metrics.csv", train.metrics_csv(past))
     _write_predictions(folder / "predictions.parquet", scores, validation)
     return {
@@ -159,6 +173,26 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
     }
 
 
+def _encode(run: Run, loaded: Any, body: Any) -> tuple[Any, list[Any], Any]:
+    """The training split, the splits to score, and for a language model how it answers."""
+    from rankbench import backbone, lm
+    from rankbench.batches import encode, encode_responses, packed
+    from rankbench.evaluate import Responses
+
+    limit = min(run.task.max_length, backbone.longest(body))
+    splits = (loaded.train, *loaded.validation)
+    if loaded.kind != "causal_lm":
+        train, *validation = (encode(split, body.tokenizer, limit) for split in splits)
+        return train, validation, None
+    train, *validation = (encode_responses(split, body.tokenizer, limit) for split in splits)
+    if run.task.packing:
+        lm.check_packing(body.model)
+        train = packed(train, limit)
+        log.info("packed into %d rows of at most %d tokens", len(train), limit)
+    decode = functools.partial(body.tokenizer.decode, skip_special_tokens=True)
+    return train, validation, Responses(run.task.max_new_tokens, backbone.ends(body), decode)
+
+
 def _finish(folder: Path, record: dict[str, Any]) -> None:
     """The picture, then the record, last and whole; the checkpoints have served then."""
     from rankbench import plots
@@ -183,7 +217,7 @@ def summary(record: dict[str, Any]) -> str:
     lines = ["  ".join(["rank", *(f"{name:>10}" for name in names), f"{'parameters':>11}", "seconds"])]
     for sub in record["submodels"]:
         rank = "all" if sub["rank"] is None else str(sub["rank"])
-        values = [f"{100 * sub['metrics'][name]:>{max(10, len(name))}.2f}" for name in names]
+        values = [f"{times(name) * sub['metrics'][name]:>{max(10, len(name))}.2f}" for name in names]
         trained, seconds = sub["parameters"]["trainable"], sub["eval_seconds"]
         lines.append("  ".join([f"{rank:>4}", *values, f"{trained:>11,}", f"{seconds:>7.1f}"]))
     return "\n".join(lines)
@@ -199,8 +233,8 @@ def _write_predictions(file: Path, scores: list[Any], validation: list[Any]) -> 
                 "depth": pd.array([score.submodel.depth] * len(split), dtype="Int64"),
                 "split": split.name,
                 "index": split.index,
-                "prediction": score.predictions[split.name],
-                "reference": split.labels,
+                **score.predictions[split.name],
+                "reference": [answers[0] for answers in split.references] if split.references else split.labels,
             }
         )
         for score in scores

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from rankbench.checks import times
 from rankbench.config import VOLATILE
 from rankbench.record import Paths, load_records, load_runs
 from rankbench.sources import RequestError
@@ -64,14 +65,20 @@ def curve_long(path: Paths, metric: str | None = None) -> pd.DataFrame:
 
 
 def curve(path: Paths, metric: str | None = None) -> pd.DataFrame:
-    """The curve as people read it: a row per rank, a column per method, "mean ± std" over seeds, times 100.
+    """The curve as people read it: a row per rank, a column per method, "mean ± std" over seeds.
+
+    Shares and correlations are times 100, losses and perplexities as they are.
 
     Where the number of seeds differs, each cell ends in it: "mean ± std (n)". A sub-model that a method did not
     measure shows as "-". Raises RequestError as `curve_long` does.
     """
     long = curve_long(path, metric)
     alike = long["n"].nunique() == 1
-    cells = [_cell(*values, alike) for values in zip(long["mean"], long["std"], long["n"], strict=True)]
+    factors = long["metric"].map(times)
+    cells = [
+        _cell(factor * mean, factor * std, n, 1 if factor > 1 else 3, alike)
+        for mean, std, n, factor in zip(long["mean"], long["std"], long["n"], factors, strict=True)
+    ]
     long = long.assign(cell=cells)
     long["place"] = ["whole" if pd.isna(rank) else int(rank) for rank in long["rank"]]
     wide = long.pivot(index="place", columns="label", values="cell")
@@ -86,7 +93,8 @@ def caption(table: pd.DataFrame) -> str:
     """What the cells of `curve` are."""
     seeds = table.attrs["seeds"]
     over = {None: "; over seeds: mean ± standard deviation (seeds)", 1: ", one seed"}
-    return f"{table.columns.name} x 100" + over.get(seeds, f"; mean ± standard deviation over {seeds} seeds")
+    metrics = [name if times(name) == 1 else f"{name} x {times(name)}" for name in table.columns.name.split(", ")]
+    return ", ".join(metrics) + over.get(seeds, f"; mean ± standard deviation over {seeds} seeds")
 
 
 def render(table: pd.DataFrame, form: str) -> str:
@@ -106,9 +114,9 @@ def render(table: pd.DataFrame, form: str) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [pad[0], rule, *pad[1:]]) + "\n"
 
 
-def _cell(mean: float, std: float, n: int, alike: bool) -> str:
-    spread = "" if n == 1 else f" ± {100 * std:.1f}"
-    return f"{100 * mean:.1f}{spread}" + ("" if alike else f" ({n})")
+def _cell(mean: float, std: float, n: int, digits: int, alike: bool) -> str:
+    spread = "" if n == 1 else f" ± {std:.{digits}f}"
+    return f"{mean:.{digits}f}{spread}" + ("" if alike else f" ({n})")
 
 
 def _content(record: dict[str, Any]) -> dict[str, Any]:

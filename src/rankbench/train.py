@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from rankbench import checkpoint, seeds
+from rankbench import checkpoint, lm, seeds
 from rankbench.adapters import FineTuning
 from rankbench.batches import Encoded, collate, epoch_batches
 from rankbench.config import Optimizer, Run, Schedule, Train, Update
@@ -46,10 +46,15 @@ class Progression:
 
 
 class Plan:
-    """Optimizer step -> micro-batches of row numbers, each with its share of the step's examples."""
+    """Optimizer step -> micro-batches of row numbers, each with its share of the step's targets.
 
-    def __init__(self, lengths: np.ndarray, settings: Train, seed: int) -> None:
+    Targets are examples, or the response tokens of a language model: the step's loss is the mean over all of them,
+    however they fall into micro-batches.
+    """
+
+    def __init__(self, lengths: np.ndarray, settings: Train, seed: int, targets: np.ndarray | None = None) -> None:
         self.lengths, self.settings, self.seed = lengths, settings, seed
+        self.targets = np.ones(len(lengths), np.int64) if targets is None else targets
         batches = math.ceil(len(lengths) / settings.batch_size)
         self.steps_per_epoch = math.ceil(batches / settings.gradient_accumulation_steps)
         self.steps = settings.max_steps or settings.epochs * self.steps_per_epoch
@@ -64,8 +69,8 @@ class Plan:
             self._batches = epoch_batches(self.lengths, s.batch_size, self.seed, epoch, s.group_by_length)
         n = self.settings.gradient_accumulation_steps
         batches = self._batches[within * n : (within + 1) * n]
-        total = sum(map(len, batches))
-        return [(rows, len(rows) / total) for rows in batches]
+        counts = [int(self.targets[rows].sum()) for rows in batches]
+        return [(rows, count / sum(counts)) for rows, count in zip(batches, counts, strict=True)]
 
 
 def learning_rate_factor(settings: Train, step: int, steps: int) -> float:
@@ -86,6 +91,12 @@ def make_optimizer(run: Run, tensors: list[torch.Tensor]) -> torch.optim.Optimiz
     groups = [g for g in groups if g["params"]]
     if run.train.optimizer is Optimizer.sgd:
         return torch.optim.SGD(groups, lr=run.train.learning_rate)
+    if run.train.optimizer is Optimizer.paged_adamw:
+        if tensors[0].device.type == "cuda":
+            from bitsandbytes.optim import PagedAdamW32bit
+
+            return PagedAdamW32bit(groups, lr=run.train.learning_rate)
+        log.info("optimizer: AdamW, since only a GPU pages memory out")
     # The fused kernel wants contiguous tensors; frozen_strict's columns are strided views.
     fused = run.adapter.update is not Update.frozen_strict
     return torch.optim.AdamW(groups, lr=run.train.learning_rate, fused=fused)
@@ -107,7 +118,7 @@ def train(
     each new entry of `losses`. Raises TrainingError when the loss is not finite or fp16 keeps overflowing.
     """
     settings = run.train
-    plan = Plan(data.lengths, settings, run.seed)
+    plan = Plan(data.lengths, settings, run.seed, data.targets)
     if settings.gradient_checkpointing:
         _checkpoint_activations(adapter)
     model = accelerator.prepare(adapter.model)
@@ -129,7 +140,7 @@ def train(
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in collate(data, rows, pad_id).items()}
             for submodel, weight in drawn:
                 adapter.activate(submodel)
-                loss = model(**batch).loss * (share * weight)
+                loss = lm.loss(model, batch) * (share * weight)
                 accelerator.backward(loss)
                 recent += loss.detach()
             past.examples += len(rows)

@@ -11,7 +11,7 @@ from rankbench.config import Run
 
 __all__ = ["ADAPTERS", "FineTuning", "Parameters", "attach"]
 
-ADAPTERS: dict[str, type[FineTuning]] = {"lora": Lora, "dylora": DyLora, "full": Full}
+ADAPTERS: dict[str, type[FineTuning]] = {"lora": Lora, "dylora": DyLora, "qdylora": DyLora, "full": Full}
 
 
 def attach(run: Run, model: nn.Module) -> FineTuning:

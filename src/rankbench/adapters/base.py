@@ -40,8 +40,8 @@ class FineTuning(ABC):
     def active(self) -> Submodel:
         """The sub-model of the next forward."""
 
-    def activate_rows(self, submodels: Sequence[Submodel], rows: int) -> None:
-        """Make the next forwards read a batch of len(submodels) x rows, the i-th block of rows by submodels[i]."""
+    def activate_rows(self, submodels: Sequence[Submodel]) -> None:
+        """Make the next forwards read row i of a batch by submodels[i]."""
         raise TypeError(f"{type(self).__name__} evaluates its sub-models one by one")
 
     @abstractmethod

@@ -17,6 +17,7 @@ from torch import nn
 
 from rankbench import seeds
 from rankbench.adapters.base import FineTuning, Parameters
+from rankbench.checks import NESTED
 from rankbench.config import Run, Scale, Update
 from rankbench.samplers import Submodel
 from rankbench.sources import RequestError
@@ -76,14 +77,14 @@ class Prefix(LoraVariant):
 class DyLora(FineTuning):
     """One adapter of rank R whose every prefix 1..R is trained, at scale alpha/b (DyLoRA)."""
 
-    stacks = True
-
     def __init__(self, run: Run, model: nn.Module) -> None:
         self.run = run
         self.r = run.adapter.r
         self.family = tuple(Submodel(rank=b) for b in range(1, self.r + 1))
         self.model, self.layers = _with_lora(run, model)
         self.prefix = Prefix(self.r, self._scale(self.r))
+        # int8 looks for outlier columns in the whole batch, so its rows are not independent of each other.
+        self.stacks = run.quantization.name != "int8"
         self._rows: list[tuple[LoraLayer, list[torch.Tensor], list[torch.Tensor]]] = []
         self._hook(True)
 
@@ -112,14 +113,13 @@ class DyLora(FineTuning):
         """The prefix of the next forward."""
         return Submodel(rank=self.prefix.rank)
 
-    def activate_rows(self, submodels: Sequence[Submodel], rows: int) -> None:
-        """A 0/1 prefix mask times s_b for each row of the stacked batch."""
-        ranks = [self._check(submodel) for submodel in submodels]
-        gates = torch.zeros(len(ranks), self.r)
-        for i, b in enumerate(ranks):
+    def activate_rows(self, submodels: Sequence[Submodel]) -> None:
+        """A 0/1 prefix mask times s_b for each row of the batch."""
+        gates = torch.zeros(len(submodels), self.r)
+        for i, submodel in enumerate(submodels):
+            b = self._check(submodel)
             gates[i, :b] = self._scale(b)
-        device = next(iter(self.layers)).lora_A[ADAPTER].weight.device
-        self.prefix.gates = gates.repeat_interleave(rows, dim=0).to(device)
+        self.prefix.gates = gates.to(self.layers[0].lora_A[ADAPTER].weight.device)
 
     def count(self, submodel: Submodel) -> Parameters:
         """b (in + out) for each layer, and the shared head."""
@@ -171,11 +171,11 @@ class DyLora(FineTuning):
             folder,
             {
                 "method": adapter.name,
-                "nested": adapter.name == "dylora",
+                "nested": adapter.name in NESTED,
                 "r": self.r,
                 "lora_alpha": adapter.lora_alpha,
                 "scale": adapter.scale.value,
-                "trained_ranks": ranks if adapter.name == "dylora" else [self.r],
+                "trained_ranks": ranks if adapter.name in NESTED else [self.r],
             },
         )
 
@@ -193,9 +193,9 @@ class Lora(DyLora):
         stock = submodel.rank == self.r and self.run.adapter.scale is not Scale.alpha_over_sqrt_b
         self._hook(not stock)
 
-    def activate_rows(self, submodels: Sequence[Submodel], rows: int) -> None:
+    def activate_rows(self, submodels: Sequence[Submodel]) -> None:
         """As DyLoRA's."""
-        super().activate_rows(submodels, rows)
+        super().activate_rows(submodels)
         self._hook(True)
 
 
@@ -207,7 +207,7 @@ def _with_lora(run: Run, model: nn.Module) -> tuple[PeftModel, list[LoraLayer]]:
         lora_alpha=alpha,
         lora_dropout=adapter.lora_dropout,
         target_modules=adapter.target_modules,
-        task_type=TaskType.SEQ_CLS,
+        task_type=TaskType.CAUSAL_LM if run.task.kind == "causal_lm" else TaskType.SEQ_CLS,
         use_rslora=adapter.scale is Scale.alpha_over_sqrt_b,
     )
     names = [name for name, _ in model.named_modules()]
