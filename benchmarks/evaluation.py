@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 import subject
 import timing
-import torch
 
 from rankbench import adapters, backbone
 from rankbench.data import load
@@ -36,7 +35,7 @@ def main() -> None:
     read = load(run.task)
     split, tokenizer = subject.encode(run, read.validation[0])
     adapter = adapters.DyLora(run, subject.model(run, read.num_labels))
-    _tell_ranks_apart(adapter)
+    subject.tell_ranks_apart(adapter)
 
     timed: dict[int, timing.Seconds] = {}
     for batch in asked.batches:
@@ -90,14 +89,6 @@ def _figures(timed: dict[int, timing.Seconds]) -> tuple[str, dict[str, object]]:
     rows = [[str(batch), *(f"{of_batch[name]:.3f}" for name in names)] for batch, of_batch in ratios.items()]
     relative = timing.table(["batch, ratio", *names], rows)
     return f"{absolute}\n\n{relative}", {"seconds": timed, "ratio_to_separate": ratios}
-
-
-def _tell_ranks_apart(adapter: adapters.DyLora) -> None:
-    """Give B weights, since with B = 0 every rank would predict the same and the comparison would show nothing."""
-    torch.manual_seed(0)
-    for name, parameter in adapter.trained().items():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
 
 
 if __name__ == "__main__":

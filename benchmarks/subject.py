@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from hydra import compose, initialize_config_dir
 from peft import LoraConfig, TaskType, get_peft_model
 from torch import nn
 
-from rankbench import backbone, batches, checks, config, data
+from rankbench import adapters, backbone, batches, checks, config, data, progress
 from rankbench.__main__ import CONF
 
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
+progress.quiet_libraries()
 
 
 def run(*overrides: str) -> config.Run:
@@ -45,6 +43,14 @@ def stock_lora(run: config.Run, num_labels: int) -> nn.Module:
         task_type=TaskType.SEQ_CLS,
     )
     return get_peft_model(model(run, num_labels), settings)
+
+
+def tell_ranks_apart(adapter: adapters.FineTuning) -> None:
+    """Give B weights, since with B = 0 every rank would predict the same and the comparison would show nothing."""
+    torch.manual_seed(0)
+    for name, parameter in adapter.trained().items():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.05)
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:

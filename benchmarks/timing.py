@@ -43,6 +43,11 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
+def middle(values: Sequence[float]) -> float:
+    """The median."""
+    return statistics.median(values)
+
+
 def spread(values: Sequence[float], unit: float = 1.0) -> list[str]:
     """Minimum, median and maximum, divided by `unit`, to three digits."""
     return [_three_digits(f(values) / unit) for f in (min, statistics.median, max)]
