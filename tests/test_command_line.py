@@ -101,7 +101,7 @@ def test_a_setting_that_does_not_fit_data_or_model_is_refused(
 def test_fp16_without_a_gpu_is_refused(call_main: Call, tiny: list[str]) -> None:
     answer = call_main(*tiny, "train.precision=fp16")
     assert answer.rc == 2
-    assert "train.precision=fp16 needs a GPU" in answer.said[-1] and "train.precision=fp32" in answer.said[-1]
+    assert "train.precision=fp16 needs a visible GPU" in answer.said[-1] and "train.precision=fp32" in answer.said[-1]
 
 
 def test_an_empty_split_is_refused(call_main: Call, tiny: list[str], tiny_data: Path) -> None:

@@ -263,6 +263,20 @@ def test_with_a_key_and_no_network_the_run_is_offline_and_says_so(
     assert no_network != []
 
 
+def test_a_key_in_netrc_is_enough_and_nothing_waits_for_the_service(
+    record_wandb: Callable[..., Recorder],
+    make_run: Callable[..., Run],
+    no_key: None,
+    no_network: list[str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "no_netrc").write_text("machine api.wandb.ai login user password " + "0" * 40 + "\n")
+    recorder = record_wandb()
+    execute(make_run("log=wandb"))
+    assert recorder.settings["mode"] == "offline" and "no network" in capfd.readouterr().err
+
+
 def test_with_a_key_and_a_network_the_run_is_online_and_can_be_resumed(
     record_wandb: Callable[..., Recorder], make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import logging
 import sys
@@ -105,8 +106,6 @@ def config_of(model: Model, num_labels: int | None) -> Any:
 
     Raises RequestError when neither is at hand.
     """
-    from transformers import AutoConfig
-
     head = {} if num_labels is None else {"num_labels": num_labels}
     source = locate("model", model)
     if source.kind == "random":
@@ -116,11 +115,17 @@ def config_of(model: Model, num_labels: int | None) -> Any:
     folder = fetch("model", model, source, ["config.json"])
     if folder.suffix == ".gguf":
         _needs_gguf()
-        config = AutoConfig.from_pretrained(folder.parent, gguf_file=folder.name, **head)
-        del config.quantization_config
-        return config
+        return _config(folder.parent, gguf_file=folder.name, **head)
     _check_folder(folder, weights=False)
-    return AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code, **head)
+    return _config(folder, trust_remote_code=model.trust_remote_code, **head)
+
+
+@functools.lru_cache(maxsize=4)
+def _config(folder: Path, **options: Any) -> Any:
+    """The architecture as the folder has it; kept, since transformers reads a whole GGUF file for it. Change a copy."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder, **options)
 
 
 def auto_class(config: Any, num_labels: int | None) -> Any:
@@ -159,9 +164,7 @@ def _needs_gguf() -> None:
 def _pretrained(
     folder: Path, num_labels: int | None, head: dict[str, Any], storage: quantize.Storage, options: dict[str, Any]
 ) -> nn.Module:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder, **options)
+    config = _config(folder, **options)
     kind = auto_class(config, num_labels)
     options = {**options, **head, "use_safetensors": True, "dtype": storage.dtype}
     if head:

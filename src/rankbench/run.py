@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 from omegaconf import OmegaConf
 
 from rankbench import record as records
@@ -58,13 +59,14 @@ def execute(run: Run) -> dict[str, Any]:
 
 
 def _attempt(run: Run, folder: Path) -> dict[str, Any]:
-    from rankbench import data, track
+    from rankbench import data, doctor, track
 
     log.info("run %s", folder)
     base = {"schema": records.SCHEMA, "run_id": run.run_id, "config": settings(run), "submodels": []}
     tracker = track.Silent()
     try:
         write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(base["config"])))
+        doctor.refuse(run)
         loaded = data.load(run.task)
         base["data"] = loaded.origin
         quiet_libraries()
@@ -102,7 +104,7 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    from rankbench import adapters, backbone, evaluate, quantize, train
+    from rankbench import adapters, backbone, cost, evaluate, quantize, train
 
     AcceleratorState._reset_state(True)  # a run before this one in the same process may have had another precision
     accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
@@ -110,6 +112,7 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
         memory = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, 32 * 2**30 / memory))
         torch.backends.cuda.enable_flash_sdp(False)  # needs compute capability 8.0
+    memory = {"forecast": asdict(cost.forecast(run)), "before": _resident(accelerator.device.type)}
     storage = quantize.storage(run.quantization, precision, accelerator.device)
     body = backbone.load(run.model, loaded.num_labels, run.task.regression, run.seed, storage)
     adapter = adapters.attach(run, body.model)
@@ -169,6 +172,7 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
             "loss_curve": past.losses,
             "evaluations": past.evaluations,
         },
+        "memory": memory,
         "backbone": body.origin,
     }
 
@@ -270,6 +274,11 @@ def _forget_peak_memory(device: str) -> None:
     else:
         with contextlib.suppress(OSError):  # Linux alone has it
             Path("/proc/self/clear_refs").write_text("5")
+
+
+def _resident(device: str) -> int:
+    """Bytes that a measured peak holds beside the run's own: on a CPU the process before anything is loaded."""
+    return 0 if device == "cuda" else psutil.Process().memory_info().rss
 
 
 def _peak_memory(device: str) -> int:

