@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,27 @@ def run(*overrides: str) -> config.Run:
     """The checked run that `python -m rankbench model=minilm OVERRIDES` would do."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return checks.build(compose("config", ["model=minilm", *overrides]))
+
+
+def random_run(model: str, *overrides: str) -> config.Run:
+    """A run over random weights in the shape of `conf/model/MODEL.yaml`, as large as that may be."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        named = compose("config", [f"model={model}"]).model
+        where = [] if named.random else ["model.random=${model.shape}"]
+        words = [f"model={model}", "model.package=null", *where, "task=instruction", *overrides]
+        return checks.build(compose("config", words))
+
+
+def with_length(run: config.Run, tokens: int) -> config.Run:
+    """The run with sequences of `tokens`."""
+    return replace(run, task=replace(run.task, max_length=tokens))
+
+
+def random_batch(rows: int, tokens: int, model: nn.Module, seed: int) -> dict[str, torch.Tensor]:
+    """Random tokens, the second half of each row the response."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, model.config.vocab_size, (rows, tokens), generator=generator).to(device())
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, tokens // 2 :].clone()}
 
 
 def device() -> torch.device:

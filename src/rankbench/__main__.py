@@ -105,9 +105,13 @@ def composed(words: list[str]) -> Run:
 
 def plan(words: list[str]) -> None:
     """`rankbench plan [overrides]`: what the run would take, before anything is loaded."""
+    from rankbench.progress import quiet_libraries
+
+    asked = composed(words)
+    quiet_libraries()
     from rankbench import cost
 
-    sys.exit(cost.report(composed(words)))
+    sys.exit(cost.report(asked))
 
 
 def doctor(words: list[str]) -> None:

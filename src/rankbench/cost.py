@@ -47,7 +47,8 @@ class Forecast:
 class Saved:
     """Bytes that a forward keeps for its backward: inside the layers, outside them, and the layers' inputs.
 
-    `last` is what the last layer keeps, `held` the part of `inside` that checkpointing does not free.
+    `last` is what the last layer keeps, `held` the part of `inside` that checkpointing does not free, and `stem` what
+    it adds before the layers, since it wants a gradient of the embeddings.
     """
 
     inside: int
@@ -55,6 +56,7 @@ class Saved:
     inputs: int
     last: int
     held: int
+    stem: int = 0
 
 
 @dataclass(frozen=True)
@@ -324,10 +326,16 @@ def _rehearse(model: nn.Module, blocks: nn.ModuleList, run: Run, rows: int, leng
             for name, t in chain(model.named_parameters(), model.named_buffers())
         }
         inputs = {key: torch.ones(rows, length, dtype=torch.long) for key in ("input_ids", "attention_mask")}
-        options = {"use_cache": False} if run.task.kind == "causal_lm" else {}
+        options: dict[str, Any] = {"use_cache": False} if run.task.kind == "causal_lm" else {}
         owned = {t.untyped_storage()._cdata for t in tensors.values()}
-        call = torch.func.functional_call
-        return saved(lambda: call(model, tensors, (), {**inputs, **options}), model, blocks, owned)
+
+        def keeps() -> Saved:
+            return saved(lambda: torch.func.functional_call(model, tensors, (), inputs | options), model, blocks, owned)
+
+        plain = keeps()
+        hook = model.get_input_embeddings().register_forward_hook(lambda _, __, output: output.requires_grad_())
+        stack.callback(hook.remove)
+        return replace(plain, stem=keeps().outside - plain.outside)
 
 
 def _grown(one: Anatomy, two: Anatomy, layers: int) -> Anatomy:
@@ -348,7 +356,9 @@ def _kept(body: Anatomy, checkpointing: bool, rows: int) -> int:
 
     With checkpointing it is each layer's input, and one layer that is computed again.
     """
-    one, two = (s.outside + (s.held + s.inputs + s.last if checkpointing else s.inside) for s in (body.one, body.two))
+    one, two = (
+        s.outside + (s.stem + s.held + s.inputs + s.last if checkpointing else s.inside) for s in (body.one, body.two)
+    )
     return one + (rows - 1) * (two - one)
 
 

@@ -166,7 +166,7 @@ def _levers(run: Run, length: int) -> list[list[Change]]:
         r = replace(r, quantization=replace(r.quantization, name="nf4"))
         if adapter.name != "dylora":
             return r
-        train = replace(r.train, optimizer=Optimizer.paged_adamw)
+        train = replace(r.train, optimizer=Optimizer.paged_adamw, gradient_checkpointing=True)
         return replace(r, adapter=replace(r.adapter, name="qdylora"), train=train)
 
     def checkpointing(r: Run) -> Run:

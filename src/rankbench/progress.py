@@ -51,7 +51,13 @@ def _clock(seconds: float) -> str:
 
 
 def speak() -> None:
-    """Send rankbench's messages to stderr."""
+    """Send rankbench's messages to stderr, and no library's bars with them: these read the environment once, at import."""
+    for name, value in (
+        ("TOKENIZERS_PARALLELISM", "false"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("TQDM_DISABLE", "1"),
+    ):
+        os.environ.setdefault(name, value)
     log.setLevel(logging.INFO)
     log.propagate = False
     if not log.handlers:
@@ -75,9 +81,6 @@ def written_to(file: Path) -> Iterator[None]:
 
 def quiet_libraries() -> None:
     """Progress bars and advice of the libraries off; their errors stay."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # transformers' GGUF reader asks nobody
     for name in ("transformers", "huggingface_hub", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import transformers

@@ -100,7 +100,6 @@ def _attempt(run: Run, folder: Path) -> dict[str, Any]:
 
 def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) -> dict[str, Any]:
     """Train and evaluate; leaves everything but the record on disk and returns the record's parts."""
-    import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
@@ -108,10 +107,7 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
 
     AcceleratorState._reset_state(True)  # a run before this one in the same process may have had another precision
     accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
-    if run.hardware is Hardware.v100 and torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, 32 * 2**30 / memory))
-        torch.backends.cuda.enable_flash_sdp(False)  # needs compute capability 8.0
+    obey(run.hardware)
     memory = {"forecast": asdict(cost.forecast(run)), "before": _resident(accelerator.device.type)}
     storage = quantize.storage(run.quantization, precision, accelerator.device)
     body = backbone.load(run.model, loaded.num_labels, run.task.regression, run.seed, storage)
@@ -175,6 +171,16 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
         "memory": memory,
         "backbone": body.origin,
     }
+
+
+def obey(hardware: Hardware) -> None:
+    """Hold this process to a V100's memory and attention kernels where `hardware` says so."""
+    import torch
+
+    if hardware is Hardware.v100 and torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, 32 * 2**30 / memory))
+        torch.backends.cuda.enable_flash_sdp(False)  # needs compute capability 8.0
 
 
 def _encode(run: Run, loaded: Any, body: Any) -> tuple[Any, list[Any], Any]:
