@@ -14,7 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from rankbench import adapters, backbone, cost, plan, quantize, train
+from rankbench import adapters, backbone, cost, lm, plan, quantize, train
 from rankbench.config import Run
 from rankbench.sources import RequestError
 
@@ -161,11 +161,11 @@ def test_activations_are_what_autograd_saves(model, method):
 
 
 class Alive(TorchDispatchMode):
-    """Follows every storage that an operation makes; `bytes()` are those of the ones alive."""
+    """Follows every storage that an operation makes: `bytes()` of those alive, and the `peak` of that."""
 
     def __init__(self, owned: set[int]) -> None:
         super().__init__()
-        self.owned, self.made = owned, {}
+        self.owned, self.made, self.peak = owned, {}, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -175,6 +175,7 @@ class Alive(TorchDispatchMode):
                 storage = tensor.untyped_storage()
                 if storage._cdata not in self.owned:
                     self.made.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
+        self.peak = max(self.peak, self.bytes())
         return result
 
     def bytes(self) -> int:
@@ -216,12 +217,35 @@ def test_layers_that_differ_are_taken_one_by_one():
     assert cost.anatomy(one).low_rank * 6 == cost.anatomy(every).low_rank
 
 
-def test_rows_add_up_to_the_peak():
-    run = wider("tiny_llama", "quantization=nf4", "train.gradient_checkpointing=true")
+@pytest.mark.parametrize("checkpointing", ["false", "true"])
+@pytest.mark.parametrize("vocabulary", [260, 8000])
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("model", list(WIDER))
+def test_the_peak_is_that_of_real_steps(model, quantization, vocabulary, checkpointing):
+    words = [f"quantization={quantization}", f"train.gradient_checkpointing={checkpointing}"]
+    run = wider(model, *words, "adapter.target_modules=all-linear", f"+model.random.vocab_size={vocabulary}")
+    tuning = adapters.attach(run, loaded(run))
+    tuning.model.train()
+    own = storages(tensors_of(tuning.model))
+    if run.train.gradient_checkpointing:
+        train._checkpoint_activations(tuning)
+    optimizer = train.make_optimizer(run, tuning.optimized())
+    inputs = {key: value for key, value in batch(run).items() if key != "use_cache"}
+    inputs["labels"] = torch.full((ROWS, LENGTH - 1), 7) if model in CAUSAL else torch.zeros(ROWS, dtype=torch.long)
+    with Alive(set(own)) as alive:
+        for _ in range(2):  # the second finds the optimizer's moments
+            lm.loss(tuning.model, inputs).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    found = cost.forecast(run, rows=ROWS)
+    assert found.peak == pytest.approx(sum(own.values()) + alive.peak, rel=0.07)
+    assert found.peak - found.weights - found.adapter == pytest.approx(alive.peak, rel=0.1)
+
+
+def test_per_row_is_what_a_row_adds():
+    run = wider("tiny_llama", "quantization=nf4")
     four, five = cost.forecast(run, rows=4), cost.forecast(run, rows=5)
-    parts = dataclasses.asdict(four)
     assert five.peak - four.peak == four.per_row
-    assert four.peak == sum(parts.values()) - parts["peak"] - parts["per_row"] - parts["activations"]
     assert cost.forecast(run) == cost.forecast(run, rows=run.train.batch_size)
 
 
@@ -271,7 +295,7 @@ BASE = ["model=llama2_7b", "task=alpaca"]
 
 
 @pytest.mark.parametrize("method", ["lora", "dylora"])
-@pytest.mark.parametrize("room", [150, 60, 30, 12, 5.4, 4.6])
+@pytest.mark.parametrize("room", [150, 30, 12, 4.6])
 def test_what_the_plan_names_makes_the_run_fit(method, room, monkeypatch):
     run = compose_run(*BASE, f"adapter={method}")
     monkeypatch.setattr(plan, "memory", lambda run: (round(room * GIB), "a card"))
@@ -390,7 +414,7 @@ def test_a_long_path_is_not_broken(make_run, tmp_path):
 
 
 def test_a_wrong_request_is_refused():
-    with pytest.raises(RequestError, match="adapter.r<="):
+    with pytest.raises(RequestError, match=r"adapter\.r<="):
         cost.forecast(compose_run("model=tiny_bert", "task=sst2", "adapter.r=64"))
     with pytest.raises(RequestError, match="needs a GPU"):
         cost.forecast(compose_run("model=tiny_bert", "task=sst2", "train.precision=fp16"))

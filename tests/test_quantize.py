@@ -56,6 +56,14 @@ def test_every_linear_layer_of_the_base_is_quantized_and_the_head_is_not(model: 
     assert head[0].weight.dtype is torch.float32
 
 
+def test_robertas_two_layer_head_stays_whole() -> None:
+    run = a_run("model=tiny_bert", "model.random.model_type=roberta")
+    made = backbone.load(run.model, 2, False, 0, storage(Quantization(name="nf4"), "fp32", CPU)).model
+    head = [name for name, module in made.named_modules() if type(module) is nn.Linear]
+    assert head == ["classifier.dense", "classifier.out_proj"]
+    assert sum(isinstance(module, bnb.nn.Linear4bit) for module in made.modules()) == 12
+
+
 @pytest.mark.parametrize("model", MODELS[1:])
 def test_the_output_embeddings_of_a_language_model_stay_whole(model: str) -> None:
     made = a_model(model, "nf4", None)

@@ -121,6 +121,12 @@ def test_one_file_is_split_by_its_templates_columns(words: list[str], tmp_path: 
     assert len(loaded.train) + len(loaded.validation[0]) == 60 and len(loaded.validation[0]) > 5
 
 
+def test_answers_that_the_model_has_no_positions_for_are_refused(words: list[str]) -> None:
+    with pytest.raises(RequestError, match=r"are more than the 256 that tiny_llama reads; give task.max_new_tokens="):
+        execute(compose_run(*words, "task.metrics=[exact_match]", "task.max_new_tokens=250"))
+    assert execute(compose_run(*words, "task.max_new_tokens=250"))["status"] == "done"  # nothing is generated
+
+
 # The loss
 
 
@@ -251,6 +257,21 @@ def test_the_loss_of_stacked_ranks_is_that_of_each_alone(model: str, encoded: En
     for one, other in zip(alone, together, strict=True):
         assert np.allclose(one.predictions["train"]["loss"], other.predictions["train"]["loss"], atol=1e-4)
     assert len({one.metrics["loss"] for one in alone}) == 8
+
+
+def test_few_rows_go_together_where_the_vocabulary_is_wide(encoded: Encoded, monkeypatch: pytest.MonkeyPatch) -> None:
+    import rankbench.evaluate
+
+    tuning = attached("model=tiny_llama", "task=instruction", num_labels=None)
+    expected = [score.metrics for score in measured(tuning, encoded)]
+    rows = []
+    hook = tuning.model.register_forward_pre_hook(
+        lambda _, args, named: rows.append(len(named["input_ids"])), with_kwargs=True
+    )
+    monkeypatch.setattr(rankbench.evaluate, "LOGIT_BYTES", 8 * 259 * 2 * int(encoded.lengths.max()))
+    found = [score.metrics for score in measured(tuning, encoded)]
+    hook.remove()
+    assert max(rows) == 2 and [f["loss"] for f in found] == pytest.approx([e["loss"] for e in expected], rel=1e-5)
 
 
 def test_a_loss_that_is_not_finite_is_an_error(encoded: Encoded) -> None:

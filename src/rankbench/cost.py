@@ -27,8 +27,9 @@ FLOAT = 4  # bytes
 class Forecast:
     """Bytes at the peak of a training step, by what they hold; `per_row` is what one more row of a micro-batch adds.
 
-    `activations` is without and `activations_checkpointed` with gradient checkpointing, whichever the run asks for;
-    `peak` counts the run's own.
+    `activations` is without and `activations_checkpointed` with gradient checkpointing, whichever the run asks for.
+    `workspace` is a dequantized layer and the gradient of the widest activation. `peak` is less than the sum: the
+    logits are gone when the layers' backward begins, and the layer that is computed again comes only then.
     """
 
     weights: int
@@ -47,8 +48,8 @@ class Forecast:
 class Saved:
     """Bytes that a forward keeps for its backward: inside the layers, outside them, and the layers' inputs.
 
-    `last` is what the last layer keeps, `held` the part of `inside` that checkpointing does not free, and `stem` what
-    it adds before the layers, since it wants a gradient of the embeddings.
+    `last` is what the last layer keeps and `widest` its largest tensor, `held` the part of `inside` that checkpointing
+    does not free, and `stem` what it adds before the layers, since it wants a gradient of the embeddings.
     """
 
     inside: int
@@ -56,6 +57,7 @@ class Saved:
     inputs: int
     last: int
     held: int
+    widest: int
     stem: int = 0
 
 
@@ -90,9 +92,9 @@ class Anatomy:
 def forecast(run: Run, rows: int | None = None) -> Forecast:
     """The bytes of a training step with micro-batches of `rows` (default: train.batch_size), at the largest rank.
 
-    Every row is as long as task.max_length and the model allow, and every token of a language model is a target. The
-    parts are added up, though not all of them peak at once; left out are what a single operation needs on the side,
-    the allocator's gaps, and the libraries themselves (CUDA's context, or the process on a CPU).
+    Every row is as long as task.max_length and the model allow, every token of a language model is a target, and the
+    gradients are there from the start, as when they accumulate. Left out are the allocator's gaps and the libraries
+    themselves (CUDA's context, or the process on a CPU).
 
     Activations are what autograd saves when fake tensors go through the run's own modules, under a CPU's autocast;
     for a GPU with its fused attention and dropout, and its norms in float32. Batches have padding, so a mask.
@@ -104,20 +106,11 @@ def forecast(run: Run, rows: int | None = None) -> Forecast:
 def of(body: Anatomy, run: Run, rows: int | None = None) -> Forecast:
     """As `forecast`, for an anatomy at hand; of the run only its training settings are read."""
     rows = run.train.batch_size if rows is None else rows
-    checkpointing = run.train.gradient_checkpointing
-    plain, checkpointed = _kept(body, False, rows), _kept(body, True, rows)
-    kept = checkpointed if checkpointing else plain
+    again = run.train.gradient_checkpointing
     fixed = (body.weights, body.adapter, body.gradients, body.optimizer)
-    logits = rows * body.logits
-    return Forecast(
-        *fixed,
-        activations=plain,
-        activations_checkpointed=checkpointed,
-        workspace=body.workspace,
-        logits=logits,
-        peak=sum(fixed) + kept + body.workspace + logits,
-        per_row=_kept(body, checkpointing, rows + 1) - kept + body.logits,
-    )
+    here, beyond = (_growing(body, again, n) for n in (rows, rows + 1))
+    peak, more = (sum(fixed) + parts.pop("peak") for parts in (here, beyond))
+    return Forecast(*fixed, **here, peak=peak, per_row=more - peak)
 
 
 def precision(run: Run) -> tuple[str, str]:
@@ -183,6 +176,7 @@ def saved(forward: Callable[[], Any], model: nn.Module, blocks: Iterable[nn.Modu
         inputs=sum(inputs),
         last=sum(size for size, where, _ in sizes if where == len(inputs) - 1),
         held=sum(size for size, where, stays in sizes if stays and where is not None),
+        widest=max((size for size, where, _ in sizes if where == len(inputs) - 1), default=0),
     )
 
 
@@ -345,21 +339,31 @@ def _grown(one: Anatomy, two: Anatomy, layers: int) -> Anatomy:
         return a + (layers - 1) * (b - a)
 
     def grow_saved(a: Saved, b: Saved) -> Saved:
-        return replace(Saved(*map(grow, astuple(a), astuple(b))), last=b.last)
+        return replace(Saved(*map(grow, astuple(a), astuple(b))), last=b.last, widest=b.widest)
 
     parts = [(getattr(one, name), getattr(two, name)) for name in Anatomy.__dataclass_fields__]
     return Anatomy(*(grow_saved(a, b) if isinstance(a, Saved) else grow(a, b) for a, b in parts))
 
 
-def _kept(body: Anatomy, checkpointing: bool, rows: int) -> int:
-    """Bytes of activations: linear in the rows, with a part that does not depend on them.
+def _growing(body: Anatomy, checkpointing: bool, rows: int) -> dict[str, int]:
+    """The parts of a forecast that grow with the rows, and `peak`, the most of them at once."""
 
-    With checkpointing it is each layer's input, and one layer that is computed again.
-    """
-    one, two = (
-        s.outside + (s.stem + s.held + s.inputs + s.last if checkpointing else s.inside) for s in (body.one, body.two)
-    )
-    return one + (rows - 1) * (two - one)
+    def bytes_of(part: Callable[[Saved], int]) -> int:
+        one, two = part(body.one), part(body.two)
+        return one + (rows - 1) * (two - one)
+
+    plain = bytes_of(lambda s: s.outside + s.inside)
+    first = bytes_of(lambda s: s.outside + s.stem + s.held + s.inputs)
+    again = bytes_of(lambda s: s.last)
+    workspace = body.workspace + bytes_of(lambda s: s.widest)
+    logits = rows * body.logits
+    return {
+        "activations": plain,
+        "activations_checkpointed": first + again,
+        "workspace": workspace,
+        "logits": logits,
+        "peak": first + max(logits, again + workspace) if checkpointing else plain + max(logits, workspace),
+    }
 
 
 def _labels(run: Run) -> int | None:

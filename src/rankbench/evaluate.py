@@ -21,6 +21,7 @@ from rankbench.samplers import Submodel
 # Stack ranks while a forward stays below this many tokens: small forwards are bound by overhead, large ones by
 # arithmetic, where stacking gains nothing. benchmarks/evaluation.py measures both sides.
 STACK_TOKENS = {"cpu": 1024, "cuda": 16384}
+LOGIT_BYTES = 2**30  # a language model's logits in one forward take no more, in float32 and once more for the loss
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,10 @@ def _predict(
 ) -> dict[str, np.ndarray]:
     """Columns (members, n) of one split; adds each member's share of the time to `seconds`."""
     results: dict[str, np.ndarray] = {}
+    if split.prompts:
+        most = LOGIT_BYTES // (2 * 4 * adapter.model.config.vocab_size)
+        batch_size = max(1, min(batch_size, most // int(split.lengths.max())))
+        budget = min(budget, most)
     for rows in sorted_batches(split.lengths, batch_size):
         inputs = {k: v.to(device) for k, v in collate(split, rows, pad_id).items()}
         tokens = inputs["input_ids"].numel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial, reduce
@@ -23,6 +23,7 @@ from rankbench.train import Plan
 WIDTH = 80
 GIB, MIB = 2**30, 2**20
 V100 = 32 * GIB
+MOST = 2**20  # rows of a micro-batch
 CUDA = GIB  # about what its context and the allocator's gaps take
 HOPELESS = (
     "Nothing of this makes it fit: gradient checkpointing, a micro-batch of one row, a 4-bit backbone, an eighth of "
@@ -94,8 +95,7 @@ def memory(run: Run) -> tuple[int, str]:
 
 def largest_batch(body: cost.Anatomy, run: Run, room: int) -> int:
     """The most rows of a micro-batch that fit into `room` bytes; 0 where not even one does."""
-    one = cost.of(body, run, 1)
-    return max(0, 1 + (room - one.peak) // one.per_row)
+    return bisect_right(range(1, MOST), room, key=lambda rows: cost.of(body, run, rows).peak)
 
 
 def mended(run: Run, room: int) -> Run | None:
@@ -241,9 +241,9 @@ def _memory(run: Run, body: cost.Anatomy, room: int, card: str) -> list[str]:
         ("optimizer", found.optimizer, "paged: RAM takes it when the GPU is full" if paged else "fp32"),
         counted,
         (f"({label}", size, f"{note})"),
-        ("workspace", found.workspace, "the largest layer, dequantized"),
+        ("workspace", found.workspace, "widest gradient" + (", largest layer dequantized" if body.quantized else "")),
         ("logits", found.logits, "of every token, with gradients"),
-        ("peak", found.peak, ""),
+        ("peak", found.peak, "less than the sum: logits go before workspace comes" if found.logits else ""),
         (card, room, ""),
     ]
     unit, sign = (GIB, "GiB") if found.peak >= GIB else (MIB, "MiB")

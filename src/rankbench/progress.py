@@ -30,7 +30,7 @@ class Progress:
         """Report after `step` steps; `rate` is in examples a second."""
         elapsed = time.monotonic() - self.began
         left = elapsed / max(1, step - self.start) * (self.steps - step)
-        line = f"step {step}/{self.steps}  loss {loss:.4f}  {submodel}  {rate:.0f} examples/s  {_clock(left)} left"
+        line = f"step {step}/{self.steps}  loss {loss:.4f}  {submodel}  {rate:.{0 if rate >= 10 else 1}f} examples/s  {_clock(left)} left"
         if self.terminal:
             sys.stderr.write(f"\r\x1b[2K{line[:79]}")
             sys.stderr.flush()
@@ -51,7 +51,7 @@ def _clock(seconds: float) -> str:
 
 
 def speak() -> None:
-    """Send rankbench's messages to stderr, and no library's bars with them: these read the environment once, at import."""
+    """Send rankbench's messages to stderr, without the libraries' bars: they read the environment once, at import."""
     for name, value in (
         ("TOKENIZERS_PARALLELISM", "false"),
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),

@@ -19,7 +19,7 @@ import psutil
 from omegaconf import OmegaConf
 
 from rankbench import record as records
-from rankbench.checks import times
+from rankbench.checks import GENERATED, times
 from rankbench.config import Hardware, Run, settings
 from rankbench.files import empty, locked, replace_folder, write_atomic
 from rankbench.progress import quiet_libraries, speak, written_to
@@ -199,8 +199,19 @@ def _encode(run: Run, loaded: Any, body: Any) -> tuple[Any, list[Any], Any]:
         lm.check_packing(body.model)
         train = packed(train, limit)
         log.info("packed into %d rows of at most %d tokens", len(train), limit)
+    if set(run.task.metrics) & set(GENERATED):
+        _check_room(run, validation, backbone.longest(body))
     decode = functools.partial(body.tokenizer.decode, skip_special_tokens=True)
     return train, validation, Responses(run.task.max_new_tokens, backbone.ends(body), decode)
+
+
+def _check_room(run: Run, splits: list[Any], longest: int) -> None:
+    prompt = max(len(tokens) for split in splits for tokens in split.prompts)
+    if prompt + run.task.max_new_tokens > longest:
+        raise RequestError(
+            f"a prompt of {prompt} tokens and task.max_new_tokens={run.task.max_new_tokens} are more than the {longest} "
+            f"that {run.model.name} reads; give task.max_new_tokens={max(1, longest - prompt)} or less"
+        )
 
 
 def _finish(folder: Path, record: dict[str, Any]) -> None:

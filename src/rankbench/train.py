@@ -232,14 +232,15 @@ def _restore(
     found = checkpoint.newest(folder)
     if found is None:
         return Progression()
-    moments: dict[int, dict[str, torch.Tensor]] = {}
+    moments: dict[int, dict[str, Any]] = {}
     for name, tensor in found.tensors.items():
         kind, _, rest = name.partition("/")
         if kind == "weights":
             trained[rest].data.copy_(tensor)
         elif kind == "optimizer":
             index, _, key = rest.partition("/")
-            moments.setdefault(int(index), {})[key] = tensor
+            counter = tensor.dim() == 0 and not tensor.is_floating_point()  # bitsandbytes counts in plain integers
+            moments.setdefault(int(index), {})[key] = tensor.item() if counter else tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     if accelerator.scaler and found.state["scaler"]:
         accelerator.scaler.load_state_dict(found.state["scaler"])
