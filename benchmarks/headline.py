@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from rankbench import adapters, backbone, cost, lm, quantize
 from rankbench.config import Hardware
-from rankbench.run import obey
+from rankbench.device import obey
 from rankbench.train import make_optimizer
 
 

@@ -3,14 +3,19 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rankbench.finished import load
     from rankbench.record import load_runs
 
 __version__ = "0.1.0"
-__all__ = ["load_runs"]
+__all__ = ["load", "load_runs"]
 
 
 def __getattr__(name: str) -> Any:
     """Import lazily, so that a wrong setting is answered before pandas is loaded."""
+    if name == "load":
+        from rankbench.finished import load
+
+        return load
     if name == "load_runs":
         from rankbench.record import load_runs
 

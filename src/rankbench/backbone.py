@@ -53,13 +53,6 @@ def choose_precision(run: Run) -> tuple[str, str]:
     return "fp32", f"{torch.cuda.get_device_name()} has no bf16, and fp16 is opt-in"
 
 
-def device_name() -> str:
-    """The device that a run uses, for its record."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"cpu, {torch.get_num_threads()} threads"
-
-
 def load(
     model: Model, num_labels: int | None, regression: bool, seed: int, storage: quantize.Storage = quantize.PLAIN
 ) -> Backbone:

@@ -88,6 +88,7 @@ def load(task: Task) -> Data:
         "source": source.kind,
         "location": task.package if source.kind == "package" else source.hub or task.data_dir,
         "revision": source.revision,
+        "label_names": label_names,
         "splits": {name: _origin(file_of[name], len(split)) for name, split in splits.items()},
     }
     return Data(

@@ -47,13 +47,17 @@ def sha256(file: Path) -> str:
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a new folder, then put it in the place of `folder`."""
-    aside = folder.with_name(f".{folder.name}")
+    """Let `write` fill a new folder, then put it in the place of `folder`; a fault leaves no half-written one."""
+    aside = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    write(aside)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(aside, folder)
+    try:
+        write(aside)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(aside, folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
 
 
 def empty(folder: Path) -> None:

@@ -30,7 +30,8 @@ class Progress:
         """Report after `step` steps; `rate` is in examples a second."""
         elapsed = time.monotonic() - self.began
         left = elapsed / max(1, step - self.start) * (self.steps - step)
-        line = f"step {step}/{self.steps}  loss {loss:.4f}  {submodel}  {rate:.{0 if rate >= 10 else 1}f} examples/s  {_clock(left)} left"
+        pace = f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
+        line = f"step {step}/{self.steps}  loss {loss:.4f}  {submodel}  {pace} examples/s  {_clock(left)} left"
         if self.terminal:
             sys.stderr.write(f"\r\x1b[2K{line[:79]}")
             sys.stderr.flush()

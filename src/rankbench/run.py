@@ -7,20 +7,18 @@ import functools
 import json
 import logging
 import os
-import resource
 import shutil
-import sys
 import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
 from omegaconf import OmegaConf
 
+from rankbench import device
 from rankbench import record as records
 from rankbench.checks import GENERATED, times
-from rankbench.config import Hardware, Run, settings
+from rankbench.config import Run, settings
 from rankbench.files import empty, locked, replace_folder, write_atomic
 from rankbench.progress import quiet_libraries, speak, written_to
 from rankbench.sources import RequestError
@@ -74,7 +72,7 @@ def _attempt(run: Run, folder: Path) -> dict[str, Any]:
 
         precision, reason = backbone.choose_precision(run)
         log.info("precision %s: %s", precision, reason)
-        base["environment"] = records.environment(backbone.device_name(), precision, reason)
+        base["environment"] = records.environment(device.device_name(), precision, reason)
         tracker = track.start(run, base["config"])
         record = base | _measure(run, folder, loaded, precision, tracker)
         _finish(folder, record)
@@ -107,8 +105,8 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
 
     AcceleratorState._reset_state(True)  # a run before this one in the same process may have had another precision
     accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
-    obey(run.hardware)
-    memory = {"forecast": asdict(cost.forecast(run)), "before": _resident(accelerator.device.type)}
+    device.obey(run.hardware)
+    memory = {"forecast": asdict(cost.forecast(run)), "before": device.resident_memory(accelerator.device.type)}
     storage = quantize.storage(run.quantization, precision, accelerator.device)
     body = backbone.load(run.model, loaded.num_labels, run.task.regression, run.seed, storage)
     adapter = adapters.attach(run, body.model)
@@ -134,7 +132,7 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
             responses=responses,
         )
 
-    _forget_peak_memory(accelerator.device.type)
+    device.forget_peak_memory(accelerator.device.type)
     model, past = train.train(run, adapter, encoded, pad_id, accelerator, folder / "checkpoints", measure, tracker.loss)
     log.info("measure %d sub-models", len(chosen))
     scores = measure(model)
@@ -164,23 +162,13 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
             "steps": past.step,
             "seconds": past.seconds,
             "examples_per_second": past.examples / past.seconds,
-            "peak_memory_bytes": _peak_memory(accelerator.device.type),
+            "peak_memory_bytes": device.peak_memory(accelerator.device.type),
             "loss_curve": past.losses,
             "evaluations": past.evaluations,
         },
         "memory": memory,
         "backbone": body.origin,
     }
-
-
-def obey(hardware: Hardware) -> None:
-    """Hold this process to a V100's memory and attention kernels where `hardware` says so."""
-    import torch
-
-    if hardware is Hardware.v100 and torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, 32 * 2**30 / memory))
-        torch.backends.cuda.enable_flash_sdp(False)  # needs compute capability 8.0
 
 
 def _encode(run: Run, loaded: Any, body: Any) -> tuple[Any, list[Any], Any]:
@@ -209,8 +197,8 @@ def _check_room(run: Run, splits: list[Any], longest: int) -> None:
     prompt = max(len(tokens) for split in splits for tokens in split.prompts)
     if prompt + run.task.max_new_tokens > longest:
         raise RequestError(
-            f"a prompt of {prompt} tokens and task.max_new_tokens={run.task.max_new_tokens} are more than the {longest} "
-            f"that {run.model.name} reads; give task.max_new_tokens={max(1, longest - prompt)} or less"
+            f"a prompt of {prompt} tokens and task.max_new_tokens={run.task.max_new_tokens} are more than the "
+            f"{longest} that {run.model.name} reads; give task.max_new_tokens={max(1, longest - prompt)} or less"
         )
 
 
@@ -280,33 +268,3 @@ def _advice(error: BaseException, status: str) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return f"{line}; mend the disk and run the same command again, the last good checkpoint stands"
     return line
-
-
-def _forget_peak_memory(device: str) -> None:
-    """Start the peak anew, so that a sweep's runs in one process do not report each other's."""
-    if device == "cuda":
-        import torch
-
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        with contextlib.suppress(OSError):  # Linux alone has it
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def _resident(device: str) -> int:
-    """Bytes that a measured peak holds beside the run's own: on a CPU the process before anything is loaded."""
-    return 0 if device == "cuda" else psutil.Process().memory_info().rss
-
-
-def _peak_memory(device: str) -> int:
-    """Bytes: what torch allocated on a GPU, the resident set of the process on a CPU."""
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.max_memory_allocated()
-    try:
-        status = Path("/proc/self/status").read_text()
-        return 1024 * int(status.split("VmHWM:")[1].split()[0])
-    except (OSError, IndexError):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024

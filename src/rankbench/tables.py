@@ -93,7 +93,7 @@ def caption(table: pd.DataFrame) -> str:
     """What the cells of `curve` are."""
     seeds = table.attrs["seeds"]
     over = {None: "; over seeds: mean ± standard deviation (seeds)", 1: ", one seed"}
-    metrics = [name if times(name) == 1 else f"{name} x {times(name)}" for name in table.columns.name.split(", ")]
+    metrics = [name if times(name) == 1 else f"{name} x {times(name)}" for name in str(table.columns.name).split(", ")]
     return ", ".join(metrics) + over.get(seeds, f"; mean ± standard deviation over {seeds} seeds")
 
 

@@ -1,0 +1,259 @@
+"""A finished run read back: its settings, its adapter at a rank, and the model that it trained."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rankbench import record as records
+from rankbench.config import Model, Run
+from rankbench.progress import quiet_libraries
+from rankbench.sources import RequestError, fingerprint, locate
+
+if TYPE_CHECKING:
+    import torch
+
+    from rankbench.slices import Adapter
+
+log = logging.getLogger("rankbench")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A done run: its folder, its record, its settings, and what adapter/rankbench.json says of its ranks."""
+
+    folder: Path
+    record: dict[str, Any]
+    run: Run
+    note: dict[str, Any]
+
+    @property
+    def adapter(self) -> Path:
+        """The folder of the trained weights."""
+        return self.folder / "adapter"
+
+    @property
+    def whole(self) -> bool:
+        """Whether adapter/ is a whole model (adapter=full), which has no ranks."""
+        return "r" not in self.note
+
+    @property
+    def model(self) -> Model:
+        """The backbone's settings, held to the kind of source that it trained on."""
+        kind = (self.record.get("backbone") or {}).get("source")
+        if kind in ("hub", "random"):
+            return dataclasses.replace(self.run.model, package=None)
+        return dataclasses.replace(self.run.model, hub=None) if kind == "package" else self.run.model
+
+
+@dataclass(frozen=True)
+class Base:
+    """What transformers loads the backbone by: a folder or hub id, None for random weights that lie nowhere."""
+
+    name: str | None
+    revision: str | None = None
+    gguf_file: str | None = None
+
+
+def finished(folder: Path) -> Finished:
+    """The done run in a folder. Raises RequestError when it is not there, not done or not whole."""
+    if not folder.is_dir():
+        raise RequestError(f"{folder} is no folder; give the folder of a finished run, such as runs/<run_id>")
+    record = records.read(folder)
+    if record is None:
+        if (folder / "record.json").exists():
+            raise RequestError(f"{folder / 'record.json'} is not a record; run that run again")
+        inside = sorted(file.parent.name for file in folder.glob("*/record.json"))[:3]
+        hint = f"give one of the runs in it, such as {inside[0]}" if inside else "the run is not finished; run it again"
+        raise RequestError(f"{folder} holds no record.json; {hint}")
+    if record["status"] != "done":
+        raise RequestError(f"{folder} is not done (status {record['status']}); run the same command again")
+    try:
+        if record["schema"] > records.SCHEMA:
+            raise RequestError(f"{folder} was written by a newer rankbench (schema {record['schema']}); update")
+        run = _settings(folder, record)
+        note = json.loads((folder / "adapter" / "rankbench.json").read_text())
+        parts: list[tuple[Any, tuple[str, ...]]]
+        parts = [(record, ("run_id", "environment")), (record["environment"], ("precision", "device"))]
+        parts += [(sub, ("rank", "metrics", "n", "parameters")) for sub in record["submodels"]]
+        parts += [(note, ("trained_ranks", "scale"))] if "r" in note else []
+        lacking = [key for part, keys in parts for key in keys if key not in part]
+        if lacking:
+            raise KeyError(lacking[0])
+    except FileNotFoundError as error:
+        raise RequestError(
+            f"{folder} lacks adapter/ or the rankbench.json in it; run it again with fresh=true"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"{folder} is not a whole run ({error!r}); run it again with fresh=true") from error
+    return Finished(folder, record, run, note)
+
+
+def _settings(folder: Path, record: dict[str, Any]) -> Run:
+    """The run of a record; settings that came after it take their defaults."""
+    try:
+        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Run), record["config"]))
+    except OmegaConfBaseException as error:
+        version = (record.get("environment") or {}).get("rankbench")
+        key = getattr(error, "full_key", None) or "its config"
+        raise RequestError(
+            f"{folder}: this rankbench does not know the setting {key}; use the one that made the run ({version})"
+        ) from error
+    assert isinstance(run, Run)
+    return run
+
+
+def load(run: str | os.PathLike[str], rank: int | None = None) -> torch.nn.Module:
+    """The model of a finished run at a trained rank (default: r), in eval mode, an ordinary PEFT model.
+
+    Its backbone is stored as the run stored it, quantization included, on the GPU if there is one; under bf16 or fp16
+    the run computed with autocast, which is left to the caller. A run of adapter=full gives the model itself. Raises
+    RequestError as `export` does, and when the backbone has other weights now than the run trained on.
+    """
+    found = finished(Path(run))
+    if found.whole:
+        refuse_rank(found, rank, svd=False)
+        return _load_full(found)
+    adapter = cut(found, rank, svd=False)
+    return with_adapter(found, adapter, head_width(found, adapter), as_stored=True).eval()
+
+
+def _load_full(found: Finished) -> Any:
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    quiet_libraries()
+    kind = AutoModelForCausalLM if found.run.task.kind == "causal_lm" else AutoModelForSequenceClassification
+    try:
+        model = kind.from_pretrained(found.adapter, trust_remote_code=found.run.model.trust_remote_code)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        cause = str(error).splitlines()[0]
+        raise RequestError(f"{found.adapter} is damaged ({cause}); run it again with fresh=true") from error
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def refuse_rank(found: Finished, rank: int | None, svd: bool) -> None:
+    """Refuse a rank of a run that has none. Raises RequestError."""
+    if rank is not None or svd:
+        raise RequestError(
+            f"{found.folder} trained the whole model (adapter=full), which has no ranks; leave out "
+            f"{'--rank' if rank is not None else '--svd'}"
+        )
+
+
+def cut(found: Finished, rank: int | None, svd: bool) -> Adapter:
+    """The adapter at the asked rank. Raises RequestError where the run did not train it and no SVD is asked for."""
+    from rankbench import slices
+
+    largest, trained = int(found.note["r"]), list(found.note["trained_ranks"])
+    rank = largest if rank is None else rank
+    if svd and not 1 <= rank <= largest:
+        raise RequestError(f"--rank {rank} is outside 1 to {largest}, the rank that --svd cuts down")
+    if not svd and rank not in trained:
+        raise RequestError(
+            f"rank {rank} is none that this run trained ({ranks_in_words(trained)}); choose one, or cut rank {largest} "
+            "down: rankbench export --svd"
+        )
+    whole = slices.read(found.adapter)
+    if whole.rank != largest:
+        raise RequestError(f"{found.adapter} is damaged (rank {whole.rank}, not {largest}); {slices.AGAIN}")
+    return slices.svd_cut(whole, rank) if svd else slices.prefix(whole, rank, found.note["scale"])
+
+
+def ranks_in_words(ranks: list[int]) -> str:
+    """`1 to 8` where none is missing, else all of them."""
+    if len(ranks) > 2 and ranks == list(range(ranks[0], ranks[-1] + 1)):
+        return f"{ranks[0]} to {ranks[-1]}"
+    return ", ".join(map(str, ranks))
+
+
+def head_width(found: Finished, adapter: Adapter) -> int | None:
+    """Outputs of the head, as its last matrix has them; None for a language model."""
+    task = found.run.task
+    if task.kind == "causal_lm":
+        return None
+    matrices = {name: tensor for name, tensor in adapter.head.items() if tensor.dim() == 2}
+    last = [name for name in matrices if name.endswith("out_proj.weight")] or list(matrices)
+    if not last:
+        raise RequestError(f"{found.adapter} holds no classification head; run it again with fresh=true")
+    return int(matrices[last[-1]].shape[0])
+
+
+def base_of(found: Finished) -> Base:
+    """How stock code finds the backbone that the run trained on."""
+    origin = found.record.get("backbone") or {}
+    model, kind = found.model, origin.get("source")
+    if kind == "random":
+        return Base(None)
+    if kind == "hub":
+        return Base(model.hub, model.revision)
+    with contextlib.suppress(RequestError):
+        path = locate("model", model).path
+        assert path is not None
+        path = path.absolute()
+        return Base(str(path.parent), gguf_file=path.name) if path.suffix == ".gguf" else Base(str(path))
+    log.warning("the backbone is not here any more; the export names the place where the run found it")
+    return Base(str(model.path or model.package))
+
+
+def same_backbone(found: Finished) -> Model:
+    """The backbone's settings, once its source is seen to hold what the run trained on."""
+    import torch
+
+    before = (found.record.get("backbone") or {}).get("fingerprint")
+    try:
+        source = locate("model", found.model)
+        now = fingerprint(source)
+    except RequestError as error:
+        raise RequestError(f"the backbone of {found.folder} is not where the run found it: {error}") from error
+    if before is not None and now != before:
+        place = found.model.path or found.model.package or found.model.hub
+        raise RequestError(
+            f"{place} holds another model than the one that {found.folder} trained on (fingerprint {now}, then "
+            f"{before}); put that one back"
+        )
+    drawn = source.kind == "random" and found.run.quantization.name != "none"
+    if drawn and found.record["environment"]["device"].startswith("cpu") == torch.cuda.is_available():
+        raise RequestError(f"{found.folder} drew its random weights on another kind of device; load it on that one")
+    return found.model
+
+
+def with_adapter(found: Finished, adapter: Adapter, num_labels: int | None, as_stored: bool) -> Any:
+    """The backbone in float32, or stored as the run stored it, carrying the adapter as stock PEFT carries one."""
+    quiet_libraries()  # first: bitsandbytes, which PEFT brings, speaks when it is imported
+    import torch
+    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+
+    from rankbench import backbone, quantize
+
+    run, model = found.run, same_backbone(found)
+    storage = quantize.PLAIN
+    if as_stored:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        storage = quantize.storage(run.quantization, found.record["environment"]["precision"], device)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # the caller's draws go on as they were
+        body = backbone.load(model, num_labels, run.task.regression, run.seed, storage)
+        config = PeftConfig.from_peft_type(**copy.deepcopy(adapter.config) | {"inference_mode": True})
+        carrying = get_peft_model(body.model, config)
+    try:
+        result: Any = set_peft_model_state_dict(carrying, adapter.tensors)
+        lacking = [name for name in result.missing_keys if "lora_" in name or "modules_to_save" in name]
+        if lacking or result.unexpected_keys:
+            raise RuntimeError([*lacking, *result.unexpected_keys][0])
+    except RuntimeError as error:  # torch's own for a tensor of another shape
+        cause = str(error).strip().splitlines()[-1].strip()
+        raise RequestError(
+            f"{found.adapter} does not fit the backbone of its run ({cause}); run it again with fresh=true"
+        ) from error
+    return carrying.to(storage.device)
