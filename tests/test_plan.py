@@ -102,36 +102,39 @@ QUANTIZATIONS = [
 def test_the_weights_are_those_allocated(model, quantization):
     run = wider(model, *quantization)
     real = sum(storages(tensors_of(loaded(run))).values())
-    assert cost.forecast(run).weights == pytest.approx(real, rel=0.05)
+    four_bits = quantization[0].endswith("4")  # each layer has its own tables of what the codes mean, a kilobyte
+    assert cost.forecast(run).weights == pytest.approx(real, rel=0.012 if four_bits else 1e-6)
 
 
 @pytest.mark.parametrize("model", ["tiny_bert", "tiny_gpt2", "tiny_falcon"])
 def test_the_weights_of_a_16_bit_run_keep_norms_and_heads_in_float32(model):
-    run = wider(model, "quantization=nf4", "train.precision=bf16", "+model.random.vocab_size=3000")
-    real = sum(storages(tensors_of(loaded(run))).values())
-    assert cost.forecast(run).weights == pytest.approx(real, rel=0.02)
+    run = wider(model, "quantization=int8", "train.precision=bf16", "+model.random.vocab_size=3000")
+    assert cost.forecast(run).weights == sum(storages(tensors_of(loaded(run))).values())
 
 
 @pytest.mark.parametrize(
-    "method",
-    [["adapter=lora"], ["adapter=dylora"], ["adapter=full"], ["adapter.update=frozen_strict"]],
-    ids=lambda words: words[-1],
+    ("method", "optimizer"),
+    [
+        (["adapter=lora"], "adamw"),
+        (["adapter=dylora"], "adamw"),
+        (["adapter=full"], "adamw"),
+        (["adapter.update=frozen_strict"], "adamw"),
+        (["adapter=dylora"], "paged_adamw"),
+        (["adapter=lora"], "sgd"),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("optimizer", ["adamw", "paged_adamw", "sgd"])
 def test_adapter_gradients_and_optimizer_are_those_of_a_real_step(method, optimizer):
     run = wider("tiny_bert", f"train.optimizer={optimizer}", *method)
     model = loaded(run)
     own = storages(list(model.parameters()))
     tuning = adapters.attach(run, model)
     added = {k: v for k, v in storages(list(tuning.trained().values())).items() if k not in own}
-    stepper = train.make_optimizer(run, tuning.optimized())
     tuning.model(**batch(run), labels=torch.zeros(ROWS, dtype=torch.long)).loss.backward()
     gradients = sum(p.grad.numel() * p.grad.element_size() for p in tuning.trained().values())
-    for view in tuning.optimized():  # every rank's turn at once, which frozen_strict takes one by one
-        view.grad = torch.ones_like(view)
-    stepper = train.make_optimizer(run, tuning.optimized()) if "strict" in method[0] else stepper
+    stepper = train.make_optimizer(run, tuning.optimized())
     for group in stepper.param_groups:
-        for tensor in group["params"]:
+        for tensor in group["params"]:  # of frozen_strict every rank at once, as after many steps
             tensor.grad = torch.ones_like(tensor)
     stepper.step()
     kept = sum(t.numel() * t.element_size() for s in stepper.state.values() for t in s.values() if torch.is_tensor(t))
@@ -218,8 +221,7 @@ def test_layers_that_differ_are_taken_one_by_one():
 
 
 @pytest.mark.parametrize("checkpointing", ["false", "true"])
-@pytest.mark.parametrize("vocabulary", [260, 8000])
-@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize(("quantization", "vocabulary"), [("none", 260), ("none", 8000), ("nf4", 300)])
 @pytest.mark.parametrize("model", list(WIDER))
 def test_the_peak_is_that_of_real_steps(model, quantization, vocabulary, checkpointing):
     words = [f"quantization={quantization}", f"train.gradient_checkpointing={checkpointing}"]
@@ -287,7 +289,7 @@ def test_the_headline_falcon_40b_trains_64_ranks_on_a_v100():
     without = plan.lines(compose_run(*half, "train.gradient_checkpointing=false"))
     assert without[-1] == "  train.gradient_checkpointing=true"
     text = "\n".join(plan.lines(compose_run(*half, "train.gradient_checkpointing=true")))
-    assert re.search(r"fits, with 1\.[0-9]+ GiB to spare", text)
+    assert re.search(r"fits, with 2\.[0-9]+ GiB to spare", text)
     assert "444,334,080" in text and "32.00 GiB" in text
 
 

@@ -298,9 +298,6 @@ def _stand_in(model: nn.Module, storage: quantize.Storage) -> list[_Quantized]:
     for name, layer in made.items():
         model.set_submodule(name, layer)
     quantize.settle(model, storage)
-    for layer in made.values():
-        if layer.bias is not None and not layer.holds_input:
-            layer.bias.data = layer.bias.data.to(storage.compute)  # as a 4-bit layer's
     return list(made.values())
 
 

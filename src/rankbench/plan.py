@@ -16,13 +16,13 @@ import torch
 
 from rankbench import cost, data, quantize, record
 from rankbench.config import Hardware, Optimizer, Run, Task
+from rankbench.device import V100_MEMORY
 from rankbench.progress import quiet_libraries
 from rankbench.sources import RequestError, locate
 from rankbench.train import Plan
 
 WIDTH = 80
 GIB, MIB = 2**30, 2**20
-V100 = 32 * GIB
 MOST = 2**20  # rows of a micro-batch
 CUDA = GIB  # about what its context and the allocator's gaps take
 HOPELESS = (
@@ -86,10 +86,10 @@ def memory(run: Run) -> tuple[int, str]:
     """The bytes that the run may use, and of what: the visible GPU, a V100 where one is planned for, else free RAM."""
     if torch.cuda.is_available():
         total, name = torch.cuda.get_device_properties(0).total_memory, torch.cuda.get_device_name()
-        held = run.hardware is Hardware.v100 and total > V100
-        return (V100, f"{name}, held to a V100's") if held else (total, name)
+        held = run.hardware is Hardware.v100 and total > V100_MEMORY
+        return (V100_MEMORY, f"{name}, held to a V100's") if held else (total, name)
     if run.hardware is Hardware.v100:
-        return V100, "a V100 has"
+        return V100_MEMORY, "a V100 has"
     return psutil.virtual_memory().available, "free RAM"
 
 
@@ -241,9 +241,9 @@ def _memory(run: Run, body: cost.Anatomy, room: int, card: str) -> list[str]:
         ("optimizer", found.optimizer, "paged: RAM takes it when the GPU is full" if paged else "fp32"),
         counted,
         (f"({label}", size, f"{note})"),
-        ("workspace", found.workspace, "widest gradient" + (", largest layer dequantized" if body.quantized else "")),
+        ("workspace", found.workspace, "a gradient" + (" and a dequantized layer" if body.quantized else "")),
         ("logits", found.logits, "of every token, with gradients"),
-        ("peak", found.peak, "less than the sum: logits go before workspace comes" if found.logits else ""),
+        ("peak", found.peak, "logits and workspace in turn" if found.logits else ""),
         (card, room, ""),
     ]
     unit, sign = (GIB, "GiB") if found.peak >= GIB else (MIB, "MiB")
