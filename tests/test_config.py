@@ -330,7 +330,14 @@ def test_settings_are_plain_values_and_compose_to_the_same_run(words: list[str])
 
 @pytest.mark.parametrize(("chosen", "ranks"), [("all", [1, 2, 3, 4]), ("[4,1]", [1, 4]), ("[3]", [3])])
 def test_the_ranks_to_measure(words: list[str], chosen: str, ranks: list[int]) -> None:
-    assert compose_run(*words, f"evaluate.submodels={chosen}").evaluated_ranks == ranks
+    run = compose_run(*words, f"evaluate.submodels={chosen}")
+    assert [b for b in range(1, 5) if run.evaluates(b, None)] == ranks
+    assert run.evaluates(None, None)  # a whole model is always measured
+
+
+def test_the_exits_to_measure(words: list[str]) -> None:
+    run = compose_run(*words, "adapter=sorted_lora", "adapter.r=4", "evaluate.submodels=[10,30]")
+    assert run.evaluates(2, 10) and not run.evaluates(10, 2)
 
 
 # What must not be in the tree

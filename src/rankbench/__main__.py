@@ -75,11 +75,11 @@ def _table(runs: list[str], metric: str | None, form: str, to: Path | None) -> N
     if to is not None and to.suffix in (".png", ".svg"):
         from rankbench import plots
 
-        long = tables.curve_long(runs, metric).dropna(subset=["rank"])
-        if long.empty:
-            raise RequestError("these runs have no ranks, so there is no curve to draw; leave out --to for the table")
-        about = tables.title(load_records(runs))
-        plots.save(plots.curve(long, ", ".join(dict.fromkeys(long["metric"])), about), to)
+        long = tables.curve_long(runs, metric)
+        figure = plots.draw(long, ", ".join(dict.fromkeys(long["metric"])), tables.title(load_records(runs)))
+        if figure is None:
+            raise RequestError("these runs have no ranks or exits, so there is no curve to draw; leave out --to")
+        plots.save(figure, to)
         return
     made = tables.curve(runs, metric)
     text = tables.render(made, form)

@@ -11,7 +11,7 @@ from typing import get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from rankbench.config import Compute, Hardware, Precision, Run, Task, Update
+from rankbench.config import Compute, Hardware, Precision, Run, Task, Trainable, Update
 from rankbench.sources import RequestError
 
 
@@ -45,10 +45,12 @@ def times(metric: str) -> int:
 
 GENERATED = ("exact_match", "exact_match_normalized")  # metrics that need a generated response
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-NESTED = ("dylora", "qdylora")  # adapters whose every prefix is trained
+NESTED = ("dylora", "qdylora", "sorted_lora")  # adapters whose every prefix is trained
+SORTED = ("sorted_ft", "sorted_lora")  # adapters whose every exit is trained
+DEEP = ("sft", "early_exit", *SORTED)  # adapters that are measured at every exit
 
 KNOWN = {  # what the `name` of a group may be where code, not only YAML, stands behind it
-    "adapter": ("lora", "dylora", "qdylora", "full"),
+    "adapter": ("lora", "dylora", "qdylora", "full", "sft", "early_exit", "sorted_ft", "sorted_lora"),
     "sampler": ("fixed", "uniform", "geometric", "all", "sandwich"),
     "quantization": ("none", "nf4", "fp4", "int8"),
     "log": ("none", "wandb"),
@@ -106,13 +108,14 @@ def check(run: Run) -> None:
     require(0 < sampler.p < 1, f"sampler.p={sampler.p} must lie between 0 and 1")
     if adapter.name not in NESTED:
         require(
+            adapter.update is Update.full,
+            f"adapter.update={adapter.update.value} belongs to adapter=dylora; leave it out for adapter={adapter.name}",
+        )
+    if adapter.name not in (*NESTED, *SORTED, "early_exit"):
+        require(
             sampler.name == "fixed",
             f"adapter={adapter.name} trains one size, so sampler={sampler.name} cannot apply; "
             "leave sampler out, or use adapter=dylora or qdylora",
-        )
-        require(
-            adapter.update is Update.full,
-            f"adapter.update={adapter.update.value} belongs to adapter=dylora; leave it out for adapter={adapter.name}",
         )
     if adapter.update is not Update.full:
         require(
@@ -125,10 +128,13 @@ def check(run: Run) -> None:
         require(
             isinstance(chosen, list)
             and bool(chosen)
-            and all(isinstance(b, int) and not isinstance(b, bool) and 1 <= b <= r for b in chosen),
+            and all(isinstance(b, int) and not isinstance(b, bool) and b >= 1 for b in chosen)
+            and (adapter.name in DEEP or max(chosen) <= r),
             f"evaluate.submodels={chosen} must be all, or a list of ranks within 1..{r} such as [1,{r}]",
         )
         require(len(set(chosen)) == len(chosen), f"evaluate.submodels={chosen} names a rank twice")
+    if adapter.name in DEEP:
+        _check_exits(run)
     for key in ("epochs", "batch_size", "gradient_accumulation_steps", "eval_batch_size", "checkpoint_steps"):
         value = getattr(train, key)
         require(value >= 1, f"train.{key}={value} must be at least 1")
@@ -161,6 +167,25 @@ def check(run: Run) -> None:
     _check_quantization(run)
     require(run.seed >= 0, f"seed={run.seed} must not be negative")
     require(run.log.mode in ("auto", "online", "offline"), f"log.mode={run.log.mode}: use auto, online or offline")
+
+
+def _check_exits(run: Run) -> None:
+    adapter = run.adapter
+    if adapter.start_from is not None and adapter.name != "early_exit":
+        raise RequestError(f"adapter.start_from belongs to adapter=early_exit; leave it out for adapter={adapter.name}")
+    floats = adapter.name == "early_exit" or (adapter.name != "sorted_lora" and adapter.trainable is Trainable.all)
+    if run.quantization.name != "none" and floats:
+        raise RequestError(
+            f"quantization={run.quantization.name} freezes the weights that adapter={adapter.name} trains or copies; "
+            "use adapter.trainable=lora or adapter=sorted_lora, or quantization=none"
+        )
+    if adapter.exits is not None:
+        if not adapter.exits or len(set(adapter.exits)) != len(adapter.exits) or min(adapter.exits) < 1:
+            raise RequestError(f"adapter.exits={adapter.exits} must name depths from 1, each once, such as [10,20,30]")
+        if adapter.exit_stride is not None:
+            raise RequestError("adapter.exits and adapter.exit_stride say the same thing; leave one out")
+    if adapter.exit_stride is not None and adapter.exit_stride < 1:
+        raise RequestError(f"adapter.exit_stride={adapter.exit_stride} must be at least 1")
 
 
 def _check_prompts(task: Task) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from rankbench.sources import fingerprint, locate
+from rankbench.sources import RequestError, Source, fingerprint, locate
 
 # Settings that cannot change a result, and so are left out of a run's identity.
 VOLATILE = (
@@ -26,6 +26,10 @@ VOLATILE = (
 )
 # Settings that came after the first records; at this value they leave the identity as it was without them.
 LATER: dict[str, Any] = {
+    "adapter.exits": None,
+    "adapter.exit_stride": None,
+    "adapter.trainable": "all",
+    "adapter.start_from": None,
     "task.prompts": None,
     "task.response": "",
     "task.aliases_column": None,
@@ -62,6 +66,13 @@ class Precision(Enum):
     fp32 = "fp32"
     fp16 = "fp16"
     bf16 = "bf16"
+
+
+class Trainable(Enum):
+    """What sorted fine-tuning trains: every weight, or a LoRA of rank r."""
+
+    all = "all"
+    lora = "lora"
 
 
 class Compute(Enum):
@@ -154,7 +165,11 @@ class Task:
 
 @dataclass
 class Adapter:
-    """A method, in PEFT's spelling; `r` is the maximum rank R."""
+    """A method, in PEFT's spelling; `r` is the maximum rank R.
+
+    `exits` are the depths of a sorted fine-tuning, or `exit_stride` the layers between them, counted from the last.
+    `start_from` is the folder or the id of the run whose weights early_exit's body has.
+    """
 
     name: str = MISSING
     r: int = 8
@@ -163,6 +178,10 @@ class Adapter:
     target_modules: Any = None
     update: Update = Update.full
     scale: Scale = Scale.alpha_over_b
+    exits: list[int] | None = None
+    exit_stride: int | None = None
+    trainable: Trainable = Trainable.all
+    start_from: str | None = None
 
 
 @dataclass
@@ -258,11 +277,19 @@ class Run:
         """Where this run leaves its record."""
         return Path(self.runs_dir) / self.run_id
 
-    @property
-    def evaluated_ranks(self) -> list[int]:
-        """The ranks that the final evaluation measures, smallest first."""
+    def evaluates(self, rank: int | None, depth: int | None) -> bool:
+        """Whether the final evaluation measures a sub-model: a list names ranks, or the depths of a sorted family."""
         chosen = self.evaluate.submodels
-        return list(range(1, self.adapter.r + 1)) if chosen == "all" else sorted(chosen)
+        return chosen == "all" or (rank if depth is None else depth) in (None, *chosen)
+
+
+def start_folder(run: Run) -> Path:
+    """The finished run that `adapter.start_from` names, by its folder or by its id in runs_dir. Raises RequestError."""
+    name = str(run.adapter.start_from)
+    for folder in (Path(name).expanduser(), Path(run.runs_dir) / name):
+        if (folder / "adapter").is_dir():
+            return folder
+    raise RequestError(f"adapter.start_from={name} is no finished run; give the folder of one, or its id in runs_dir")
 
 
 def settings(run: Run) -> dict[str, Any]:
@@ -279,6 +306,8 @@ def identity(run: Run) -> dict[str, Any]:
         for parent in parents:
             node = node[parent]
         del node[last]
+    if run.adapter.start_from is not None:
+        values["adapter"]["start_from"] = fingerprint(Source("path", start_folder(run) / "adapter"))
     for key, before in LATER.items():
         group, name = key.split(".")
         if values[group][name] == before:

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 from rankbench import adapters, backbone, quantize
+from rankbench.checks import DEEP
 from rankbench.config import Hardware, Optimizer, Precision, Quantization, Run
 
 FLOAT = 4  # bytes
@@ -286,6 +287,8 @@ def _alike(run: Run, config: Any) -> bool:
     """Whether each layer has the same tensors, and the adapter the same targets in each."""
     targets = run.adapter.target_modules
     named = [targets] if isinstance(targets, str) else targets
+    if run.adapter.name in DEEP:
+        return False  # its exits name layers
     if (named == [targets] and targets != "all-linear") or any(p.isdigit() for name in named for p in name.split(".")):
         return False
     _, blocks = _on_meta(run, config, config.num_hidden_layers, torch.float32)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,9 +137,7 @@ def _predict(
         inputs = {k: v.to(device) for k, v in collate(split, rows, pad_id).items()}
         tokens = inputs["input_ids"].numel()
         fit = max(1, min(len(members), budget // tokens)) if adapter.stacks else 1
-        together = math.ceil(len(members) / math.ceil(len(members) / fit))  # as many forwards, evenly filled
-        for i in range(0, len(members), together):
-            group = members[i : i + together]
+        for i, group in _groups(members, fit):
             start = time.perf_counter()
             columns, numbers = (_losses if split.prompts else _classes)(model, _stacked(adapter, inputs, group))
             if not torch.isfinite(numbers).all():
@@ -150,6 +149,17 @@ def _predict(
             for member in group:
                 seconds[member] += (time.perf_counter() - start) / len(group)
     return results
+
+
+def _groups(members: list[Submodel], most: int) -> Iterator[tuple[int, list[Submodel]]]:
+    """Members that share a forward, at most `most`, evenly filled, with the place of the first: all of one depth."""
+    start = 0
+    for _, alike in itertools.groupby(members, key=lambda m: m.depth):
+        same = list(alike)
+        together = math.ceil(len(same) / math.ceil(len(same) / most))
+        for i in range(0, len(same), together):
+            yield start + i, same[i : i + together]
+        start += len(same)
 
 
 def _stacked(adapter: FineTuning, inputs: dict[str, torch.Tensor], group: list[Submodel]) -> dict[str, torch.Tensor]:

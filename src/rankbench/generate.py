@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -50,11 +51,13 @@ def generate(
     answers: list[list[list[int]]] = [[[] for _ in prompts] for _ in members]
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))  # the longest first: it fails at once
     jobs = [Job(prompt, member) for prompt in order for member in range(len(members))]
-    if not adapter.stacks:
-        jobs.sort(key=lambda job: job.member)
-    waiting = [jobs[i : i + rows] for i in range(0, len(jobs), rows)]
-    if not adapter.stacks:
-        waiting = [part for group in waiting for part in _by_member(group)]
+    # One decode has one depth, and one sub-model where rows cannot differ at all.
+    shared = (lambda job: members[job.member].depth or 0) if adapter.stacks else (lambda job: job.member)
+    jobs.sort(key=shared)
+    waiting = []
+    for _, alike in itertools.groupby(jobs, key=shared):
+        same = list(alike)
+        waiting += [same[i : i + rows] for i in range(0, len(same), rows)]
     with torch.no_grad():
         while waiting:
             batch = waiting.pop(0)
@@ -92,11 +95,6 @@ def rows_that_fit(model: torch.nn.Module, device: torch.device, length: int) -> 
     return max(1, min(MOST_ROWS.get(device.type, 1), free // 2 // (4 * (cache + activations))))
 
 
-def _by_member(jobs: list[Job]) -> list[list[Job]]:
-    members = dict.fromkeys(job.member for job in jobs)
-    return [[job for job in jobs if job.member == member] for member in members]
-
-
 def _decode(
     model: Any,
     adapter: FineTuning,
@@ -114,10 +112,10 @@ def _decode(
     ids = torch.tensor([[pad_id] * p + prompts[job.prompt] for p, job in zip(padding, jobs, strict=True)]).to(device)
     mask = torch.tensor([[0] * p + [1] * (width - p) for p in padding]).to(device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=adapter.model.config)
+    _activate(adapter, [members[job.member] for job in jobs])
+    cache = DynamicCache(config=adapter.model.config)  # of as many layers as the active depth has
     answers: list[list[int]] = [[] for _ in jobs]
     alive = list(range(len(jobs)))
-    _activate(adapter, [members[job.member] for job in jobs])
     for step in range(max_new_tokens):
         logits = model(
             input_ids=ids,

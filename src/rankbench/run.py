@@ -112,7 +112,7 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
     adapter = adapters.attach(run, body.model)
     encoded, validation, responses = _encode(run, loaded, body)
     pad_id = body.tokenizer.pad_token_id
-    chosen = [m for m in adapter.family if m.rank is None or m.rank in run.evaluated_ranks]
+    chosen = [m for m in adapter.family if run.evaluates(m.rank, m.depth)]
     counts = {m: adapter.count(m) for m in chosen}
     log.info(
         "train %d examples, score %d; %s parameters trained of %s",
@@ -217,18 +217,21 @@ def _check_room(run: Run, splits: list[Any], longest: int) -> None:
 
 def _finish(folder: Path, record: dict[str, Any]) -> None:
     """The picture, then the record, last and whole; the checkpoints have served then."""
+    import pandas as pd
+
     from rankbench import plots
 
-    if any(sub["rank"] is not None for sub in record["submodels"]):
-        import pandas as pd
-
-        config = record["config"]
-        metric = next(iter(record["submodels"][0]["metrics"]))
-        rows = [(config["adapter"]["name"], s["rank"], s["metrics"][metric], 0.0, 1) for s in record["submodels"]]
-        table = pd.DataFrame(rows, columns=["label", "rank", "mean", "std", "n"])
-        n = record["submodels"][0]["n"]
-        title = f"{config['task']['name']} ({n} examples), {config['model']['name']}, seed {config['seed']}"
-        plots.save(plots.curve(table, metric, title), folder / "curve.png")
+    config = record["config"]
+    metric = next(iter(record["submodels"][0]["metrics"]))
+    places = [(s["rank"], s["depth"], s["metrics"][metric]) for s in record["submodels"]]
+    table = pd.DataFrame(places, columns=["rank", "depth", "mean"]).assign(
+        label=config["adapter"]["name"], std=0.0, n=1
+    )
+    n = record["submodels"][0]["n"]
+    title = f"{config['task']['name']} ({n} examples), {config['model']['name']}, seed {config['seed']}"
+    figure = plots.draw(table, metric, title)
+    if figure is not None:
+        plots.save(figure, folder / "curve.png")
     write_atomic(folder / "record.json", json.dumps(record, indent=1))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
@@ -236,12 +239,19 @@ def _finish(folder: Path, record: dict[str, Any]) -> None:
 def summary(record: dict[str, Any]) -> str:
     """The record's table as the command line prints it: a line per sub-model."""
     names = list(record["submodels"][0]["metrics"])
-    lines = ["  ".join(["rank", *(f"{name:>10}" for name in names), f"{'parameters':>11}", "seconds"])]
+    family = [key for key in ("rank", "depth") if any(sub.get(key) is not None for sub in record["submodels"])] or [
+        "rank"
+    ]
+    lines = [
+        "  ".join(
+            [*(f"{key:>4}" for key in family), *(f"{name:>10}" for name in names), f"{'parameters':>11}", "seconds"]
+        )
+    ]
     for sub in record["submodels"]:
-        rank = "all" if sub["rank"] is None else str(sub["rank"])
+        place = [f"{'all' if sub.get(key) is None else sub[key]:>{len(key)}}" for key in family]
         values = [f"{times(name) * sub['metrics'][name]:>{max(10, len(name))}.2f}" for name in names]
         trained, seconds = sub["parameters"]["trainable"], sub["eval_seconds"]
-        lines.append("  ".join([f"{rank:>4}", *values, f"{trained:>11,}", f"{seconds:>7.1f}"]))
+        lines.append("  ".join([*place, *values, f"{trained:>11,}", f"{seconds:>7.1f}"]))
     return "\n".join(lines)
 
 

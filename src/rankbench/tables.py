@@ -65,7 +65,7 @@ def curve_long(path: Paths, metric: str | None = None) -> pd.DataFrame:
 
 
 def curve(path: Paths, metric: str | None = None) -> pd.DataFrame:
-    """The curve as people read it: a row per rank, a column per method, "mean ± std" over seeds.
+    """The curve as people read it: a row per rank or exit, a column per method, "mean ± std" over seeds.
 
     Shares and correlations are times 100, losses and perplexities as they are.
 
@@ -80,13 +80,27 @@ def curve(path: Paths, metric: str | None = None) -> pd.DataFrame:
         for mean, std, n, factor in zip(long["mean"], long["std"], long["n"], factors, strict=True)
     ]
     long = long.assign(cell=cells)
-    long["place"] = ["whole" if pd.isna(rank) else int(rank) for rank in long["rank"]]
+    long["place"] = [
+        tuple(None if pd.isna(n) else int(n) for n in pair) for pair in zip(long["depth"], long["rank"], strict=True)
+    ]
     wide = long.pivot(index="place", columns="label", values="cell")
-    wide = wide.loc[sorted(wide.index, key=lambda p: (p == "whole", p if p != "whole" else 0))]
+    whole = 10**9  # a whole model comes last
+    wide = wide.loc[sorted(wide.index, key=lambda place: tuple(whole if n is None else n for n in place))]
     wide = wide[list(dict.fromkeys(long["label"]))].fillna("-")
-    wide.index.name, wide.columns.name = "rank", ", ".join(dict.fromkeys(long["metric"]))
+    depths, ranks = (any(place[i] is not None for place in wide.index) for i in (0, 1))
+    wide = wide.set_axis([_place(depth, rank, depths and ranks) for depth, rank in wide.index], axis="index")
+    wide.index.name = "rank x depth" if depths and ranks else "depth" if depths else "rank"
+    wide.columns.name = ", ".join(dict.fromkeys(long["metric"]))
     wide.attrs["seeds"] = int(long["n"].iloc[0]) if alike else None
     return wide
+
+
+def _place(depth: int | None, rank: int | None, pair: bool) -> int | str:
+    if pair:
+        return f"{'whole' if rank is None else rank} x {'whole' if depth is None else depth}"
+    if depth is not None:
+        return depth
+    return "whole" if rank is None else rank
 
 
 def caption(table: pd.DataFrame) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from rankbench import checkpoint, lm, seeds
+from rankbench import checkpoint, seeds
 from rankbench.adapters import FineTuning
 from rankbench.batches import Encoded, collate, epoch_batches
 from rankbench.config import Optimizer, Run, Schedule, Train, Update
@@ -138,11 +138,8 @@ def train(
         drawn = draw(run.sampler, adapter.family, run.seed, step)
         for rows, share in plan.micro_batches(step):
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in collate(data, rows, pad_id).items()}
-            for submodel, weight in drawn:
-                adapter.activate(submodel)
-                loss = lm.loss(model, batch) * (share * weight)
-                accelerator.backward(loss)
-                recent += loss.detach()
+            shares = [(submodel, share * weight) for submodel, weight in drawn]
+            recent += adapter.accumulate(model, batch, shares, accelerator.backward)
             past.examples += len(rows)
         adapter.shape_gradients(drawn[-1][0])
         if settings.max_grad_norm:
@@ -161,7 +158,7 @@ def train(
             recent.zero_()
             if not math.isfinite(mean) and not skipped:
                 raise TrainingError(f"the loss is {mean} at step {past.step}; lower train.learning_rate, or use fp32")
-            submodel = " + ".join(str(m) for m, _ in drawn) if len(drawn) < 3 else f"{len(drawn)} ranks"
+            submodel = " + ".join(str(m) for m, _ in drawn) if len(drawn) < 3 else f"{len(drawn)} sub-models"
             past.losses.append(
                 {
                     "step": past.step,

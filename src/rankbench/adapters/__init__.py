@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from rankbench.adapters.base import FineTuning, Parameters
+from rankbench.adapters.depth import EarlyExit, Sorted
 from rankbench.adapters.full import Full
 from rankbench.adapters.lora import DyLora, Lora
 from rankbench.config import Run
@@ -12,6 +13,7 @@ from rankbench.config import Run
 __all__ = ["ADAPTERS", "FineTuning", "Parameters", "attach"]
 
 ADAPTERS: dict[str, type[FineTuning]] = {"lora": Lora, "dylora": DyLora, "qdylora": DyLora, "full": Full}
+ADAPTERS |= {"sft": Sorted, "sorted_ft": Sorted, "sorted_lora": Sorted, "early_exit": EarlyExit}
 
 
 def attach(run: Run, model: nn.Module) -> FineTuning:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from rankbench import lm
 from rankbench.samplers import Submodel
+
+Backward = Callable[[torch.Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,27 @@ class FineTuning(ABC):
     def trained(self) -> dict[str, nn.Parameter]:
         """The trained parameters by name: what a checkpoint holds."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def accumulate(
+        self, model: Any, batch: dict[str, torch.Tensor], drawn: Sequence[tuple[Submodel, float]], backward: Backward
+    ) -> torch.Tensor:
+        """Add the gradient of the drawn sub-models' weighted losses on a batch; returns that loss, detached.
+
+        `model` is the callable to run, `backward` what takes a loss backwards.
+        """
+        total = torch.zeros((), device=batch["input_ids"].device)
+        for submodel, weight in drawn:
+            self.activate(submodel)
+            total += self._accumulate_active(model, batch, weight, backward)
+        return total
+
+    @staticmethod
+    def _accumulate_active(
+        model: Any, batch: dict[str, torch.Tensor], weight: float, backward: Backward
+    ) -> torch.Tensor:
+        loss = lm.loss(model, batch) * weight
+        backward(loss)
+        return loss.detach()
 
     def optimized(self) -> list[torch.Tensor]:
         """The tensors that the optimizer steps; by default the trained parameters."""

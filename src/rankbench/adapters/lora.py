@@ -124,7 +124,7 @@ class DyLora(FineTuning):
     def count(self, submodel: Submodel) -> Parameters:
         """b (in + out) for each layer, and the shared head."""
         b = self._check(submodel)
-        adapter = sum(b * (layer.in_features + layer.out_features) for layer in self.layers)
+        adapter = sum(b * (m.in_features + m.out_features) for m in self.model.modules() if isinstance(m, LoraLayer))
         head = sum(p.numel() for name, p in self.trained().items() if "lora_" not in name)
         frozen = sum(
             _stored(p)

@@ -1,0 +1,156 @@
+"""Decoding that chooses its depth by the token: early exits by confidence, and an exit that drafts for the whole model.
+
+One sequence at a time. A token that left at an exit has no keys and values above it; they are computed, from its kept
+residual stream, when a later token first goes deeper. So the caches are those of the whole model, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from rankbench.adapters.depth import Sorted
+
+
+@dataclass
+class Answer:
+    """A response, how many of its tokens each depth decided, and of the drafted tokens how many were accepted."""
+
+    tokens: list[int]
+    decided: dict[int, int]
+    drafted: int = 0
+    accepted: int = 0
+
+
+class Reader:
+    """A sequence read by a decoder whose segments, the layers between two exits, may each have got to another token."""
+
+    def __init__(self, model: Any, adapter: Sorted, prompt: Sequence[int]) -> None:
+        adapter.activate(adapter.family[-1])
+        self.model, self.adapter, self.stack = model, adapter, adapter.stack
+        self.cache = DynamicCache(config=adapter.model.config)
+        self.device = next(adapter.model.parameters()).device
+        self.ids = list(prompt)
+        self.read = [0 for _ in adapter.exits]  # tokens that each segment has read
+        self.streams: list[torch.Tensor | None] = [None for _ in adapter.exits]  # what the next segment has yet to read
+
+    def advance(self, segment: int, last: int = 1) -> torch.Tensor:
+        """Let a segment read to the end; the one before it must have. Logits (last, vocabulary) at its exit.
+
+        Raises FloatingPointError when they are not finite.
+        """
+        exits = [0, *self.adapter.exits]
+        below, above = exits[segment], exits[segment + 1]
+        start, end = self.read[segment], len(self.ids)
+        positions = torch.arange(start, end, device=self.device)
+        seen = torch.arange(end, device=self.device)
+        given = self.streams[segment - 1] if segment else None
+        with self.stack.between(below, above, given), self.stack.tapped([above]) as streams:
+            logits = self.model(
+                input_ids=torch.tensor([self.ids[start:end]], device=self.device),
+                attention_mask=(seen[None] <= positions[:, None])[None, None],
+                position_ids=positions[None],
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=last,
+            ).logits[0]
+        if not torch.isfinite(logits).all():
+            raise FloatingPointError(f"depth {above} gives logits that are not finite")
+        self.read[segment] = end
+        if segment:
+            self.streams[segment - 1] = None
+        if above != exits[-1]:
+            waiting = self.streams[segment]
+            new = streams[above]
+            self.streams[segment] = new if waiting is None else torch.cat([waiting, new], dim=1)
+        return logits
+
+    def forget(self, length: int) -> None:
+        """Leave the first `length` tokens, once every segment has read to the end."""
+        too_many = self.read[0] - length
+        self.ids = self.ids[:length]
+        self.read = [length for _ in self.read]
+        for layer in self.cache.layers if too_many else ():
+            layer.crop(-too_many)
+
+
+@torch.no_grad()
+def by_confidence(
+    model: Any,
+    adapter: Sorted,
+    prompt: Sequence[int],
+    thresholds: Mapping[int, float],
+    *,
+    max_new_tokens: int,
+    ends: frozenset[int],
+) -> Answer:
+    """Greedy, each token by the first exit whose largest probability reaches its threshold, else by the last.
+
+    0 always stops at that exit; above 1, or without a threshold, it never does, which is greedy decoding by the whole
+    model (Sorted LLaMA's dynamic inference, with exact caches).
+    """
+    reader = Reader(model, adapter, prompt)
+    answer = Answer([], dict.fromkeys(adapter.exits, 0))
+    for _ in range(max_new_tokens):
+        for segment, depth in enumerate(adapter.exits):
+            logits = reader.advance(segment)[-1]
+            if depth in thresholds and float(logits.float().softmax(-1).max()) >= thresholds[depth]:
+                break
+        token = int(logits.argmax())
+        answer.decided[depth] += 1
+        if token in ends:
+            break
+        answer.tokens.append(token)
+        reader.ids.append(token)
+    return answer
+
+
+@torch.no_grad()
+def self_speculative(
+    model: Any,
+    adapter: Sorted,
+    prompt: Sequence[int],
+    draft: int,
+    *,
+    tokens: int = 4,
+    max_new_tokens: int,
+    ends: frozenset[int],
+) -> Answer:
+    """Greedy decoding by the whole model, with an exit that drafts up to `tokens` ahead: equal token for token.
+
+    The drafted tokens' layers up to the exit are not computed again; the others read them all at once. Up to rounding:
+    several positions in one forward may break a tie the other way.
+    """
+    if draft not in adapter.exits[:-1]:
+        raise ValueError(f"depth {draft} cannot draft; choose from {adapter.exits[:-1]}")
+    reader = Reader(model, adapter, prompt)
+    answer = Answer([], dict.fromkeys(adapter.exits, 0))
+    shallow = adapter.exits.index(draft) + 1
+    while len(answer.tokens) < max_new_tokens:
+        known, drafted = len(reader.ids), list[int]()
+        while len(drafted) < min(tokens, max_new_tokens - len(answer.tokens) - 1):
+            for segment in range(shallow):
+                logits = reader.advance(segment)
+            drafted.append(int(logits[-1].argmax()))
+            reader.ids.append(drafted[-1])
+            if drafted[-1] in ends:
+                break
+        for segment in range(len(adapter.exits)):
+            logits = reader.advance(segment, len(drafted) + 1)
+        truth = logits.argmax(-1).tolist()
+        agreed = next((i for i, token in enumerate(drafted) if token != truth[i]), len(drafted))
+        answer.drafted += len(drafted)
+        answer.accepted += agreed
+        answer.decided[draft] += agreed
+        answer.decided[adapter.exits[-1]] += 1
+        for token in truth[: agreed + 1]:
+            if token in ends:
+                return answer
+            answer.tokens.append(token)
+        reader.forget(known + agreed)
+        reader.ids.append(truth[agreed])
+    return answer
