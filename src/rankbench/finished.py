@@ -83,6 +83,10 @@ def finished(folder: Path) -> Finished:
             raise RequestError(f"{folder} was written by a newer rankbench (schema {record['schema']}); update")
         run = _settings(folder, record)
         note = json.loads((folder / "adapter" / "rankbench.json").read_text())
+        if note["method"] == "early_exit":
+            raise RequestError(
+                f"{folder} holds the heads of early exits, which no stock library loads; export the run they began from"
+            )
         parts: list[tuple[Any, tuple[str, ...]]]
         parts = [(record, ("run_id", "environment")), (record["environment"], ("precision", "device"))]
         parts += [(sub, ("rank", "metrics", "n", "parameters")) for sub in record["submodels"]]
