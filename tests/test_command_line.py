@@ -332,6 +332,11 @@ def test_the_columns_of_the_table_stand_under_their_names() -> None:
         assert "98.7" in row or "98.8" in row
 
 
+def test_a_wide_table_leaves_out_what_the_record_holds() -> None:
+    text = summary(made_up_record(["exact_match", "exact_match_normalized", "loss", "perplexity"]))
+    assert fits(text) and "perplexity" in text and "seconds" not in text
+
+
 def test_a_whole_model_has_no_rank_in_the_table() -> None:
     record = made_up_record(["accuracy"])
     record["submodels"] = [record["submodels"][0] | {"rank": None}]

@@ -8,6 +8,7 @@ import torch
 from tiny import MODELS, a_batch, attached, encoded
 
 from rankbench import evaluate as module
+from rankbench.batches import collate
 from rankbench.evaluate import evaluate
 from rankbench.samplers import Submodel
 
@@ -17,6 +18,17 @@ SPLIT = encoded(37, seed=5, name="validation")
 def measured(tuning, ranks=range(1, 9), **options):
     settings = {"batch_size": 8, "pad_id": 0, **options}
     return evaluate(tuning.model, tuning, [SPLIT], [Submodel(rank=b) for b in ranks], ["accuracy"], **settings)
+
+
+def told_apart(tuning):
+    """Move the head so that half of the rows are of each class, differently by rank: else no mix-up could show."""
+    head = tuning.model.base_model.model.classifier.modules_to_save["default"]
+    tuning.activate(Submodel(rank=4))
+    with torch.no_grad():
+        batch = collate(SPLIT, np.arange(len(SPLIT)), 0)
+        logits = tuning.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        head.bias[1] -= (logits[:, 1] - logits[:, 0]).median()
+    return tuning
 
 
 def stacked_logits(tuning, budget):
@@ -59,7 +71,7 @@ def test_stacking_makes_fewer_forwards():
 
 
 def test_any_order_gives_equal_results():
-    tuning = attached()
+    tuning = told_apart(attached())
 
     def by_rank(scores):
         return {s.submodel: (s.metrics, s.predictions["validation"]["prediction"].tolist()) for s in scores}
@@ -67,12 +79,14 @@ def test_any_order_gives_equal_results():
     up, down = by_rank(measured(tuning)), by_rank(measured(tuning, [8, 3, 5, 1, 7, 2, 4, 6]))
     alone = by_rank([s for b in range(1, 9) for s in measured(tuning, [b])])
     assert up == down == alone
+    assert len({tuple(predictions) for _, predictions in up.values()}) > 3
     assert [s.submodel.rank for s in measured(tuning, [8, 3, 5])] == [8, 3, 5]
 
 
 def test_predictions_stand_at_their_rows():
-    tuning = attached()
+    tuning = told_apart(attached())
     for score in measured(tuning, [2]):
+        assert 0 < score.predictions["validation"]["prediction"].mean() < 1
         for row in range(len(SPLIT)):
             ids = torch.tensor([SPLIT.features["input_ids"][row]])
             tuning.activate(score.submodel)

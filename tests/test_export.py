@@ -820,6 +820,23 @@ def test_an_empty_folder_is_filled_and_a_hidden_neighbour_is_left_alone(finished
     assert {p.name for p in tmp_path.iterdir()} == {"out", ".out"}
 
 
+def test_the_svd_cut_starts_from_the_largest_trained_rank(tmp_path: Path) -> None:
+    """Rows above it were never trained: the product would be scaled by a rank that it was not trained at."""
+    words = [*tiny_overrides(write_tiny(tmp_path / "data"), tmp_path / "runs"), "sampler.ranks=[1,3]"]
+    run = compose_run(*words, "train.learning_rate=3e-2")
+    execute(run)
+    with pytest.raises(RequestError, match=r"rank 4 is none that this run trained .*cut rank 3 down"):
+        export.export(run.folder, tmp_path / "whole", 4)
+    with pytest.raises(RequestError, match="outside 1 to 3, the trained rank"):
+        export.export(run.folder, tmp_path / "four", 4, svd=True)
+    export.export(run.folder, tmp_path / "svd", 3, svd=True)
+    export.export(run.folder, tmp_path / "plain", 3)
+    cut, plain = slices.read(tmp_path / "svd"), slices.read(tmp_path / "plain")
+    for name, (a, b) in plain.layers().items():
+        other_a, other_b = cut.layers()[name]
+        assert torch.allclose(cut.scale * other_b @ other_a, plain.scale * b @ a, atol=1e-6)
+
+
 def test_the_folder_one_stands_in_is_refused(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RequestError, match="the folder you are in"):

@@ -114,6 +114,23 @@ def test_the_settings_reach_the_layers() -> None:
     assert {m.compute_dtype for m in made.modules() if isinstance(m, bnb.nn.Linear4bit)} == {torch.float16}
 
 
+def test_the_compute_type_reaches_the_layers_of_a_folder_too(tmp_path: Path) -> None:
+    settings = a_run("model=tiny_llama", f"model.path={a_folder('tiny_llama', tmp_path / 'model')}").model
+    wide = Storage(Quantization(name="nf4", compute_dtype=Compute.fp16), torch.float32, CPU)
+    made = backbone.load(settings, 2, False, 0, wide).model
+    assert {m.compute_dtype for m in made.modules() if isinstance(m, bnb.nn.Linear4bit)} == {torch.float16}
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF" + bytes(96), b"no model at all" * 20])
+def test_a_damaged_gguf_file_is_named(content: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    (tmp_path / "small.gguf").write_bytes(content)
+    run = a_run("model=tiny_llama", "model.random=null", f"model.path={tmp_path / 'small.gguf'}", "task=instruction")
+    for ask in (lambda: backbone.config_of(run.model, None), lambda: backbone.load(run.model, None, False, 0)):
+        with pytest.raises(RequestError, match=r"small.gguf cannot be read as a model's .*; fetch it again"):
+            ask()
+
+
 def test_nf4_takes_the_bits_that_qlora_states() -> None:
     assert quantize.bits(Quantization(name="nf4")) == pytest.approx(4.127, abs=5e-4)
     assert quantize.bits(Quantization(name="nf4", double_quant=False)) == pytest.approx(4.5)

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import REAL_DATA, Answer, compose_run, write_jsonl
+from safetensors.torch import load_file
 from tiny import attached
 
 from rankbench import backbone, data, lm
@@ -70,6 +71,53 @@ def test_a_row_uses_the_first_template_whose_columns_are_filled(words: list[str]
     assert prompts[1] == "### Instruction:\nCount to 1\n\n### Response:\n"
 
 
+def test_numbers_stay_as_they_are_written(words: list[str], folder: Path) -> None:
+    """pandas alone would train on 3.0 where a cell beside it is blank, and on 7 for 007."""
+    table = "instruction,input,output\nadd one,3,4\nsay,,007\nbig,9007199254740993,1.10\ntrue?,,True\nnone?,,nan\n"
+    (folder / "train.jsonl").unlink()
+    (folder / "train.csv").write_text(table)
+    split = data.load(compose_run(*words).task).train
+    assert split.texts[1] == ["4", "007", "1.10", "True", "nan"]
+    assert "9007199254740993" in split.texts[0][2] and "### Input:\n3\n" in split.texts[0][0]
+    write_jsonl(
+        folder / "validation.jsonl",
+        [{"instruction": "a", "input": 3, "output": 1905}, {"instruction": "b", "input": None, "output": 3.5}],
+    )
+    split = data.load(compose_run(*words).task).validation[0]
+    assert split.texts[1] == ["1905", "3.5"] and "### Input:\n3\n" in split.texts[0][0]
+
+
+def test_a_line_that_is_no_object_is_named(words: list[str], folder: Path) -> None:
+    with open(folder / "validation.jsonl", "a") as file:
+        file.write("\n5\n")
+    with pytest.raises(RequestError, match=r"validation.jsonl cannot be read as jsonl: line 11 is no object"):
+        data.load(compose_run(*words).task)
+
+
+def test_aliases_may_stand_in_a_csv_as_a_list(words: list[str], folder: Path) -> None:
+    (folder / "validation.jsonl").unlink()
+    (folder / "validation.csv").write_text('instruction,input,output,also\nq,,a,"[""b"", ""c""]"\n')
+    write_jsonl(folder / "train.jsonl", [row | {"also": []} for row in rows(4)])
+    loaded = data.load(compose_run(*words, "task.aliases_column=also").task)
+    assert loaded.validation[0].references == (("a", "b", "c"),) and loaded.train.references[1] == ("la la",)
+
+
+def test_a_tokenizer_that_begins_with_a_mark_begins_the_prompt_with_it(words: list[str]) -> None:
+    split = data.load(compose_run(*words).task).train
+    marked = backbone.byte_tokenizer()
+    marked.bos_token = "[CLS]"
+    with_mark, without = encode_responses(split, marked, 256), encode_responses(split, TOKENIZER, 256)
+    assert [ids[0] for ids in with_mark.prompts] == [1] * len(split)
+    assert [ids[1:] for ids in with_mark.features["input_ids"]] == without.features["input_ids"]
+
+
+def test_a_tokenizer_without_an_end_mark_is_refused(words: list[str]) -> None:
+    endless = backbone.byte_tokenizer()
+    endless.eos_token = None
+    with pytest.raises(RequestError, match="has no end mark; set eos_token"):
+        encode_responses(data.load(compose_run(*words).task).train, endless, 256)
+
+
 def test_alpacas_prompts_are_the_published_ones() -> None:
     with_input, without = compose_run("task=alpaca", "model=tiny_llama").task.prompts or []
     assert with_input.format(instruction="I", input="J") == (
@@ -88,6 +136,9 @@ def test_alpacas_prompts_are_the_published_ones() -> None:
         ("task.prompts=['{instruction']", "cannot be read"),
         ("task.prompts=['{instruction.__class__}']", "may name columns only"),
         ("task.prompts=['{0}']", "may name columns only"),
+        ("task.response='{output:d}'", "may name columns only"),
+        ("task.response='{output!x}'", "may name columns only"),
+        ("task.prompts=['{instruction:>1000000000}']", "may name columns only"),
         ("task.metrics=[accuracy]", "accuracy does not score a causal_lm task; use exact_match"),
         ("task.max_new_tokens=0", "at least 1"),
         ("task.aliases_column=output", "not a list of texts"),
@@ -104,7 +155,7 @@ def test_a_wrong_request_is_refused_with_the_mend(words: list[str], change: str,
     ("row", "message"),
     [
         ({"instruction": "", "input": "x", "output": "y"}, "row 9: instruction is empty, so no template"),
-        ({"instruction": "a", "input": "", "output": None}, "row 9: 'output' holds nan, not text"),
+        ({"instruction": "a", "input": "", "output": None}, "row 9: 'output' holds None, not text"),
         ({"instruction": "a", "input": "", "output": ["b"]}, r"row 9: 'output' holds \['b'\], not text"),
     ],
 )
@@ -210,6 +261,24 @@ def test_micro_batches_weigh_by_their_tokens(encoded: Encoded) -> None:
     assert torch.allclose(whole, parts, atol=1e-6) and whole.abs().max() > 1e-3
 
 
+def test_the_loop_weighs_micro_batches_by_their_tokens(words: list[str], tmp_path: Path) -> None:
+    settings = ("train.max_steps=1", "train.optimizer=sgd", "train.learning_rate=1", "train.group_by_length=false")
+    whole = compose_run(*words, *settings, "train.batch_size=24", "sampler.ranks=[4]")
+    parts = compose_run(
+        *words, *settings, "train.batch_size=5", "train.gradient_accumulation_steps=5", "sampler.ranks=[4]"
+    )
+    one, other = (
+        load_file((execute(run), run.folder / "adapter" / "adapter_model.safetensors")[1]) for run in (whole, parts)
+    )
+    assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+    assert max(float(value.abs().max()) for name, value in one.items() if "lora_B" in name) > 1e-4
+
+
+def test_packed_examples_are_counted_each(words: list[str]) -> None:
+    found = execute(compose_run(*words, "task.packing=true", "train.max_steps=null", "train.epochs=1"))
+    assert found["training"]["examples_per_second"] * found["training"]["seconds"] == pytest.approx(24)
+
+
 # Scores
 
 
@@ -220,6 +289,7 @@ def test_micro_batches_weigh_by_their_tokens(encoded: Encoded) -> None:
         ("USA's", "usa s"),
         ("an apple, a pear", "apple pear"),
         ("Theatre", "theatre"),
+        ("U.–S.–A.", "u –s –"),  # the article is a word of its own beside a dash
         ("“Côte_d'Or”".replace("“", "‘").replace("”", "’"), "côte d or"),
     ],
 )
@@ -236,6 +306,10 @@ def test_exact_match_keeps_case_and_takes_any_alias() -> None:
     }
 
 
+def test_an_empty_answer_is_never_right() -> None:
+    assert score(["exact_match_normalized"], {"prediction": [""]}, (("A",),)) == {"exact_match_normalized": 0.0}
+
+
 def test_perplexity_is_over_tokens_not_rows() -> None:
     columns = {"loss": np.array([2.0, 10.0]), "tokens": np.array([2, 2])}
     found = score(["loss", "perplexity"], columns, ())
@@ -248,6 +322,26 @@ def measured(tuning: Any, split: Encoded, **options: Any) -> list[Any]:
     return evaluate(
         tuning.model, tuning, [split], members, ["loss"], batch_size=4, pad_id=0, responses=answers, **options
     )
+
+
+def test_answers_come_without_the_space_they_begin_with(encoded: Encoded) -> None:
+    tuning = attached("model=tiny_llama", "task=instruction", num_labels=None)
+    answers = Responses(2, frozenset(), lambda tokens: f" yes{len(tokens)} \n")
+    (found,) = evaluate(
+        tuning.model, tuning, [encoded], [Submodel(rank=1)], ["exact_match"], batch_size=4, pad_id=0, responses=answers
+    )
+    assert set(found.predictions["train"]["prediction"]) == {"yes2"} and list(found.predictions["train"]) == [
+        "prediction"
+    ]
+
+
+def test_any_mark_that_the_models_settings_name_ends_an_answer() -> None:
+    run = compose_run("model=tiny_llama", "task=instruction", "task.data_dir=.")
+    body = backbone.load(run.model, None, False, 0)
+    assert backbone.ends(body) == {TOKENIZER.eos_token_id}
+    for named in (9, [7, 9]):
+        body.model.generation_config.eos_token_id = named
+        assert backbone.ends(body) == {TOKENIZER.eos_token_id, *([named] if isinstance(named, int) else named)}
 
 
 @pytest.mark.parametrize("model", DECODERS)

@@ -81,6 +81,7 @@ def load(
     else:
         _check_folder(folder)
     kind = "classifier" if head else "language model"
+    _config(folder, **options)  # says what a damaged file is, before anything else stumbles over it
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         loaded = _pretrained(folder, num_labels, head, storage, options)
@@ -118,7 +119,12 @@ def _config(folder: Path, **options: Any) -> Any:
     """The architecture as the folder has it; kept, since transformers reads a whole GGUF file for it. Change a copy."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(folder, **options)
+    try:
+        return AutoConfig.from_pretrained(folder, **options)
+    except Exception as error:  # the reader of GGUF files fails in as many ways as a file can be damaged
+        file = folder / options.get("gguf_file", "config.json")
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RequestError(f"{file} cannot be read as a model's ({cause}); fetch it again") from error
 
 
 def auto_class(config: Any, num_labels: int | None) -> Any:
@@ -187,7 +193,8 @@ def _random_config(shape: dict[str, Any], tokenizer: Any, head: dict[str, Any]) 
 
     settings = {**shape, **head}
     if tokenizer is not None:
-        settings = {"vocab_size": len(tokenizer), **settings, "pad_token_id": tokenizer.pad_token_id}
+        marks = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "eos", "bos")}
+        settings = {"vocab_size": len(tokenizer), **settings, **marks}
     return AutoConfig.for_model(settings.pop("model_type"), **settings)
 
 

@@ -27,7 +27,8 @@ class Encoded:
     """A tokenised split: ragged token lists, `labels` (n,), `lengths` (n,).
 
     For a causal_lm task the labels are ragged too, in `features`: IGNORED at the prompt's tokens, else the token.
-    `prompts` are what a response is generated from, `references` the accepted answers.
+    `prompts` are what a response is generated from, `references` the accepted answers, `packs` the examples in each row
+    where several were packed into one.
     """
 
     name: str
@@ -37,9 +38,15 @@ class Encoded:
     lengths: np.ndarray
     prompts: list[list[int]] = field(default_factory=list)
     references: tuple[tuple[str, ...], ...] = ()
+    packs: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def examples(self) -> np.ndarray:
+        """The examples in each row, (n,): one, or as many as were packed."""
+        return np.array(self.packs) if self.packs else np.ones(len(self), np.int64)
 
     @property
     def targets(self) -> np.ndarray:
@@ -68,6 +75,8 @@ def encode_responses(split: Split, tokenizer: Any, max_length: int) -> Encoded:
     The response ends in the end mark, unless it is cut at `max_length` tokens (prompt included). Raises RequestError
     for a prompt that leaves no room.
     """
+    if tokenizer.eos_token_id is None:
+        raise RequestError("the model's tokenizer has no end mark; set eos_token in its tokenizer_config.json")
     prompts, responses = (tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in split.texts)
     begin = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
     prompts = [[*begin, *prompt] for prompt in prompts]
@@ -76,7 +85,7 @@ def encode_responses(split: Split, tokenizer: Any, max_length: int) -> Encoded:
         i = too_long[0]
         raise RequestError(
             f"{split.name} row {split.index[i]}: a prompt of {len(prompts[i])} tokens leaves no room for a response in "
-            f"{max_length} (so do {len(too_long) - 1} others); raise task.max_length, or shorten the row"
+            f"{max_length} (so do {len(too_long) - 1} others); raise task.max_length if the model reads more"
         )
     whole = [[*prompt, *response, tokenizer.eos_token_id] for prompt, response in zip(prompts, responses, strict=True)]
     cut = sum(len(ids) > max_length for ids in whole)
@@ -109,7 +118,7 @@ def packed(data: Encoded, max_length: int) -> Encoded:
     }
     features["position_ids"] = [[i for row in rows for i in range(data.lengths[row])] for rows in bins]
     lengths = np.array([len(ids) for ids in features["input_ids"]])
-    return Encoded(data.name, features, data.labels, np.arange(len(bins)), lengths)
+    return Encoded(data.name, features, data.labels, np.arange(len(bins)), lengths, packs=tuple(map(len, bins)))
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, group: bool) -> list[np.ndarray]:

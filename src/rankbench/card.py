@@ -51,7 +51,7 @@ def title(found: Finished, made: Made) -> str:
     if made.rank is None:
         return "full fine-tuning"
     cut = (
-        f"SVD cut of rank {found.note['r']} to rank {made.rank}"
+        f"SVD cut of rank {max(found.note['trained_ranks'])} to rank {made.rank}"
         if made.svd
         else f"rank {made.rank} of {found.note['r']}"
     )
@@ -97,6 +97,7 @@ def _adapter_sentence(found: Finished, made: Made) -> str:
     where = targets if isinstance(targets, str) else ", ".join(targets)
     adds = f"it adds s B A x to the output of {where}"
     if made.svd:
+        largest = max(found.note["trained_ranks"])
         return (
             f"SVD cut of rank {largest}, not trained at rank {made.rank}: in every layer the closest product of rank "
             f"{made.rank} to the whole update of a {method} adapter of rank {largest}; {adds}, with s = {made.scale:g}."

@@ -191,13 +191,16 @@ def _check_exits(run: Run) -> None:
 def _check_prompts(task: Task) -> None:
     for template in [*(task.prompts or []), task.response]:
         try:
-            columns = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+            fields = [field for field in Formatter().parse(template) if field[1] is not None]
         except ValueError as error:
             raise RequestError(
                 f"task: the template {template[:40]!r} cannot be read ({error}); write {{{{ for a brace"
             ) from error
-        if not all(name.isidentifier() for name in columns):
-            raise RequestError(f"task: the template {template[:40]!r} may name columns only, such as {{question}}")
+        if not all(name and name.isidentifier() and not form and not how for _, name, form, how in fields):
+            raise RequestError(
+                f"task: the template {template[:40]!r} may name columns only, such as {{question}}; rename one "
+                "whose name is no single word"
+            )
     if not any(name for _, name, _, _ in Formatter().parse(task.response)):
         raise RequestError("task.response names no column; give the template of the response, such as ' {answer}'")
     if task.max_new_tokens < 1:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
@@ -66,7 +68,7 @@ def load(task: Task) -> Data:
     patterns = [f"{inside}{name}-*.parquet" for name in names]
     root = fetch("task", task, source, patterns)
     files = _split_files(task, root / inside if source.kind == "hub" else root)
-    frames = {name: _read(file, task.encoding) for name, file in files.items()}
+    frames = {name: _read(file, task.encoding, as_text=task.kind == "causal_lm") for name, file in files.items()}
     for name, frame in frames.items():
         _check_columns(frame, task, files[name])
     if len(frames) == 1:
@@ -126,7 +128,8 @@ def _split_files(task: Task, root: Path) -> dict[str, Path]:
     return files
 
 
-def _read(file: Path, encoding: str) -> pd.DataFrame:
+def _read(file: Path, encoding: str, as_text: bool) -> pd.DataFrame:
+    """A split's table; `as_text` keeps what is written: pandas would make 3.0 of a 3 beside a blank, 7 of 007."""
     import pandas as pd
 
     try:
@@ -134,12 +137,17 @@ def _read(file: Path, encoding: str) -> pd.DataFrame:
             return pd.read_parquet(file)
         if file.suffix == ".jsonl":
             with open(file, encoding=encoding) as lines:
-                return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+                rows = [(i, json.loads(line)) for i, line in enumerate(lines, 1) if line.strip()]
+            wrong = [i for i, row in rows if not isinstance(row, dict)]
+            if wrong:
+                raise ValueError(f"line {wrong[0]} is no object")
+            return pd.DataFrame([row for _, row in rows], dtype=object if as_text else None)
         if file.suffix == ".json":
-            return pd.DataFrame(json.loads(file.read_text(encoding=encoding)))
+            return pd.DataFrame(json.loads(file.read_text(encoding=encoding)), dtype=object if as_text else None)
         quoting = {"quoting": 3} if file.suffix == ".tsv" else {}  # TSV as GLUE writes it: a quote is a character
         separator = "\t" if file.suffix == ".tsv" else ","
-        return pd.read_csv(file, sep=separator, encoding=encoding, keep_default_na=False, na_values=[""], **quoting)
+        blank = {"dtype": str} if as_text else {"na_values": [""]}
+        return pd.read_csv(file, sep=separator, encoding=encoding, keep_default_na=False, **blank, **quoting)
     except UnicodeDecodeError as error:
         raise RequestError(f"{file} is not {encoding} ({error.reason}); set task.encoding=latin-1, say") from error
     except LookupError as error:
@@ -228,6 +236,9 @@ def _aliases(values: dict[str, Any], task: Task, file: Path, row: Any) -> list[s
     aliases = values.get(task.aliases_column)
     if isinstance(aliases, np.ndarray):
         aliases = aliases.tolist()
+    elif isinstance(aliases, str) and aliases.lstrip().startswith("["):  # a list as CSV can hold one
+        with contextlib.suppress(ValueError):
+            aliases = json.loads(aliases)
     if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
         raise RequestError(
             f"{file.name} row {row}: '{task.aliases_column}' is {aliases!r}, not a list of texts; correct the row, or "
@@ -240,7 +251,7 @@ def _text(value: Any) -> str | None:
     """A cell as text; None for what is neither text nor a number."""
     if isinstance(value, str):
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return str(value)
 

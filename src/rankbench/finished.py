@@ -157,22 +157,26 @@ def refuse_rank(found: Finished, rank: int | None, svd: bool) -> None:
 
 
 def cut(found: Finished, rank: int | None, svd: bool) -> Adapter:
-    """The adapter at the asked rank. Raises RequestError where the run did not train it and no SVD is asked for."""
+    """The adapter at the asked rank: a trained prefix, or the SVD cut of the largest trained one.
+
+    Raises RequestError where the run did not train the rank and no SVD is asked for.
+    """
     from rankbench import slices
 
-    largest, trained = int(found.note["r"]), list(found.note["trained_ranks"])
+    largest, trained = int(found.note["r"]), sorted(found.note["trained_ranks"])
     rank = largest if rank is None else rank
-    if svd and not 1 <= rank <= largest:
-        raise RequestError(f"--rank {rank} is outside 1 to {largest}, the rank that --svd cuts down")
+    if svd and not 1 <= rank <= trained[-1]:
+        raise RequestError(f"--rank {rank} is outside 1 to {trained[-1]}, the trained rank that --svd cuts down")
     if not svd and rank not in trained:
         raise RequestError(
-            f"rank {rank} is none that this run trained ({ranks_in_words(trained)}); choose one, or cut rank {largest} "
-            "down: rankbench export --svd"
+            f"rank {rank} is none that this run trained ({ranks_in_words(trained)}); choose one, or cut rank "
+            f"{trained[-1]} down: rankbench export --svd"
         )
     whole = slices.read(found.adapter)
     if whole.rank != largest:
         raise RequestError(f"{found.adapter} is damaged (rank {whole.rank}, not {largest}); {slices.AGAIN}")
-    return slices.svd_cut(whole, rank) if svd else slices.prefix(whole, rank, found.note["scale"])
+    prefix = slices.prefix(whole, trained[-1] if svd else rank, found.note["scale"])
+    return slices.svd_cut(prefix, rank) if svd else prefix
 
 
 def ranks_in_words(ranks: list[int]) -> str:

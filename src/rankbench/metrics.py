@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import string
 import warnings
 from collections.abc import Mapping
@@ -104,7 +105,7 @@ class ExactMatchNormalized(_TextMetric):
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         hits = [
-            normalized(text) in map(normalized, accepted)
+            bool(text) and normalized(text) in map(normalized, accepted)
             for text, accepted in zip(predictions, references, strict=True)
         ]
         return {"exact_match_normalized": float(np.mean(hits))}
@@ -113,7 +114,7 @@ class ExactMatchNormalized(_TextMetric):
 def normalized(text: str) -> str:
     """The text in lower case without punctuation, articles and extra spaces (TriviaQA's evaluation)."""
     letters = "".join(" " if c in _PUNCTUATION else c for c in text.lower().replace("_", " "))
-    return " ".join(word for word in letters.split() if word not in ("a", "an", "the"))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", letters).split())
 
 
 _PUNCTUATION = frozenset(string.punctuation + "‘’´`")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from safetensors import SafetensorError
 
 from rankbench import device
 from rankbench import record as records
@@ -116,7 +117,7 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
     counts = {m: adapter.count(m) for m in chosen}
     log.info(
         "train %d examples, score %d; %s parameters trained of %s",
-        *(len(encoded), sum(map(len, validation))),
+        *(encoded.examples.sum(), sum(map(len, validation))),
         *(f"{n:,}" for n in (counts[chosen[-1]].trainable, counts[chosen[-1]].total)),
     )
 
@@ -237,22 +238,19 @@ def _finish(folder: Path, record: dict[str, Any]) -> None:
 
 
 def summary(record: dict[str, Any]) -> str:
-    """The record's table as the command line prints it: a line per sub-model."""
-    names = list(record["submodels"][0]["metrics"])
-    family = [key for key in ("rank", "depth") if any(sub.get(key) is not None for sub in record["submodels"])] or [
-        "rank"
-    ]
-    lines = [
-        "  ".join(
-            [*(f"{key:>4}" for key in family), *(f"{name:>10}" for name in names), f"{'parameters':>11}", "seconds"]
-        )
-    ]
-    for sub in record["submodels"]:
-        place = [f"{'all' if sub.get(key) is None else sub[key]:>{len(key)}}" for key in family]
-        values = [f"{times(name) * sub['metrics'][name]:>{max(10, len(name))}.2f}" for name in names]
-        trained, seconds = sub["parameters"]["trainable"], sub["eval_seconds"]
-        lines.append("  ".join([*place, *values, f"{trained:>11,}", f"{seconds:>7.1f}"]))
-    return "\n".join(lines)
+    """The record's table as the command line prints it, at most 80 columns wide: a line per sub-model."""
+    rows = record["submodels"]
+    family = [key for key in ("rank", "depth") if any(row.get(key) is not None for row in rows)] or ["rank"]
+    columns = [[key, *("all" if row.get(key) is None else str(row[key]) for row in rows)] for key in family]
+    for name in rows[0]["metrics"]:
+        columns.append([f"{name:>10}", *(f"{times(name) * row['metrics'][name]:.2f}" for row in rows)])
+    columns.append([f"{'parameters':>11}", *(f"{row['parameters']['trainable']:,}" for row in rows)])
+    columns.append(["seconds", *(f"{row['eval_seconds']:.1f}" for row in rows)])
+    widths = [max(map(len, column)) for column in columns]
+    while sum(widths) + 2 * (len(widths) - 1) > 80 and len(columns) > len(family) + len(rows[0]["metrics"]):
+        del columns[-1], widths[-1]  # the record has them
+    lines = zip(*columns, strict=True)
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
 def _write_predictions(file: Path, scores: list[Any], validation: list[Any]) -> None:
@@ -288,6 +286,6 @@ def _advice(error: BaseException, status: str) -> str:
     line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if status == "oom":
         return f"out of memory ({line}); lower train.batch_size, or set train.gradient_checkpointing=true"
-    if isinstance(error, OSError) and error.errno is not None:
+    if (isinstance(error, OSError) and error.errno is not None) or isinstance(error, SafetensorError):
         return f"{line}; mend the disk and run the same command again, the last good checkpoint stands"
     return line

@@ -140,7 +140,7 @@ def train(
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in collate(data, rows, pad_id).items()}
             shares = [(submodel, share * weight) for submodel, weight in drawn]
             recent += adapter.accumulate(model, batch, shares, accelerator.backward)
-            past.examples += len(rows)
+            past.examples += int(data.examples[rows].sum())
         adapter.shape_gradients(drawn[-1][0])
         if settings.max_grad_norm:
             accelerator.clip_grad_norm_(trained.values(), settings.max_grad_norm)
