@@ -127,7 +127,7 @@ def test_a_damaged_gguf_file_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "small.gguf").write_bytes(content)
     run = a_run("model=tiny_llama", "model.random=null", f"model.path={tmp_path / 'small.gguf'}", "task=instruction")
     for ask in (lambda: backbone.config_of(run.model, None), lambda: backbone.load(run.model, None, False, 0)):
-        with pytest.raises(RequestError, match=r"small.gguf cannot be read as a model's .*; fetch it again"):
+        with pytest.raises(RequestError, match=r"small.gguf cannot be loaded: .*; correct the file or fetch it again"):
             ask()
 
 

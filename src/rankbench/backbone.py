@@ -124,7 +124,7 @@ def _config(folder: Path, **options: Any) -> Any:
     except Exception as error:  # the reader of GGUF files fails in as many ways as a file can be damaged
         file = folder / options.get("gguf_file", "config.json")
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RequestError(f"{file} cannot be read as a model's ({cause}); fetch it again") from error
+        raise RequestError(f"{file} cannot be loaded: {cause}; correct the file or fetch it again") from error
 
 
 def auto_class(config: Any, num_labels: int | None) -> Any:
