@@ -265,11 +265,11 @@ def test_exits_by_stride_count_from_the_last_layer(overrides: list[str], exits: 
     assert tuning.exits == list(exits)
 
 
-@pytest.mark.parametrize("adapter", ["sorted_ft", "sft", "sorted_lora", "early_exit"])
-@pytest.mark.parametrize("sampler", [[], ["sampler=uniform"]])
+@pytest.mark.parametrize(
+    ("adapter", "sampler"),
+    [("sft", []), *((a, s) for a in ("sorted_ft", "sorted_lora", "early_exit") for s in ([], ["sampler=uniform"]))],
+)
 def test_a_run_scores_every_exit(adapter: str, sampler: list[str], tmp_path: Path) -> None:
-    if adapter == "sft" and sampler:
-        pytest.skip("sft trains one size; the refusal has its own test")
     rows = [{"instruction": f"Count to {i}", "input": "", "output": "la " * (i % 4 + 1)} for i in range(16)]
     for name in ("train", "validation"):
         write_jsonl(tmp_path / "data" / f"{name}.jsonl", rows)
@@ -284,6 +284,29 @@ def test_a_run_scores_every_exit(adapter: str, sampler: list[str], tmp_path: Pat
     note = json.loads((run.folder / "adapter" / "rankbench.json").read_text())
     assert note["exits"] == list(EXITS) and note["trained_exits"] == ([4] if adapter == "sft" else list(EXITS))
     assert execute(run) == found
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_sets_the_mode_of_every_layer_whatever_depth_was_active(training: bool) -> None:
+    from tiny import encoded
+
+    tuning = attached("bert", "tweets")
+    layers, modes = tuning.stack.layers, []
+    tuning.model.train(training)
+    tuning.activate(Submodel(depth=2))
+    layers[3].register_forward_hook(lambda module, *_: modes.append(module.training))
+    evaluate(tuning.model, tuning, [encoded(8)], tuning.family, ["accuracy"], batch_size=8, pad_id=0)
+    assert modes == [False]
+    assert tuning.active() == Submodel(depth=2)
+    assert all(module.training is training for layer in layers for module in layer.modules())
+
+
+def test_an_exit_that_is_none_is_refused(tmp_path: Path) -> None:
+    data = write_tiny(tmp_path / "data")
+    common = ["model=tiny_bert", "model.random.num_hidden_layers=4", "task=classification", f"task.data_dir={data}"]
+    run = a_run(*common, "adapter=sorted_ft", "adapter.exits=[2]", "evaluate.submodels=[3]", f"runs_dir={tmp_path}")
+    with pytest.raises(RequestError, match=r"evaluate.submodels has \[3\], which are no exits; choose from 2, 4"):
+        execute(run)
 
 
 # A head for each exit

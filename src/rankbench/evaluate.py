@@ -73,6 +73,7 @@ def evaluate(
     outputs: dict[str, dict[str, np.ndarray]] = {}
     seconds = dict.fromkeys(members, 0.0)
     was_training, was_active = adapter.model.training, adapter.active()
+    adapter.activate(adapter.family[-1])  # all layers change their mode, not those of the active depth alone
     adapter.model.eval()
     try:
         with torch.no_grad():
@@ -84,6 +85,7 @@ def evaluate(
                     columns["prediction"] = _answers(model, adapter, split, members, pad_id, responses, seconds)
                 outputs[split.name] = columns
     finally:
+        adapter.activate(adapter.family[-1])
         adapter.model.train(was_training)
         adapter.activate(was_active)
     return [_score(m, members.index(m), outputs, splits, metrics, seconds[m]) for m in submodels]

@@ -113,6 +113,7 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
     adapter = adapters.attach(run, body.model)
     encoded, validation, responses = _encode(run, loaded, body)
     pad_id = body.tokenizer.pad_token_id
+    _check_chosen(run, adapter.family)
     chosen = [m for m in adapter.family if run.evaluates(m.rank, m.depth)]
     counts = {m: adapter.count(m) for m in chosen}
     log.info(
@@ -170,6 +171,17 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
         "memory": memory,
         "backbone": body.origin,
     }
+
+
+def _check_chosen(run: Run, family: Any) -> None:
+    """Refuse a list that names exits which the family lacks; ranks were checked before. Raises RequestError."""
+    depths = [m.depth for m in family if m.depth is not None]
+    lacking = [d for d in run.evaluate.submodels if d not in depths] if run.evaluate.submodels != "all" else []
+    if depths and lacking:
+        have = ", ".join(map(str, dict.fromkeys(depths)))
+        raise RequestError(
+            f"evaluate.submodels has {lacking}, which are no exits; choose from {have}, or change adapter.exits"
+        )
 
 
 def _forecast(run: Run) -> dict[str, int] | None:
