@@ -119,7 +119,7 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
     log.info(
         "train %d examples, score %d; %s parameters trained of %s",
         *(encoded.examples.sum(), sum(map(len, validation))),
-        *(f"{n:,}" for n in (counts[chosen[-1]].trainable, counts[chosen[-1]].total)),
+        *(f"{n:,}" for n in (sum(p.numel() for p in adapter.trained().values()), counts[chosen[-1]].total)),
     )
 
     def measure(model: Any) -> list[evaluate.Score]:
