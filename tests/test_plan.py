@@ -422,6 +422,17 @@ def test_a_wrong_request_is_refused():
         cost.forecast(compose_run("model=tiny_bert", "task=sst2", "train.precision=fp16"))
 
 
+def test_the_headline_fits_a_v100_in_fp16_and_the_plan_says_so(capsys):
+    assert cost.report(compose_run(*HEADLINE)) == 0
+    said = capsys.readouterr().out
+    assert "does not fit" in said and "\n  train.precision=fp16\n" in said and "less stable" in said
+    assert cost.report(compose_run(*HEADLINE, "train.precision=fp16")) == 0
+    said = capsys.readouterr().out
+    assert "\nfits, with" in said and "does not fit" not in said
+    asked_for = compose_run(*HEADLINE, "quantization.compute_dtype=fp32")  # then fp16 is no way out
+    assert plan.mended(asked_for, 32 * GIB).train.precision.value == "auto"
+
+
 def test_a_v100_can_be_planned_for_without_one():
     run = compose_run(*HEADLINE)
     assert cost.precision(run)[0] == "fp32"

@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from rankbench import cost, data, quantize, record
-from rankbench.config import Hardware, Optimizer, Run, Task
+from rankbench.config import Compute, Hardware, Optimizer, Precision, Run, Task
 from rankbench.device import V100_MEMORY
 from rankbench.progress import quiet_libraries
 from rankbench.sources import RequestError, locate
@@ -101,14 +101,16 @@ def largest_batch(body: cost.Anatomy, run: Run, room: int) -> int:
 def mended(run: Run, room: int) -> Run | None:
     """The run with the fewest and mildest changes that make it fit into `room` bytes; None where all do not.
 
-    In this order: gradient checkpointing, a smaller micro-batch, a 4-bit backbone, shorter rows, a lower rank, then two
-    of them, and so on. Where a change has a size, the mildest is taken, the last change's first.
+    In this order: gradient checkpointing, a smaller micro-batch, a 4-bit backbone, fp16 where a GPU computes fp32,
+    shorter rows, a lower rank, then two of them, and so on. Where a change has a size, the mildest is taken, the last
+    change's first.
     """
-    bodies: dict[tuple[str, int, int], cost.Anatomy] = {}
+    bodies: dict[tuple[str, Precision, int, int], cost.Anatomy] = {}
 
     def fits(changes: Sequence[Change]) -> bool:
         changed = _changed(run, changes)
-        key = (changed.quantization.name, changed.task.max_length, changed.adapter.r)
+        name, length = changed.quantization.name, changed.task.max_length
+        key = (name, changed.train.precision, length, changed.adapter.r)
         if key not in bodies:
             bodies[key] = cost.anatomy(changed)
         return cost.of(bodies[key], changed).peak <= room
@@ -136,6 +138,8 @@ def overrides(before: Run, after: Run) -> list[str]:
         words["train.batch_size"] = str(after.train.batch_size)
     elif after.quantization.name != before.quantization.name:
         words["quantization"] = after.quantization.name
+    if after.train.precision is not before.train.precision:
+        words["train.precision"] = after.train.precision.value
     if after.train.gradient_checkpointing != before.train.gradient_checkpointing:
         words["train.gradient_checkpointing"] = "true"
     if after.train.batch_size != before.train.batch_size:
@@ -172,6 +176,10 @@ def _levers(run: Run, length: int) -> list[list[Change]]:
     def checkpointing(r: Run) -> Run:
         return replace(r, train=replace(r.train, gradient_checkpointing=True))
 
+    def halved(r: Run) -> Run:
+        return replace(r, train=replace(r.train, precision=Precision.fp16))
+
+    half = run.quantization.compute_dtype is Compute.auto and _gpu(run) and cost.precision(run)[0] == "fp32"
     four_bits = run.quantization.name in ("nf4", "fp4") or adapter.name == "full"
     step = 32 if length > 64 else 8
     chosen = run.evaluate.submodels
@@ -181,6 +189,7 @@ def _levers(run: Run, length: int) -> list[list[Change]]:
         [] if train.gradient_checkpointing else [checkpointing],
         [batch(n) for n in range(train.batch_size - 1, 0, -1) if train.batch_size % n == 0],
         [] if four_bits else [quantized],
+        [halved] if half else [],
         [shorter(n) for n in range((length - 1) // step * step, max(step, length // 8) - 1, -step)],
         [lower(rank) for rank in ranks if rank >= least],
     ]
@@ -268,6 +277,8 @@ def _verdict(run: Run, body: cost.Anatomy, room: int) -> list[str]:
     body = cost.anatomy(changed)
     spare, rows = _spare(run, room - cost.of(body, changed).peak), _rows(largest_batch(body, changed, room))
     words = _wrapped(" ".join(overrides(run, changed)), "  ")
+    if changed.train.precision is not run.train.precision:
+        words += _wrapped("fp16 is less stable than fp32; a run whose loss overflows stops and says so.")
     return [*said, "", *_wrapped(f"fits with these, and {spare} (largest micro-batch: {rows}):"), *words]
 
 
