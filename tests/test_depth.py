@@ -241,6 +241,7 @@ def test_parameters_are_those_of_the_layers_that_run() -> None:
         (["adapter.exits=[2,2]"], "each once"),
         (["adapter.exit_stride=2"], "leave one out"),
         (["adapter=sft", "sampler=all"], "trains one size"),
+        (["adapter=early_exit", "adapter.trainable=lora"], "trains heads over a frozen body"),
         (["adapter.update=frozen_grad"], "belongs to adapter=dylora"),
     ],
 )

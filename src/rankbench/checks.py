@@ -173,6 +173,8 @@ def _check_exits(run: Run) -> None:
     adapter = run.adapter
     if adapter.start_from is not None and adapter.name != "early_exit":
         raise RequestError(f"adapter.start_from belongs to adapter=early_exit; leave it out for adapter={adapter.name}")
+    if adapter.name == "early_exit" and adapter.trainable is Trainable.lora:
+        raise RequestError("adapter=early_exit trains heads over a frozen body, so adapter.trainable=lora cannot apply")
     floats = adapter.name == "early_exit" or (adapter.name != "sorted_lora" and adapter.trainable is Trainable.all)
     if run.quantization.name != "none" and floats:
         raise RequestError(

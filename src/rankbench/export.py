@@ -241,8 +241,8 @@ def _whole_files(found: Finished) -> list[Path]:
     weights = sorted(found.adapter.glob("*.safetensors"))
     for file in weights:
         try:
-            with safe_open(file, "pt"):
-                pass
+            with safe_open(file, "pt") as stored:
+                stored.keys()
         except (OSError, SafetensorError) as error:
             raise RequestError(f"{file} is damaged ({error}); run it again with fresh=true") from error
     if not weights or not (found.adapter / "config.json").is_file():

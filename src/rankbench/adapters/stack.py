@@ -16,10 +16,10 @@ PLACES = {"llama": "layers", "gpt2": "h", "falcon": "h", "bert": "encoder.layer"
 
 
 class Stack:
-    """The layers of a transformer, cut at a depth. After `cut(d)` the model is the one that has d layers:
+    """The layers of a transformer: after `cut(d)` the model is the one that has the first d of them.
 
-    they run, their cache is kept, then the final norm and the head (Sorted LLaMA section 3). Raises RequestError for a
-    family whose layers are not known to be alike in this.
+    They run and keep a cache, then come the final norm and the head (Sorted LLaMA section 3). Raises RequestError for
+    a family that is not in PLACES.
     """
 
     def __init__(self, model: nn.Module) -> None:
