@@ -282,6 +282,8 @@ def test_a_run_scores_every_exit(adapter: str, sampler: list[str], tmp_path: Pat
     ranks = (1, 2) if adapter == "sorted_lora" else (None,)
     assert places == [(rank, depth) for depth in EXITS for rank in ranks]
     assert len({sub["metrics"]["loss"] for sub in found["submodels"]}) == len(places)
+    for sub in found["submodels"]:
+        assert 0 < sub["generated"]["tokens"] <= 16 * 4 and 0 < sub["generated"]["seconds"] < sub["eval_seconds"]
     note = json.loads((run.folder / "adapter" / "rankbench.json").read_text())
     assert note["exits"] == list(EXITS) and note["trained_exits"] == ([4] if adapter == "sft" else list(EXITS))
     assert execute(run) == found
@@ -415,3 +417,33 @@ def test_a_killed_sorted_training_ends_as_one_that_was_not(tmp_path: Path) -> No
         (tmp_path / p / run.run_id / "adapter" / "model.safetensors").read_bytes() for p in ("whole", "parts")
     )
     assert one == other
+
+
+# The first layers alone, to be fine-tuned by themselves
+
+
+@pytest.mark.parametrize(("kind", "task"), CASES)
+def test_the_first_layers_of_a_backbone_load_alone(kind: str, task: str, tmp_path: Path) -> None:
+    """Sorted LLaMA's extracted fine-tuning begins from the pretrained model cut at a depth."""
+    whole = attached(kind, task)
+    whole.model.save_pretrained(tmp_path)
+    backbone.byte_tokenizer().save_pretrained(tmp_path)
+    labels = None if task == "instruction" else 2
+    source = [f"model.path={tmp_path}", f"task.data_dir={tmp_path}", "adapter=full"]
+    run = a_run(*words(kind, task, "model.layers=3", *source))
+    alone = backbone.load(run.model, labels, False, 0).model.eval()
+    assert alone.config.num_hidden_layers == backbone.config_of(run.model, labels).num_hidden_layers == 3
+    batch = batch_of(task)
+    with torch.no_grad():
+        assert torch.allclose(
+            alone(**inputs(batch)).logits, physically_cut(whole, 3)(**inputs(batch)).logits, atol=1e-5
+        )
+    assert run.run_id != a_run(*words(kind, task, *source)).run_id
+
+
+def test_more_layers_than_there_are_are_refused() -> None:
+    run = a_run(*words("llama", "instruction", "model.layers=5", "adapter=full"))
+    with pytest.raises(RequestError, match=r"model.layers=5: tiny_llama has 4"):
+        backbone.load(run.model, None, False, 0)
+    with pytest.raises(RequestError, match=r"model.layers=0 must be at least 1"):
+        a_run("model.layers=0")

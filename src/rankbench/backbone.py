@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import importlib.util
 import logging
@@ -70,7 +71,7 @@ def load(
     torch.manual_seed(seeds.integer(seed, "model"))
     if source.kind == "random":
         tokenizer = byte_tokenizer()
-        config = _random_config(source.random or {}, tokenizer, head)
+        config = _of_layers(model, _random_config(source.random or {}, tokenizer, head))
         return Backbone(_random(config, num_labels, storage), tokenizer, {"source": "random", "fingerprint": "random"})
     folder = fetch("model", model, source, FILES, needed=[("config.json",), ("*.safetensors",), TOKENIZERS])
     gguf = {"gguf_file": folder.name} if folder.suffix == ".gguf" else {}
@@ -81,7 +82,9 @@ def load(
     else:
         _check_folder(folder)
     kind = "classifier" if head else "language model"
-    _config(folder, **options)  # says what a damaged file is, before anything else stumbles over it
+    whole = _config(folder, **options)  # says what a damaged file is, before anything else stumbles over it
+    if model.layers is not None:
+        options["num_hidden_layers"] = _of_layers(model, whole).num_hidden_layers
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         loaded = _pretrained(folder, num_labels, head, storage, options)
@@ -103,15 +106,30 @@ def config_of(model: Model, num_labels: int | None) -> Any:
     head = {} if num_labels is None else {"num_labels": num_labels}
     source = locate("model", model)
     if source.kind == "random":
-        return _random_config(source.random or {}, byte_tokenizer(), head)
+        return _of_layers(model, _random_config(source.random or {}, byte_tokenizer(), head))
     if source.kind == "hub" and model.shape:
-        return _random_config(model.shape, None, head)
+        return _of_layers(model, _random_config(model.shape, None, head))
     folder = fetch("model", model, source, ["config.json"])
     if folder.suffix == ".gguf":
         _needs_gguf()
-        return _config(folder.parent, gguf_file=folder.name, **head)
+        return _of_layers(model, _config(folder.parent, gguf_file=folder.name, **head))
     _check_folder(folder, weights=False)
-    return _config(folder, trust_remote_code=model.trust_remote_code, **head)
+    return _of_layers(model, _config(folder, trust_remote_code=model.trust_remote_code, **head))
+
+
+def _of_layers(model: Model, config: Any) -> Any:
+    """The architecture with model.layers layers, where that is set. Raises RequestError when it has fewer."""
+    if model.layers is None:
+        return config
+    if model.layers > config.num_hidden_layers:
+        raise RequestError(
+            f"model.layers={model.layers}: {model.name} has {config.num_hidden_layers}; give that or less"
+        )
+    config = copy.deepcopy(config)
+    config.num_hidden_layers = model.layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[: model.layers]
+    return config
 
 
 @functools.lru_cache(maxsize=4)

@@ -123,6 +123,10 @@ def check(run: Run) -> None:
             f"adapter.update={adapter.update.value} trains one rank a step, sampler={sampler.name} several; "
             "use sampler=uniform or geometric",
         )
+    require(
+        run.model.layers is None or run.model.layers >= 1,
+        f"model.layers={run.model.layers} must be at least 1, or null",
+    )
     chosen = run.evaluate.submodels
     if chosen != "all":
         require(

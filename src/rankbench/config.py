@@ -26,6 +26,7 @@ VOLATILE = (
 )
 # Settings that came after the first records; at this value they leave the identity as it was without them.
 LATER: dict[str, Any] = {
+    "model.layers": None,
     "adapter.exits": None,
     "adapter.exit_stride": None,
     "adapter.trainable": "all",
@@ -112,6 +113,7 @@ class Model:
     """A backbone: from a local folder or GGUF file, an installed package, the hub, or random weights.
 
     `shape` is the architecture as in its config.json, so that `plan` can forecast before anything is downloaded.
+    `layers` keeps the first so many alone: a cut model, to be fine-tuned by itself.
     """
 
     name: str = MISSING
@@ -121,6 +123,7 @@ class Model:
     revision: str | None = None
     random: dict[str, Any] | None = None
     shape: dict[str, Any] | None = None
+    layers: int | None = None
     target_modules: list[str] = field(default_factory=list)
     learning_rate: float = 4e-4
     trust_remote_code: bool = False

@@ -34,6 +34,14 @@ class Responses:
     decode: Callable[[list[int]], str]
 
 
+@dataclass
+class Generated:
+    """What greedy generation wrote, end marks aside, and how long it took."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True)
 class Score:
     """One sub-model's measurement; `predictions` holds for each split columns (n,) as predictions.parquet keeps them.
@@ -47,6 +55,7 @@ class Score:
     n: int
     seconds: float
     predictions: dict[str, dict[str, np.ndarray]]
+    generated: Generated | None = None
 
 
 def evaluate(
@@ -72,6 +81,7 @@ def evaluate(
     members = sorted(submodels, key=lambda m: (m.depth or 0, m.rank or 0))
     outputs: dict[str, dict[str, np.ndarray]] = {}
     seconds = dict.fromkeys(members, 0.0)
+    generated = {member: Generated() for member in members}
     was_training, was_active = adapter.model.training, adapter.active()
     adapter.activate(adapter.family[-1])  # all layers change their mode, not those of the active depth alone
     adapter.model.eval()
@@ -82,13 +92,13 @@ def evaluate(
                 if set(metrics) - set(GENERATED):
                     columns |= _predict(model, adapter, split, members, batch_size, pad_id, budget, device, seconds)
                 if responses is not None and set(metrics) & set(GENERATED):
-                    columns["prediction"] = _answers(model, adapter, split, members, pad_id, responses, seconds)
+                    columns["prediction"] = _answers(model, adapter, split, members, pad_id, responses, generated)
                 outputs[split.name] = columns
     finally:
         adapter.activate(adapter.family[-1])
         adapter.model.train(was_training)
         adapter.activate(was_active)
-    return [_score(m, members.index(m), outputs, splits, metrics, seconds[m]) for m in submodels]
+    return [_score(m, members.index(m), outputs, splits, metrics, seconds[m], generated[m]) for m in submodels]
 
 
 def _answers(
@@ -98,12 +108,12 @@ def _answers(
     members: list[Submodel],
     pad_id: int,
     responses: Responses,
-    seconds: dict[Submodel, float],
+    generated: dict[Submodel, Generated],
 ) -> np.ndarray:
-    """The generated texts (members, n) of one split; adds each member's share of the time to `seconds`."""
+    """The generated texts (members, n) of one split; adds each member's tokens and share of the time to `generated`."""
 
     def spent(member: Submodel, share: float) -> None:
-        seconds[member] += share
+        generated[member].seconds += share
 
     tokens = generate(
         model,
@@ -115,6 +125,8 @@ def _answers(
         pad_id=pad_id,
         spent=spent,
     )
+    for member, answers in zip(members, tokens, strict=True):
+        generated[member].tokens += sum(map(len, answers))
     return np.array([[responses.decode(answer).strip() for answer in row] for row in tokens], dtype=object)
 
 
@@ -192,6 +204,7 @@ def _score(
     splits: Sequence[Encoded],
     metrics: list[str],
     seconds: float,
+    generated: Generated,
 ) -> Score:
     values: dict[str, float] = {}
     for split in splits:
@@ -200,4 +213,5 @@ def _score(
         for name, value in score(metrics, columns, split.references or split.labels).items():
             values[name + suffix] = value
     predictions = {split.name: {key: column[place] for key, column in outputs[split.name].items()} for split in splits}
-    return Score(member, values, sum(map(len, splits)), seconds, predictions)
+    whole = seconds + generated.seconds
+    return Score(member, values, sum(map(len, splits)), whole, predictions, generated if generated.seconds else None)

@@ -157,6 +157,7 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
                 "n": s.n,
                 "parameters": asdict(counts[s.submodel]),
                 "eval_seconds": s.seconds,
+                **({"generated": asdict(s.generated)} if s.generated else {}),
             }
             for s in scores
         ],
