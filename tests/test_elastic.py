@@ -37,7 +37,7 @@ def test_thresholds_above_one_give_the_whole_models_greedy_words(kind: str) -> N
     tuning = attached(kind, "instruction")
     for prompt in prompts():
         for thresholds in ({}, {2: 1.1, 3: 1.1}):
-            answer = by_confidence(tuning.model, tuning, prompt, thresholds, **SETTINGS)
+            answer = by_confidence(tuning.model, tuning.stack, tuning.exits, prompt, thresholds, **SETTINGS)
             assert answer.tokens == greedy(tuning, prompt, 4)
             assert answer.decided[2] == answer.decided[3] == 0 and answer.decided[4] > 0
 
@@ -47,7 +47,7 @@ def test_thresholds_above_one_give_the_whole_models_greedy_words(kind: str) -> N
 def test_a_threshold_of_zero_leaves_at_that_exit(kind: str, depth: int) -> None:
     tuning = attached(kind, "instruction")
     for prompt in prompts():
-        answer = by_confidence(tuning.model, tuning, prompt, {depth: 0.0}, **SETTINGS)
+        answer = by_confidence(tuning.model, tuning.stack, tuning.exits, prompt, {depth: 0.0}, **SETTINGS)
         assert answer.tokens == greedy(tuning, prompt, depth)
         assert sum(answer.decided.values()) == answer.decided[depth]
 
@@ -59,7 +59,7 @@ def test_skipped_layers_are_made_up_exactly_when_they_are_first_needed(kind: str
     seen: set[int] = set()
     thresholds = {depth: surest(tuning, depth) for depth in (2, 3)}
     for prompt in prompts():
-        answer = by_confidence(tuning.model, tuning, prompt, thresholds, max_new_tokens=20, ends=frozenset())
+        answer = by_confidence(tuning.model, tuning.stack, tuning.exits, prompt, thresholds, max_new_tokens=20, ends=frozenset())
         text, decided = list(prompt), dict.fromkeys(EXITS, 0)
         for token in answer.tokens:
             for depth in EXITS:
@@ -83,7 +83,7 @@ def test_self_speculation_equals_greedy_token_for_token(kind: str, draft: int, t
     tuning = attached(kind, "instruction")
     accepted = drafted = 0
     for prompt in prompts():
-        answer = self_speculative(tuning.model, tuning, prompt, draft, tokens=tokens, **SETTINGS)
+        answer = self_speculative(tuning.model, tuning.stack, tuning.exits, prompt, draft, tokens=tokens, **SETTINGS)
         assert answer.tokens == greedy(tuning, prompt, 4)
         accepted, drafted = accepted + answer.accepted, drafted + answer.drafted
     assert 0 <= accepted <= drafted and drafted > 0
@@ -97,19 +97,32 @@ def test_a_draft_like_the_whole_model_is_always_accepted() -> None:
                 parameter.data.zero_()
     ran = []
     tuning.stack.layers[3].register_forward_hook(lambda *_: ran.append(1))
-    answer = self_speculative(tuning.model, tuning, prompts()[0], 2, tokens=4, max_new_tokens=20, ends=frozenset())
+    answer = self_speculative(tuning.model, tuning.stack, tuning.exits, prompts()[0], 2, tokens=4, max_new_tokens=20, ends=frozenset())
     assert len(answer.tokens) == 20 and answer.accepted == answer.drafted == 16
     assert len(ran) == 4  # the deep layers read five tokens at a time
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_early_exits_decide_by_their_own_heads(kind: str) -> None:
+    tuning = attached(kind, "instruction", "adapter=early_exit")
+    with torch.no_grad():
+        for parameter in tuning.trained().values():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    for prompt in prompts():
+        answer = by_confidence(tuning.model, tuning.stack, tuning.exits, prompt, {2: 0.0}, **SETTINGS)
+        assert answer.tokens == greedy(tuning, prompt, 2)
+        drafted = self_speculative(tuning.model, tuning.stack, tuning.exits, prompt, 3, **SETTINGS)
+        assert drafted.tokens == greedy(tuning, prompt, 4)
 
 
 def test_an_unknown_draft_is_refused() -> None:
     tuning = attached("llama", "instruction")
     with pytest.raises(ValueError, match="choose from"):
-        self_speculative(tuning.model, tuning, [5, 6], 4, **SETTINGS)
+        self_speculative(tuning.model, tuning.stack, tuning.exits, [5, 6], 4, **SETTINGS)
 
 
 def test_logits_that_are_not_finite_are_an_error() -> None:
     tuning = attached("llama", "instruction")
     next(iter(tuning.trained().values())).data.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not finite"):
-        by_confidence(tuning.model, tuning, [5, 6], {}, **SETTINGS)
+        by_confidence(tuning.model, tuning.stack, tuning.exits, [5, 6], {}, **SETTINGS)

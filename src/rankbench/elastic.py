@@ -1,7 +1,8 @@
 """Decoding that chooses its depth by the token: early exits by confidence, and an exit that drafts for the whole model.
 
-One sequence at a time. A token that left at an exit has no keys and values above it; they are computed, from its kept
-residual stream, when a later token first goes deeper. So the caches are those of the whole model, exactly.
+`exits` are the depths at which a token may leave, smallest first, the last the whole. One sequence at a time. A token
+that left at an exit has no keys and values above it; they are computed, from its kept residual stream, when a later
+token first goes deeper. So the caches are those of the whole model, exactly.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from rankbench.adapters.depth import Sorted
+from rankbench.adapters.stack import Stack
 
 
 @dataclass
@@ -29,21 +30,21 @@ class Answer:
 class Reader:
     """A sequence read by a decoder whose segments, the layers between two exits, may each have got to another token."""
 
-    def __init__(self, model: Any, adapter: Sorted, prompt: Sequence[int]) -> None:
-        adapter.activate(adapter.family[-1])
-        self.model, self.adapter, self.stack = model, adapter, adapter.stack
-        self.cache = DynamicCache(config=adapter.model.config)
-        self.device = next(adapter.model.parameters()).device
+    def __init__(self, model: Any, stack: Stack, exits: Sequence[int], prompt: Sequence[int]) -> None:
+        stack.cut(exits[-1])
+        self.model, self.stack, self.exits = model, stack, exits
+        self.cache = DynamicCache(config=stack.config)
+        self.device = next(stack.layers[0].parameters()).device
         self.ids = list(prompt)
-        self.read = [0 for _ in adapter.exits]  # tokens that each segment has read
-        self.streams: list[torch.Tensor | None] = [None for _ in adapter.exits]  # what the next segment has yet to read
+        self.read = [0 for _ in exits]  # tokens that each segment has read
+        self.streams: list[torch.Tensor | None] = [None for _ in exits]  # what the next segment has yet to read
 
     def advance(self, segment: int, last: int = 1) -> torch.Tensor:
         """Let a segment read to the end; the one before it must have. Logits (last, vocabulary) at its exit.
 
         Raises FloatingPointError when they are not finite.
         """
-        exits = [0, *self.adapter.exits]
+        exits = [0, *self.exits]
         below, above = exits[segment], exits[segment + 1]
         start, end = self.read[segment], len(self.ids)
         positions = torch.arange(start, end, device=self.device)
@@ -81,7 +82,8 @@ class Reader:
 @torch.no_grad()
 def by_confidence(
     model: Any,
-    adapter: Sorted,
+    stack: Stack,
+    exits: Sequence[int],
     prompt: Sequence[int],
     thresholds: Mapping[int, float],
     *,
@@ -93,10 +95,10 @@ def by_confidence(
     0 always stops at that exit; above 1, or without a threshold, it never does, which is greedy decoding by the whole
     model (Sorted LLaMA's dynamic inference, with exact caches).
     """
-    reader = Reader(model, adapter, prompt)
-    answer = Answer([], dict.fromkeys(adapter.exits, 0))
+    reader = Reader(model, stack, exits, prompt)
+    answer = Answer([], dict.fromkeys(exits, 0))
     for _ in range(max_new_tokens):
-        for segment, depth in enumerate(adapter.exits):
+        for segment, depth in enumerate(exits):
             logits = reader.advance(segment)[-1]
             if depth in thresholds and float(logits.float().softmax(-1).max()) >= thresholds[depth]:
                 break
@@ -112,7 +114,8 @@ def by_confidence(
 @torch.no_grad()
 def self_speculative(
     model: Any,
-    adapter: Sorted,
+    stack: Stack,
+    exits: Sequence[int],
     prompt: Sequence[int],
     draft: int,
     *,
@@ -125,11 +128,11 @@ def self_speculative(
     The drafted tokens' layers up to the exit are not computed again; the others read them all at once. Up to rounding:
     several positions in one forward may break a tie the other way.
     """
-    if draft not in adapter.exits[:-1]:
-        raise ValueError(f"depth {draft} cannot draft; choose from {adapter.exits[:-1]}")
-    reader = Reader(model, adapter, prompt)
-    answer = Answer([], dict.fromkeys(adapter.exits, 0))
-    shallow = adapter.exits.index(draft) + 1
+    if draft not in exits[:-1]:
+        raise ValueError(f"depth {draft} cannot draft; choose from {exits[:-1]}")
+    reader = Reader(model, stack, exits, prompt)
+    answer = Answer([], dict.fromkeys(exits, 0))
+    shallow = exits.index(draft) + 1
     while len(answer.tokens) < max_new_tokens:
         known, drafted = len(reader.ids), list[int]()
         while len(drafted) < min(tokens, max_new_tokens - len(answer.tokens) - 1):
@@ -139,14 +142,14 @@ def self_speculative(
             reader.ids.append(drafted[-1])
             if drafted[-1] in ends:
                 break
-        for segment in range(len(adapter.exits)):
+        for segment in range(len(exits)):
             logits = reader.advance(segment, len(drafted) + 1)
         truth = logits.argmax(-1).tolist()
         agreed = next((i for i, token in enumerate(drafted) if token != truth[i]), len(drafted))
         answer.drafted += len(drafted)
         answer.accepted += agreed
         answer.decided[draft] += agreed
-        answer.decided[adapter.exits[-1]] += 1
+        answer.decided[exits[-1]] += 1
         for token in truth[: agreed + 1]:
             if token in ends:
                 return answer

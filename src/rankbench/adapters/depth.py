@@ -19,7 +19,6 @@ from rankbench.adapters.lora import DyLora, Lora
 from rankbench.adapters.stack import Stack
 from rankbench.checks import SORTED
 from rankbench.config import Run, Trainable, start_folder
-from rankbench.quantize import kept_out
 from rankbench.samplers import Submodel
 from rankbench.sources import RequestError
 
@@ -54,7 +53,6 @@ class Sorted(FineTuning):
         self.inner.activate(self._inner(submodel))
         assert submodel.depth is not None
         self.stack.cut(submodel.depth)
-        self._wear(submodel.depth)
 
     def active(self) -> Submodel:
         """The exit, and the rank where there are ranks."""
@@ -88,16 +86,11 @@ class Sorted(FineTuning):
         for submodel, weight in drawn:
             depth = submodel.depth or 0
             leaves[depth] = streams[depth].detach().requires_grad_()
-            self._wear(depth)
             with self.stack.between(depth, depth, leaves[depth]):
                 total += self._accumulate_active(model, batch, weight, backward)
-        self._wear(self.stack.depth)
         behind = [depth for depth in depths if streams[depth].requires_grad]
         torch.autograd.backward([streams[d] for d in behind], [leaves[d].grad for d in behind])
         return total
-
-    def _wear(self, depth: int) -> None:
-        """Put the head of an exit on; here all share one."""
 
     def _body(self) -> contextlib.AbstractContextManager[Any]:
         """What the shared forward runs under."""
@@ -153,23 +146,17 @@ class EarlyExit(Sorted):
             _start_from(run, model)
         super().__init__(run, model)
         self.model.requires_grad_(False)
-        self._name = kept_out(model)[-1]
-        last = getattr(model, self._name)
+        last = self.stack.head(self.exits[-1])
         self.heads = {depth: copy.deepcopy(last).float().requires_grad_(True) for depth in self.exits[:-1]}
         if not self.heads:
             raise RequestError(
                 f"adapter=early_exit trains a head for each exit before the last, and adapter.exits={self.exits} has "
                 "none; give another depth"
             )
-        self._heads: dict[int, nn.Module] = {**self.heads, self.exits[-1]: last}
+        self.stack.heads = self.heads
         self._trained = {
             f"heads.{depth}.{name}": p for depth, head in self.heads.items() for name, p in head.named_parameters()
         }
-        self.activate(self.family[-1])
-
-    def _wear(self, depth: int) -> None:
-        if hasattr(self, "_heads"):  # the first cut comes before the heads are made
-            setattr(self.model, self._name, self._heads[depth])
 
     def _body(self) -> contextlib.AbstractContextManager[Any]:
         return torch.no_grad()
@@ -195,7 +182,7 @@ class EarlyExit(Sorted):
         self.activate(submodel)
         total = sum(p.numel() for p in self.model.parameters())
         self.activate(active)
-        head = sum(p.numel() for p in self._heads[submodel.depth or 0].parameters())
+        head = sum(p.numel() for p in self.stack.head(submodel.depth or 0).parameters())
         return Parameters(adapter=0, head=head, trainable=head if submodel.depth in self.heads else 0, total=total)
 
     def save(self, folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rankbench.quantize import kept_out
 from rankbench.sources import RequestError
 
 # Where the layers lie below the base model; any other family is refused rather than cut in the wrong place.
@@ -18,8 +19,8 @@ PLACES = {"llama": "layers", "gpt2": "h", "falcon": "h", "bert": "encoder.layer"
 class Stack:
     """The layers of a transformer: after `cut(d)` the model is the one that has the first d of them.
 
-    They run and keep a cache, then come the final norm and the head (Sorted LLaMA section 3). Raises RequestError for
-    a family that is not in PLACES.
+    They run and keep a cache, then come the final norm and the head (Sorted LLaMA section 3): the model's own, or that
+    of the depth in `heads`. Raises RequestError for a family that is not in PLACES.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -34,6 +35,9 @@ class Stack:
         self._parent = model.get_submodule(".".join(above))
         self.layers: list[nn.Module] = list(getattr(self._parent, self._name))
         self.depth = len(self.layers)
+        self._model, self._head = model, kept_out(model)[-1]
+        self._own: nn.Module = getattr(model, self._head)
+        self.heads: dict[int, nn.Module] = {}
 
     def cut(self, depth: int) -> None:
         """Leave the first `depth` layers, counted from 1."""
@@ -41,10 +45,16 @@ class Stack:
             raise ValueError(f"depth {depth} is outside 1..{len(self.layers)}")
         if depth != self.depth:
             self.depth = depth
-            self._put(self.layers[:depth])
+            self._put(self.layers[:depth], depth)
 
-    def _put(self, layers: list[nn.Module]) -> None:
+    def head(self, depth: int) -> nn.Module:
+        """What reads the residual stream at a depth, after the final norm."""
+        return self.heads.get(depth, self._own)
+
+    def _put(self, layers: list[nn.Module], depth: int) -> None:
         setattr(self._parent, self._name, nn.ModuleList(layers))
+        if self.heads:
+            setattr(self._model, self._head, self.head(depth))
         self.config.num_hidden_layers = len(layers)  # caches and some forwards count by it
 
     @contextlib.contextmanager
@@ -75,11 +85,11 @@ class Stack:
         With below = above it is norm and head alone; without a stream it begins at the embedding.
         """
         given: list[nn.Module] = [] if stream is None else [_Given(stream, self.config.model_type)]
-        self._put([*given, *self.layers[below:above]])
+        self._put([*given, *self.layers[below:above]], above)
         try:
             yield
         finally:
-            self._put(self.layers[: self.depth])
+            self._put(self.layers[: self.depth], self.depth)
 
 
 class _Given(nn.Module):
