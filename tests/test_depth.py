@@ -243,6 +243,12 @@ def test_parameters_are_those_of_the_layers_that_run() -> None:
         (["adapter=sft", "sampler=all"], "trains one size"),
         (["adapter=early_exit", "adapter.trainable=lora"], "trains heads over a frozen body"),
         (["adapter.update=frozen_grad"], "belongs to adapter=dylora"),
+        (["sampler=geometric"], "sampler=geometric draws ranks, and adapter=sorted_ft has none"),
+        (["adapter=dylora", "sampler=exits"], "adapter=dylora has no exits"),
+        (["sampler.exit_weights=[1,2]"], "has 2 weights for the 3 exits"),
+        (["sampler.exit_weights=[1,2,0]"], "must be above 0"),
+        (["adapter=dylora", "sampler.exit_weights=[1,2,3]"], "weigh exits"),
+        (["adapter=sorted_lora", "sampler=exits", "adapter.update=frozen_grad"], "trains one rank a step"),
     ],
 )
 def test_a_wrong_request_is_refused_with_the_mend(overrides: list[str], message: str) -> None:
@@ -268,7 +274,12 @@ def test_exits_by_stride_count_from_the_last_layer(overrides: list[str], exits: 
 
 @pytest.mark.parametrize(
     ("adapter", "sampler"),
-    [("sft", []), *((a, s) for a in ("sorted_ft", "sorted_lora", "early_exit") for s in ([], ["sampler=uniform"]))],
+    [
+        ("sft", []),
+        *((a, s) for a in ("sorted_ft", "sorted_lora", "early_exit") for s in ([], ["sampler=uniform"])),
+        ("sorted_lora", ["sampler=exits"]),
+        ("sorted_ft", ["sampler.exit_weights=[1,1,2]"]),
+    ],
 )
 def test_a_run_scores_every_exit(adapter: str, sampler: list[str], tmp_path: Path) -> None:
     rows = [{"instruction": f"Count to {i}", "input": "", "output": "la " * (i % 4 + 1)} for i in range(16)]

@@ -59,7 +59,9 @@ def test_skipped_layers_are_made_up_exactly_when_they_are_first_needed(kind: str
     seen: set[int] = set()
     thresholds = {depth: surest(tuning, depth) for depth in (2, 3)}
     for prompt in prompts():
-        answer = by_confidence(tuning.model, tuning.stack, tuning.exits, prompt, thresholds, max_new_tokens=20, ends=frozenset())
+        answer = by_confidence(
+            tuning.model, tuning.stack, tuning.exits, prompt, thresholds, max_new_tokens=20, ends=frozenset()
+        )
         text, decided = list(prompt), dict.fromkeys(EXITS, 0)
         for token in answer.tokens:
             for depth in EXITS:
@@ -97,7 +99,9 @@ def test_a_draft_like_the_whole_model_is_always_accepted() -> None:
                 parameter.data.zero_()
     ran = []
     tuning.stack.layers[3].register_forward_hook(lambda *_: ran.append(1))
-    answer = self_speculative(tuning.model, tuning.stack, tuning.exits, prompts()[0], 2, tokens=4, max_new_tokens=20, ends=frozenset())
+    answer = self_speculative(
+        tuning.model, tuning.stack, tuning.exits, prompts()[0], 2, tokens=4, max_new_tokens=20, ends=frozenset()
+    )
     assert len(answer.tokens) == 20 and answer.accepted == answer.drafted == 16
     assert len(ran) == 4  # the deep layers read five tokens at a time
 

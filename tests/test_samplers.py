@@ -80,3 +80,28 @@ def test_sandwich_draws_the_largest_and_another():
         assert largest.rank == 8 and a == b == 0.5
         others.add(other.rank)
     assert others == set(range(1, 8))
+
+
+PAIRS = tuple(Submodel(rank, depth) for depth in (2, 4, 6) for rank in (1, 2, 3, 4))
+
+
+def test_all_exits_of_a_drawn_rank():
+    seen = set()
+    for step in range(200):
+        members = draw(Sampler("exits"), PAIRS, 0, step)
+        assert [m.depth for m, _ in members] == [2, 4, 6] and len({m.rank for m, _ in members}) == 1
+        assert [weight for _, weight in members] == pytest.approx([1 / 3] * 3)
+        seen.add(members[0][0].rank)
+    assert seen == {1, 2, 3, 4}
+    assert {m.rank for m, _ in draw(Sampler("exits", ranks=[3]), PAIRS, 0, 0)} == {3}
+
+
+def test_exit_weights_weigh_losses_and_draws():
+    weights = [1.0, 1.0, 2.0]
+    exits = tuple(Submodel(depth=depth) for depth in (2, 4, 6))
+    assert draw(Sampler("all", exit_weights=weights), exits, 0, 0) == tuple(zip(exits, (0.25, 0.25, 0.5), strict=True))
+    for _, weight in (pairs := draw(Sampler("exits", exit_weights=weights), PAIRS, 0, 0)):
+        assert weight in (0.25, 0.5)
+    assert len(pairs) == 3
+    drawn = [draw(Sampler("uniform", exit_weights=weights), exits, 0, step)[0][0].depth for step in range(4000)]
+    assert stats.chisquare([drawn.count(d) for d in (2, 4, 6)], [1000, 1000, 2000]).pvalue > 0.001

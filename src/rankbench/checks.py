@@ -51,7 +51,7 @@ DEEP = ("sft", "early_exit", *SORTED)  # adapters that are measured at every exi
 
 KNOWN = {  # what the `name` of a group may be where code, not only YAML, stands behind it
     "adapter": ("lora", "dylora", "qdylora", "full", "sft", "early_exit", "sorted_ft", "sorted_lora"),
-    "sampler": ("fixed", "uniform", "geometric", "all", "sandwich"),
+    "sampler": ("fixed", "uniform", "geometric", "all", "exits", "sandwich"),
     "quantization": ("none", "nf4", "fp4", "int8"),
     "log": ("none", "wandb"),
 }
@@ -119,7 +119,7 @@ def check(run: Run) -> None:
         )
     if adapter.update is not Update.full:
         require(
-            sampler.name not in ("all", "sandwich"),
+            sampler.name in ("fixed", "uniform", "geometric"),
             f"adapter.update={adapter.update.value} trains one rank a step, sampler={sampler.name} several; "
             "use sampler=uniform or geometric",
         )
@@ -127,6 +127,25 @@ def check(run: Run) -> None:
         run.model.layers is None or run.model.layers >= 1,
         f"model.layers={run.model.layers} must be at least 1, or null",
     )
+    require(
+        sampler.name != "exits" or adapter.name in DEEP,
+        f"sampler=exits trains every exit of a drawn rank, and adapter={adapter.name} has no exits; use "
+        "adapter=sorted_lora or sorted_ft",
+    )
+    require(
+        sampler.name != "geometric" or adapter.name in NESTED,
+        f"sampler=geometric draws ranks, and adapter={adapter.name} has none to draw; use sampler=all or uniform",
+    )
+    weights = sampler.exit_weights
+    if weights is not None:
+        require(
+            adapter.name in DEEP and sampler.name in ("all", "exits", "uniform"),
+            "sampler.exit_weights weigh exits, with sampler=all, exits or uniform; leave them out",
+        )
+        require(
+            bool(weights) and all(0 < weight < math.inf for weight in weights),
+            f"sampler.exit_weights={weights} must be above 0 and finite, one for each exit",
+        )
     chosen = run.evaluate.submodels
     if chosen != "all":
         require(

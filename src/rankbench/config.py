@@ -28,6 +28,7 @@ VOLATILE = (
 LATER: dict[str, Any] = {
     "model.layers": None,
     "adapter.exits": None,
+    "sampler.exit_weights": None,
     "adapter.exit_stride": None,
     "adapter.trainable": "all",
     "adapter.start_from": None,
@@ -189,10 +190,14 @@ class Adapter:
 
 @dataclass
 class Sampler:
-    """Which sub-models an optimizer step trains; `ranks` restricts the draw (default 1..R)."""
+    """Which sub-models an optimizer step trains; `ranks` restricts the draw (default 1..R).
+
+    `exit_weights`, one for each exit, smallest first, weigh the losses of `all` and `exits` and the draws of `uniform`.
+    """
 
     name: str = MISSING
     ranks: list[int] | None = None
+    exit_weights: list[float] | None = None
     p: float = 0.15
 
 

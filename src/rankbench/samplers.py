@@ -34,11 +34,15 @@ def candidates(sampler: Sampler, family: Sequence[Submodel]) -> list[Submodel]:
 
 
 def probabilities(sampler: Sampler, members: Sequence[Submodel]) -> npt.NDArray[np.float64]:
-    """p_B over the members (DyLoRA section 4): uniform, or geometric with the tail renormalised."""
+    """p_B over the members (DyLoRA section 4): uniform, or geometric with the tail renormalised; by exit weights."""
     if sampler.name == "geometric":
         weights = np.array([math.exp(((m.rank or 1) - 1) * math.log1p(-sampler.p)) for m in members])
     else:
         weights = np.ones(len(members))
+    if sampler.exit_weights is not None:
+        depths = sorted({m.depth for m in members if m.depth is not None})
+        by_depth = dict(zip(depths, sampler.exit_weights, strict=True))
+        weights *= [by_depth[m.depth] for m in members if m.depth is not None]
     p: npt.NDArray[np.float64] = weights / weights.sum()
     return p
 
@@ -65,6 +69,12 @@ def _all(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
     return tuple(zip(members, map(float, probabilities(sampler, members)), strict=True))
 
 
+def _exits(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+    ranks = list(dict.fromkeys(m.rank for m in members))
+    rank = ranks[int(u * len(ranks))]
+    return _all(sampler, [m for m in members if m.rank == rank], u)
+
+
 def _sandwich(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
     if len(members) == 1:
         return ((members[0], 1.0),)
@@ -76,5 +86,6 @@ _DRAWS: dict[str, Callable[[Sampler, list[Submodel], float], Draw]] = {
     "uniform": _one,
     "geometric": _one,
     "all": _all,
+    "exits": _exits,
     "sandwich": _sandwich,
 }

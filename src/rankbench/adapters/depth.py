@@ -33,6 +33,12 @@ class Sorted(FineTuning):
         self.run = run
         self.stack = Stack(model)
         self.exits = exits(run, len(self.stack.layers))
+        weights = run.sampler.exit_weights
+        if weights is not None and len(weights) != len(self.exits):
+            raise RequestError(
+                f"sampler.exit_weights has {len(weights)} weights for the {len(self.exits)} exits {self.exits}; give "
+                "one for each"
+            )
         ranked = run.adapter.name == "sorted_lora"
         kind = DyLora if ranked else Lora if run.adapter.trainable is Trainable.lora else Full
         self.inner: FineTuning = kind(run, model)
