@@ -12,7 +12,10 @@ from rankbench.finished import Base, Finished, ranks_in_words
 
 @dataclass(frozen=True)
 class Made:
-    """What an export is: `form` adapter, merged or full; `rank` and `scale` None for full; `num_labels` of a head."""
+    """What an export is: `form` adapter, merged or full; `rank` and `scale` None for full; `num_labels` of a head.
+
+    `depth` is an exit before the last, None for the whole depth.
+    """
 
     form: str
     base: Base
@@ -21,6 +24,7 @@ class Made:
     svd: bool = False
     num_labels: int | None = None
     skipped: tuple[str, ...] = ()  # modules that 4- and 8-bit storage leaves alone: the trained head
+    depth: int | None = None
 
 
 def card(found: Finished, made: Made, name: str) -> str:
@@ -48,14 +52,17 @@ def _front(found: Finished, made: Made) -> str:
 
 def title(found: Finished, made: Made) -> str:
     """What the export is, in a few words."""
+    exits = found.note.get("exits")
+    depth = [f"depth {made.depth or exits[-1]} of {exits[-1]}"] if exits else []
     if made.rank is None:
-        return "full fine-tuning"
+        name = "full fine-tuning" if found.note["method"] == "full" else found.note["method"]
+        return ", ".join([name, *depth])
     cut = (
         f"SVD cut of rank {max(found.note['trained_ranks'])} to rank {made.rank}"
         if made.svd
         else f"rank {made.rank} of {found.note['r']}"
     )
-    return f"{cut}, merged" if made.form == "merged" else cut
+    return ", ".join([cut, *depth, *(["merged"] if made.form == "merged" else [])])
 
 
 def _what(found: Finished, made: Made) -> str:
@@ -68,8 +75,17 @@ def _what(found: Finished, made: Made) -> str:
             if made.form == "merged"
             else "It is a stock PEFT adapter; rankbench is not needed to load it."
         )
+    elif found.early:
+        said.append("A model whose body was frozen while a head was trained for each exit but the last.")
     else:
         said.append("A model of which every weight was trained.")
+    if made.depth is not None:
+        own = "a head of its own" if found.early else "the head that all exits share"
+        said.append(
+            f"It has the first {made.depth} of {found.note['exits'][-1]} layers, then the final norm and {own}."
+        )
+        if made.form == "adapter":
+            said.append("Load it over a base that is cut alike, as below; over the whole base it says something else.")
     if made.rank is not None and run.task.kind != "causal_lm":
         said.append("Its head is the one that the run trained, shared by all ranks.")
     if run.task.kind == "regression":
@@ -132,25 +148,31 @@ def _base_sentence(found: Finished, made: Made) -> str:
 
 
 def _measured(found: Finished, made: Made) -> str:
-    """The metrics of every measured rank, this one marked."""
-    rows = found.record["submodels"]
+    """The metrics of every measured sub-model, this one marked."""
+    rows, exits = found.record["submodels"], found.note.get("exits")
+    depth = made.depth or (exits[-1] if exits else None)
     names = list(rows[0]["metrics"]) if rows else []
     heads = [f"{name} x {times(name)}" if times(name) != 1 else name for name in names]
-    lines = [["rank", *heads, "trained parameters"]]
+    keys = [key for key in ("rank", "depth") if any(row.get(key) is not None for row in rows)] or ["rank"]
+    lines = [[*keys, *heads, "trained parameters"]]
     for row in rows:
-        own = row["rank"] == made.rank and not made.svd
-        rank = "whole" if row["rank"] is None else f"**{row['rank']}** (this one)" if own else str(row["rank"])
+        own = row["rank"] in (None, made.rank) and row.get("depth") == depth and not made.svd
+        places = ["whole" if row[key] is None else str(row[key]) for key in keys]
+        if own and len(rows) > 1:
+            places = [f"**{place}**" for place in places]
+            places[-1] += " (this one)"
         values = [f"{times(name) * row['metrics'][name]:.2f}" for name in names]
-        lines.append([rank, *values, f"{row['parameters']['trainable']:,}"])
+        lines.append([*places, *values, f"{row['parameters']['trainable']:,}"])
     lines.insert(1, ["---:"] * len(lines[0]))
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     count = f"On the {rows[0]['n']:,} examples of {', '.join(found.run.task.validation_splits)}." if rows else ""
     note = ""
     if made.svd:
         note = " These are the metrics of the prefixes, not of this cut, which was not measured."
-    elif made.rank is not None and made.rank not in [row["rank"] for row in rows]:
-        note = f" Rank {made.rank} was trained, but not measured."
-    elif not found.note.get("nested") and len(rows) > 1:
+    elif not any(row["rank"] in (None, made.rank) and row.get("depth") == depth for row in rows):
+        this = f"Rank {made.rank}" if made.rank else f"Depth {depth}"
+        note = f" {this}{f' at depth {depth}' if made.rank and exits else ''} was trained, but not measured."
+    elif "nested" in found.note and not found.note.get("nested") and len(rows) > 1:
         note = f" Only rank {found.note['r']} was trained; the others are its first rows and columns."
     return f"{count}{note}\n\n{table}"
 
@@ -198,9 +220,10 @@ def _python(*lines: str) -> str:
 def _by_rankbench(found: Finished, made: Made, here: str, *before: str) -> list[str]:
     """Python that loads the export over the backbone as rankbench stores it."""
     run, ranks = json.dumps(str(found.folder.absolute())), found.note["trained_ranks"]
+    depth = f", depth={made.depth}" if made.depth else ""
     if not made.svd:
-        return ["", f"model = rankbench.load({run}, rank={made.rank})"]
-    base = f"rankbench.load({run}, rank={ranks[-1]}).unload()"
+        return ["", f"model = rankbench.load({run}, rank={made.rank}{depth})"]
+    base = f"rankbench.load({run}, rank={ranks[-1]}{depth}).unload()"
     return ["from peft import PeftModel", "", *before, f"model = PeftModel.from_pretrained({base}, {here}).eval()"]
 
 
@@ -215,6 +238,7 @@ def _arguments(found: Finished, made: Made) -> list[str] | None:
         json.dumps(base.name),
         *([f"revision={json.dumps(base.revision)}"] if base.revision else []),
         *([f"gguf_file={json.dumps(base.gguf_file)}"] if base.gguf_file else []),
+        *([f"num_hidden_layers={base.layers}"] if base.layers else []),
         *([f"num_labels={labels}", "ignore_mismatched_sizes=True"] if labels is not None else []),
         *stored,
         f"dtype=torch.{dtype if stored else 'float32'}",

@@ -22,10 +22,12 @@ from rankbench.finished import (
     Finished,
     base_of,
     cut,
+    exit_of,
     finished,
     head_width,
     refuse_rank,
     same_backbone,
+    whole,
     with_adapter,
 )
 from rankbench.progress import quiet_libraries, speak
@@ -44,47 +46,52 @@ TOKENIZER = ["*.json", "*.txt", "*.model"]
 def main(words: list[str]) -> None:
     """`rankbench export RUN --to DIR`: a rank of a finished run for stock PEFT, or a merged model."""
     parser = argparse.ArgumentParser(
-        prog="rankbench export", description="Write one rank of a finished run as a stock PEFT adapter."
+        prog="rankbench export", description="Write one rank or depth of a finished run for stock libraries."
     )
     parser.add_argument("run", type=Path, help="the folder of a finished run")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder that is new or empty")
     parser.add_argument("--rank", type=int, help="a rank that the run trained (default: the largest, r)")
+    parser.add_argument("--depth", type=int, help="an exit that the run trained (default: all layers)")
     parser.add_argument("--merge", action="store_true", help="write the whole model, the adapter added to its weights")
     parser.add_argument("--svd", action="store_true", help="cut rank r down by SVD: any rank, trained or not")
     asked = parser.parse_args(words)
     speak()
-    print("\n".join(export(asked.run, asked.to, asked.rank, merge=asked.merge, svd=asked.svd)))
+    print("\n".join(export(asked.run, asked.to, asked.rank, asked.depth, merge=asked.merge, svd=asked.svd)))
 
 
 def export(
     run: str | os.PathLike[str],
     to: str | os.PathLike[str],
     rank: int | None = None,
+    depth: int | None = None,
     *,
     merge: bool = False,
     svd: bool = False,
 ) -> list[str]:
-    """Write a rank of the finished run in the folder `run` into the new folder `to`; returns what to say of it.
+    """Write a sub-model of the finished run in the folder `run` into the new folder `to`; returns what to say of it.
 
     By default the stock PEFT adapter of the run's largest rank, made without loading the backbone; `merge` writes the
-    whole model in float32 instead. `svd` cuts the largest rank down rather than take a trained prefix. Raises
+    whole model in float32 instead. `svd` cuts the largest rank down rather than take a trained prefix. At a depth the
+    model has so many layers; where every weight was trained it is whole in any case. Raises
     RequestError, and leaves nothing behind, when the run or the rank cannot be exported or `to` cannot be written.
     """
     found = finished(Path(run))
     place = Path(to).expanduser()
     _vacant(place)
-    base = base_of(found)
+    layers = exit_of(found, depth)
+    base = base_of(found, layers)
     if found.whole:
         refuse_rank(found, rank, svd)
-        made = Made("full", base)
-        write: Callable[[Path], None] = functools.partial(_copy, _whole_files(found))
+        made = Made("full", base, depth=layers)
+        as_it_is = layers is None and not found.early
+        write = functools.partial(_copy, _whole_files(found)) if as_it_is else _model(whole(found, layers))
     else:
-        adapter = cut(found, rank, svd)
+        adapter = cut(found, rank, svd, layers)
         labels = head_width(found, adapter)
         _check_backbone_brings_all(found, adapter, base, labels, merge)
         form, skipped = "merged" if merge else "adapter", tuple(sorted({name.split(".")[0] for name in adapter.head}))
-        made = Made(form, base, adapter.rank, adapter.scale, svd, labels, skipped)
-        write = _merged(found, adapter, labels) if merge else _adapter(adapter, base)
+        made = Made(form, base, adapter.rank, adapter.scale, svd, labels, skipped, layers)
+        write = _merged(found, adapter, labels, layers) if merge else _adapter(adapter, base)
     with _new(place) as folder:
         write(folder)
         _write_tokenizer(found, folder)
@@ -204,17 +211,19 @@ def _adapter(adapter: Adapter, base: Base) -> Callable[[Path], None]:
     return functools.partial(slices.write, dataclasses.replace(adapter, config=config))
 
 
-def _merged(found: Finished, adapter: Adapter, num_labels: int | None) -> Callable[[Path], None]:
-    carrying = with_adapter(found, adapter, num_labels, as_stored=False)
+def _merged(found: Finished, adapter: Adapter, num_labels: int | None, layers: int | None) -> Callable[[Path], None]:
+    carrying = with_adapter(found, adapter, num_labels, as_stored=False, layers=layers)
     _refuse_shared(carrying)
-    merged = carrying.merge_and_unload()
+    return _model(carrying.merge_and_unload())
 
+
+def _model(model: Any) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         try:
-            merged.save_pretrained(folder)
+            model.save_pretrained(folder)
         except ValueError as error:  # generation settings that contradict each other
             cause = str(error).splitlines()[0]
-            raise RequestError(f"--merge: transformers refuses to save this model ({cause})") from error
+            raise RequestError(f"transformers refuses to save this model ({cause})") from error
 
     return write
 

@@ -16,13 +16,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rankbench import record as records
-from rankbench.config import Model, Run
+from rankbench.config import Model, Run, start_folder
 from rankbench.progress import quiet_libraries
-from rankbench.sources import RequestError, fingerprint, locate
+from rankbench.sources import RequestError, Source, fingerprint, locate
 
 if TYPE_CHECKING:
     import torch
 
+    from rankbench.adapters.stack import Stack
     from rankbench.slices import Adapter
 
 log = logging.getLogger("rankbench")
@@ -44,8 +45,13 @@ class Finished:
 
     @property
     def whole(self) -> bool:
-        """Whether adapter/ is a whole model (adapter=full), which has no ranks."""
+        """Whether adapter/ is a whole model or early exits' heads, which have no ranks."""
         return "r" not in self.note
+
+    @property
+    def early(self) -> bool:
+        """Whether adapter/ holds a head for each exit, over a body that is elsewhere."""
+        return self.note["method"] == "early_exit"
 
     @property
     def model(self) -> Model:
@@ -58,11 +64,15 @@ class Finished:
 
 @dataclass(frozen=True)
 class Base:
-    """What transformers loads the backbone by: a folder or hub id, None for random weights that lie nowhere."""
+    """What transformers loads the backbone by: a folder or hub id, None for random weights that lie nowhere.
+
+    Of its layers the first `layers`, where that is given.
+    """
 
     name: str | None
     revision: str | None = None
     gguf_file: str | None = None
+    layers: int | None = None
 
 
 def finished(folder: Path) -> Finished:
@@ -83,14 +93,11 @@ def finished(folder: Path) -> Finished:
             raise RequestError(f"{folder} was written by a newer rankbench (schema {record['schema']}); update")
         run = _settings(folder, record)
         note = json.loads((folder / "adapter" / "rankbench.json").read_text())
-        if note["method"] == "early_exit":
-            raise RequestError(
-                f"{folder} holds the heads of early exits, which no stock library loads; export the run they began from"
-            )
         parts: list[tuple[Any, tuple[str, ...]]]
         parts = [(record, ("run_id", "environment")), (record["environment"], ("precision", "device"))]
         parts += [(sub, ("rank", "metrics", "n", "parameters")) for sub in record["submodels"]]
-        parts += [(note, ("trained_ranks", "scale"))] if "r" in note else []
+        parts += [(note, ("method",)), (note, ("trained_ranks", "scale") if "r" in note else ())]
+        parts += [(note, ("trained_exits",) if "exits" in note else ())]
         lacking = [key for part, keys in parts for key in keys if key not in part]
         if lacking:
             raise KeyError(lacking[0])
@@ -117,47 +124,137 @@ def _settings(folder: Path, record: dict[str, Any]) -> Run:
     return run
 
 
-def load(run: str | os.PathLike[str], rank: int | None = None) -> torch.nn.Module:
-    """The model of a finished run at a trained rank (default: r), in eval mode, an ordinary PEFT model.
+def load(run: str | os.PathLike[str], rank: int | None = None, depth: int | None = None) -> torch.nn.Module:
+    """The model of a finished run at a trained rank and depth (default: the largest), in eval mode.
 
-    Its backbone is stored as the run stored it, quantization included, on the GPU if there is one; under bf16 or fp16
-    the run computed with autocast, which is left to the caller. A run of adapter=full gives the model itself. Raises
-    RequestError as `export` does, and when the backbone has other weights now than the run trained on.
+    It is an ordinary PEFT model, or where every weight was trained an ordinary transformers model; at a depth it has so
+    many layers. Its backbone is stored as the run stored it, quantization included, on the GPU if there is one; under
+    bf16 or fp16 the run computed with autocast, which is left to the caller. Raises RequestError as `export` does, and
+    when the backbone has other weights now than the run trained on.
     """
     found = finished(Path(run))
+    layers = exit_of(found, depth)
     if found.whole:
         refuse_rank(found, rank, svd=False)
-        return _load_full(found)
-    adapter = cut(found, rank, svd=False)
-    return with_adapter(found, adapter, head_width(found, adapter), as_stored=True).eval()
+        return whole(found, layers)
+    adapter = cut(found, rank, svd=False, layers=layers)
+    return with_adapter(found, adapter, head_width(found, adapter), as_stored=True, layers=layers).eval()
 
 
-def _load_full(found: Finished) -> Any:
+def with_exits(run: str | os.PathLike[str]) -> tuple[Any, Stack, list[int]]:
+    """The model of a finished run over exits, the stack that cuts it, and the exits: what `elastic` decodes with.
+
+    Raises RequestError as `load` does, and for a run without exits.
+    """
+    from peft import PeftModel
+
+    from rankbench.adapters.stack import Stack
+
+    found = finished(Path(run))
+    if "exits" not in found.note:
+        raise RequestError(f"{found.folder} has no exits ({found.note['method']}); give a run of adapter=sorted_ft")
+    if found.early:
+        return *_with_heads(found), found.note["exits"]
+    model: Any = load(run)
+    return model, Stack(model.get_base_model() if isinstance(model, PeftModel) else model), found.note["exits"]
+
+
+def exit_of(found: Finished, depth: int | None) -> int | None:
+    """The asked depth, None for the whole. Raises RequestError where the run did not train that exit."""
+    if depth is None:
+        return None
+    if "exits" not in found.note:
+        raise RequestError(f"{found.folder} has no exits ({found.note['method']}); leave out --depth")
+    if depth not in found.note["trained_exits"]:
+        raise RequestError(
+            f"depth {depth} is none that this run trained ({', '.join(map(str, found.note['trained_exits']))}); "
+            "choose one of them"
+        )
+    return None if depth == found.note["exits"][-1] else depth
+
+
+def whole(found: Finished, layers: int | None) -> Any:
+    """The model of which every weight was trained, or the heads of early exits over theirs, at an exit."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    if found.early:
+        model, stack = _with_heads(found)
+        if layers is not None:
+            stack.cut(layers)
+            model.config.tie_word_embeddings = False  # the exit has a head of its own
+        return model.eval()
     quiet_libraries()
     kind = AutoModelForCausalLM if found.run.task.kind == "causal_lm" else AutoModelForSequenceClassification
+    options = {} if layers is None else {"num_hidden_layers": layers}
     try:
-        model = kind.from_pretrained(found.adapter, trust_remote_code=found.run.model.trust_remote_code)
+        model = kind.from_pretrained(found.adapter, trust_remote_code=found.run.model.trust_remote_code, **options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         cause = str(error).splitlines()[0]
         raise RequestError(f"{found.adapter} is damaged ({cause}); run it again with fresh=true") from error
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
+def _with_heads(found: Finished) -> tuple[Any, Stack]:
+    """The body that early exits were trained over, and its stack with their heads."""
+    quiet_libraries()
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from rankbench import backbone
+    from rankbench.adapters.depth import heads_over
+    from rankbench.adapters.stack import Stack
+
+    try:
+        tensors = load_file(found.adapter / "heads.safetensors")
+        width = int(next(t for name, t in tensors.items() if name.endswith("weight")).shape[0])
+        depths = [int(name.split(".")[1]) for name in tensors]
+    except (OSError, ValueError, IndexError, StopIteration, SafetensorError) as error:
+        raise RequestError(f"{found.adapter} is damaged ({error}); run it again with fresh=true") from error
+    labels = None if found.run.task.kind == "causal_lm" else width
+    if found.run.adapter.start_from is None:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            body = backbone.load(same_backbone(found), labels, found.run.task.regression, found.run.seed)
+        model: Any = body.model
+    else:
+        model = start_of(dataclasses.replace(found.run, runs_dir=str(found.folder.parent)), found.note)
+    stack = Stack(model)
+    stack.heads = heads_over(stack, depths)
+    for depth, head in stack.heads.items():
+        head.load_state_dict(
+            {name.split(".", 2)[2]: tensor for name, tensor in tensors.items() if int(name.split(".")[1]) == depth}
+        )
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), stack
+
+
+def start_of(run: Run, note: dict[str, Any] | None = None) -> Any:
+    """The model that an earlier run ended with, for early exits to begin from, its adapter merged.
+
+    Raises RequestError where it is gone, or no longer what `note` says the heads were trained over.
+    """
+    from peft import PeftModel
+
+    folder = start_folder(run)
+    now = fingerprint(Source("path", folder / "adapter"))
+    if note is not None and note["start_fingerprint"] != now:
+        raise RequestError(f"{folder} holds other weights than the heads were trained over; train them again")
+    earlier: Any = load(folder)
+    return earlier.merge_and_unload() if isinstance(earlier, PeftModel) else earlier
+
+
 def refuse_rank(found: Finished, rank: int | None, svd: bool) -> None:
     """Refuse a rank of a run that has none. Raises RequestError."""
     if rank is not None or svd:
         raise RequestError(
-            f"{found.folder} trained the whole model (adapter=full), which has no ranks; leave out "
+            f"{found.folder} has no low-rank factors (adapter={found.note['method']}), so no ranks; leave out "
             f"{'--rank' if rank is not None else '--svd'}"
         )
 
 
-def cut(found: Finished, rank: int | None, svd: bool) -> Adapter:
-    """The adapter at the asked rank: a trained prefix, or the SVD cut of the largest trained one.
+def cut(found: Finished, rank: int | None, svd: bool, layers: int | None = None) -> Adapter:
+    """The adapter at the asked rank: a trained prefix, or the SVD cut of the largest trained one; of the first layers.
 
     Raises RequestError where the run did not train the rank and no SVD is asked for.
     """
@@ -175,6 +272,8 @@ def cut(found: Finished, rank: int | None, svd: bool) -> Adapter:
     whole = slices.read(found.adapter)
     if whole.rank != largest:
         raise RequestError(f"{found.adapter} is damaged (rank {whole.rank}, not {largest}); {slices.AGAIN}")
+    if layers is not None:
+        whole = slices.first_layers(whole, layers)
     prefix = slices.prefix(whole, trained[-1] if svd else rank, found.note["scale"])
     return slices.svd_cut(prefix, rank) if svd else prefix
 
@@ -198,8 +297,12 @@ def head_width(found: Finished, adapter: Adapter) -> int | None:
     return int(matrices[last[-1]].shape[0])
 
 
-def base_of(found: Finished) -> Base:
-    """How stock code finds the backbone that the run trained on."""
+def base_of(found: Finished, layers: int | None = None) -> Base:
+    """How stock code finds the backbone that the run trained on, or its first layers."""
+    return dataclasses.replace(_base_of(found), layers=layers or found.model.layers)
+
+
+def _base_of(found: Finished) -> Base:
     origin = found.record.get("backbone") or {}
     model, kind = found.model, origin.get("source")
     if kind == "random":
@@ -237,7 +340,9 @@ def same_backbone(found: Finished) -> Model:
     return found.model
 
 
-def with_adapter(found: Finished, adapter: Adapter, num_labels: int | None, as_stored: bool) -> Any:
+def with_adapter(
+    found: Finished, adapter: Adapter, num_labels: int | None, as_stored: bool, layers: int | None = None
+) -> Any:
     """The backbone in float32, or stored as the run stored it, carrying the adapter as stock PEFT carries one."""
     quiet_libraries()  # first: bitsandbytes, which PEFT brings, speaks when it is imported
     import torch
@@ -246,6 +351,8 @@ def with_adapter(found: Finished, adapter: Adapter, num_labels: int | None, as_s
     from rankbench import backbone, quantize
 
     run, model = found.run, same_backbone(found)
+    if layers is not None:
+        model = dataclasses.replace(model, layers=layers)
     storage = quantize.PLAIN
     if as_stored:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rankbench.sources import RequestError
 
 CONFIG, WEIGHTS, NOTE = "adapter_config.json", "adapter_model.safetensors", "rankbench.json"
 A, B = "lora_A.weight", "lora_B.weight"
+_LAYER = re.compile(r"\.(?:layers|layer|h)\.(\d+)\.")  # as adapters.stack.PLACES has them
 AGAIN = "run the same command again with fresh=true"
 
 
@@ -83,6 +85,12 @@ def prefix(adapter: Adapter, rank: int, policy: str) -> Adapter:
     if policy == "alpha_over_r":  # PEFT will divide by the new rank
         alpha = alpha * rank / adapter.rank
     return _cut(adapter, {name: (a[:rank], b[:, :rank]) for name, (a, b) in adapter.layers().items()}, rank, alpha)
+
+
+def first_layers(adapter: Adapter, layers: int) -> Adapter:
+    """The part of the adapter that lies in the first `layers` layers, or outside them all."""
+    kept = {name: t for name, t in adapter.tensors.items() if not ((n := _LAYER.search(name)) and int(n[1]) >= layers)}
+    return replace(adapter, tensors=kept)
 
 
 def svd_cut(adapter: Adapter, rank: int) -> Adapter:

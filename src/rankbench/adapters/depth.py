@@ -20,7 +20,7 @@ from rankbench.adapters.stack import Stack
 from rankbench.checks import SORTED
 from rankbench.config import Run, Trainable, start_folder
 from rankbench.samplers import Submodel
-from rankbench.sources import RequestError
+from rankbench.sources import RequestError, Source, fingerprint
 
 
 class Sorted(FineTuning):
@@ -152,8 +152,7 @@ class EarlyExit(Sorted):
             _start_from(run, model)
         super().__init__(run, model)
         self.model.requires_grad_(False)
-        last = self.stack.head(self.exits[-1])
-        self.heads = {depth: copy.deepcopy(last).float().requires_grad_(True) for depth in self.exits[:-1]}
+        self.heads = heads_over(self.stack, self.exits[:-1])
         if not self.heads:
             raise RequestError(
                 f"adapter=early_exit trains a head for each exit before the last, and adapter.exits={self.exits} has "
@@ -194,23 +193,23 @@ class EarlyExit(Sorted):
     def save(self, folder: Path) -> None:
         """The heads; the body is the backbone's or that of the run it started from."""
         save_file({name: p.detach().contiguous() for name, p in self._trained.items()}, folder / "heads.safetensors")
-        start = self.run.adapter.start_from
-        self.write_note(
-            folder, {"method": "early_exit", "exits": self.exits, "trained_exits": self.exits, "start_from": start}
-        )
+        note = {"method": "early_exit", "exits": self.exits, "trained_exits": self.exits}
+        if self.run.adapter.start_from is not None:
+            note |= {"start_fingerprint": fingerprint(Source("path", start_folder(self.run) / "adapter"))}
+        self.write_note(folder, note)
+
+
+def heads_over(stack: Stack, depths: Sequence[int]) -> dict[int, nn.Module]:
+    """A trainable copy in float32 of the model's own head for each depth."""
+    return {depth: copy.deepcopy(stack.head(depth)).float().requires_grad_(True) for depth in depths}
 
 
 def _start_from(run: Run, model: nn.Module) -> None:
     """Give the model the weights that an earlier run ended with. Raises RequestError where they do not fit."""
-    from peft import PeftModel
+    from rankbench.finished import start_of
 
-    from rankbench.finished import load
-
-    earlier: Any = load(start_folder(run))
-    if isinstance(earlier, PeftModel):
-        earlier = earlier.merge_and_unload()
     try:
-        model.load_state_dict(earlier.to(next(model.parameters()).device).state_dict())
+        model.load_state_dict(start_of(run).to(next(model.parameters()).device).state_dict())
     except RuntimeError as error:
         raise RequestError(
             f"adapter.start_from={run.adapter.start_from} does not fit model={run.model.name} and "
