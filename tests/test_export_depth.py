@@ -42,7 +42,7 @@ def trained(tmp_path: Path, kind: str, *overrides: str) -> tuple[Run, dict[str, 
     settings = [f"model.path={base}", f"task.data_dir={data}", f"runs_dir={tmp_path / 'runs'}", "train.max_steps=3"]
     settings += ["train.batch_size=4", f"task.metrics=[{metrics}]", "adapter.r=4", "train.learning_rate=1e-2"]
     settings += ["adapter.target_modules=all-linear"]
-    run = a_run(*words(kind, task, *overrides, *settings))
+    run = a_run(*words(kind, task, *settings, *overrides))
     return run, execute(run)
 
 

@@ -26,6 +26,11 @@ class Answer:
     drafted: int = 0
     accepted: int = 0
 
+    @property
+    def steps(self) -> int:
+        """Tokens decided, the end mark too."""
+        return sum(self.decided.values())
+
 
 class Reader:
     """A sequence read by a decoder whose segments, the layers between two exits, may each have got to another token."""
@@ -95,10 +100,11 @@ def by_confidence(
     0 always stops at that exit; above 1, or without a threshold, it never does, which is greedy decoding by the whole
     model (Sorted LLaMA's dynamic inference, with exact caches).
     """
-    reader = Reader(model, stack, exits, prompt)
     answer = Answer([], dict.fromkeys(exits, 0))
+    stops = [*(depth for depth in exits[:-1] if depth in thresholds), exits[-1]]  # only these ask the head
+    reader = Reader(model, stack, stops, prompt)
     for _ in range(max_new_tokens):
-        for segment, depth in enumerate(exits):
+        for segment, depth in enumerate(stops):
             logits = reader.advance(segment)[-1]
             if depth in thresholds and float(logits.float().softmax(-1).max()) >= thresholds[depth]:
                 break
@@ -130,21 +136,17 @@ def self_speculative(
     """
     if draft not in exits[:-1]:
         raise ValueError(f"depth {draft} cannot draft; choose from {exits[:-1]}")
-    reader = Reader(model, stack, exits, prompt)
+    reader = Reader(model, stack, [draft, exits[-1]], prompt)
     answer = Answer([], dict.fromkeys(exits, 0))
-    shallow = exits.index(draft) + 1
     while len(answer.tokens) < max_new_tokens:
         known, drafted = len(reader.ids), list[int]()
         while len(drafted) < min(tokens, max_new_tokens - len(answer.tokens) - 1):
-            for segment in range(shallow):
-                logits = reader.advance(segment)
-            drafted.append(int(logits[-1].argmax()))
+            drafted.append(int(reader.advance(0)[-1].argmax()))
             reader.ids.append(drafted[-1])
             if drafted[-1] in ends:
                 break
-        for segment in range(len(exits)):
-            logits = reader.advance(segment, len(drafted) + 1)
-        truth = logits.argmax(-1).tolist()
+        reader.advance(0)
+        truth = reader.advance(1, len(drafted) + 1).argmax(-1).tolist()
         agreed = next((i for i, token in enumerate(drafted) if token != truth[i]), len(drafted))
         answer.drafted += len(drafted)
         answer.accepted += agreed

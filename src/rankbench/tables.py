@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,12 +15,14 @@ from rankbench.record import Paths, load_records, load_runs
 from rankbench.sources import RequestError
 
 
-def labels(records: list[dict[str, Any]]) -> dict[str, str]:
+def labels(records: list[dict[str, Any]], beside: list[dict[str, Any]] | None = None) -> dict[str, str]:
     """A name for each run: its adapter, and as few of the settings that differ as tell the methods apart.
 
-    Runs that differ in the seed alone share a name; task and model are named where there are several.
+    Runs that differ in the seed alone share a name; task and model are named where there are several. What a run began
+    from is looked for among these records and those `beside` them.
     """
-    flat = {record["run_id"]: _flatten(record["config"]) | _content(record) for record in records}
+    by_id = {record["run_id"]: record for record in [*(beside or []), *records]}
+    flat = {r["run_id"]: _flatten(r["config"]) | _content(r) | _start(r, by_id) for r in records}
     shared = [key for key in ("task.name", "model.name") if len({config[key] for config in flat.values()}) > 1]
     by_adapter: dict[tuple[Any, ...], list[str]] = {}
     for run_id, config in flat.items():
@@ -141,6 +144,14 @@ def _content(record: dict[str, Any]) -> dict[str, Any]:
     return {"task.data": hashlib.sha256(files.encode()).hexdigest()[:6] if files else None, "model.weights": weights}
 
 
+def _start(record: dict[str, Any], by_id: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """For a run that began from another one: how that was trained, rather than which one of its seeds it was."""
+    body = by_id.get(Path(record["config"]["adapter"].get("start_from") or "").name)
+    if body is None:
+        return {}
+    return {"adapter.start_from": "a run"} | _flatten(body["config"], "start.")
+
+
 def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():
@@ -171,6 +182,7 @@ def _telling(configs: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _silent(key: str) -> bool:
+    key = key.removeprefix("start.")
     return key in ("seed", "task.data_dir", "model.path") or any(key == v or key.startswith(v + ".") for v in VOLATILE)
 
 

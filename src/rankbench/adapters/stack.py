@@ -35,7 +35,7 @@ class Stack:
         self._parent = model.get_submodule(".".join(above))
         self.layers: list[nn.Module] = list(getattr(self._parent, self._name))
         self.depth = len(self.layers)
-        self._model, self._head = model, kept_out(model)[-1]
+        self.model, self._head = model, kept_out(model)[-1]
         self._own: nn.Module = getattr(model, self._head)
         self.heads: dict[int, nn.Module] = {}
 
@@ -54,7 +54,7 @@ class Stack:
     def _put(self, layers: list[nn.Module], depth: int) -> None:
         setattr(self._parent, self._name, nn.ModuleList(layers))
         if self.heads:
-            setattr(self._model, self._head, self.head(depth))
+            setattr(self.model, self._head, self.head(depth))
         self.config.num_hidden_layers = len(layers)  # caches and some forwards count by it
 
     @contextlib.contextmanager

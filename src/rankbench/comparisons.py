@@ -1,0 +1,160 @@
+"""Comparisons that take more than one table: blocks of figures, each with the words that say what it holds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rankbench import published, tables
+from rankbench.blocks import Block
+from rankbench.checks import METRICS, times
+from rankbench.record import Paths, load_records
+from rankbench.sources import RequestError
+
+# The papers' names of the methods over depth (Sorted LLaMA section 4), in the order of their columns.
+DEPTH_METHODS = {"sft": "SFT", "early_exit": "SFT+ICT", "sorted_ft": "SoFT", "sorted_lora": "sorted LoRA"}
+ALONE = "fine-tuned alone"
+
+
+def soft_vs_early_exit(path: Paths, metric: str | None = None) -> list[Block]:
+    """Exits against methods: quality, speed, parameters, what training cost, and the paper's figures apart.
+
+    Runs of adapter=sft, early_exit, sorted_ft and sorted_lora (at its largest rank); a run of `model.layers` layers is
+    the sub-model that was cut first and fine-tuned by itself. Cells are means, with the sample standard deviation over
+    seeds where there are several; "-" where nothing was measured. Raises RequestError when no such run is done, or they
+    are of several tasks or models.
+    """
+    runs = _over_depth(load_records(path))
+    names = {run["run_id"]: name for name, group in _methods(runs).items() for run in group}
+    chosen = metric or next(iter(runs[0]["submodels"][0]["metrics"]))
+    lacking = [run["run_id"] for run in runs if chosen not in run["submodels"][0]["metrics"]]
+    if lacking:
+        have = ", ".join(runs[0]["submodels"][0]["metrics"])
+        raise RequestError(f"--metric {chosen}: {lacking[0]} does not have it; these runs have {have}")
+    cells: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for run in runs:
+        for sub in _largest_rank(run):
+            cells.setdefault((sub["depth"], names[run["run_id"]]), []).append(sub)
+    depths = sorted({depth for depth, _ in cells})
+    columns = list(_methods(runs))
+
+    def grid(caption: str, cell: Callable[[list[dict[str, Any]]], str]) -> Block:
+        rows = [[cell(cells[depth, name]) if (depth, name) in cells else "-" for name in columns] for depth in depths]
+        return Block(caption, pd.DataFrame(rows, pd.Index(depths, name="depth"), columns))
+
+    factor = times(chosen)
+    record = runs[0]
+    what = f"{record['config']['task']['name']}, {record['config']['model']['name']}"
+    better = "" if _known(chosen).rises else ", lower is better"
+    unit = f"{chosen} x {factor}" if factor > 1 else chosen
+    n = record["submodels"][0]["n"]
+    blocks = [
+        grid(
+            f"{what}: {unit} of {n} examples at each exit{_over_seeds(cells)}{better}.",
+            lambda subs: _spread([factor * sub["metrics"][chosen] for sub in subs], 1 if factor > 1 else 3),
+        ),
+        grid(
+            f"{_speed_unit(runs)} while exits were scored, each run by itself: a rough guide.",
+            lambda subs: _spread([*map(_speed, subs)], 1),
+        ),
+        grid(
+            "Millions of parameters of the model cut at that depth.",
+            lambda subs: f"{subs[0]['parameters']['total'] / 1e6:.1f}",
+        ),
+        _training(_methods(runs), runs),
+    ]
+    return [*blocks, *published.sorted_llama()]
+
+
+def _over_depth(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    done = [r for r in records if r["status"] == "done" and r["submodels"] and r["submodels"][0]["depth"] is not None]
+    if not done:
+        raise RequestError("none of these runs is done and has exits; train adapter=sft, early_exit and sorted_ft")
+    for key in ("task", "model"):
+        names = sorted({record["config"][key]["name"] for record in done})
+        if len(names) > 1:
+            raise RequestError(f"these runs are of several {key}s ({', '.join(names)}); give the runs of one")
+    return done
+
+
+def _methods(runs: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The runs of each column: a method's, told apart by their settings where it was run in several ways."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for adapter, name in DEPTH_METHODS.items():
+        own = [run for run in runs if run["config"]["adapter"]["name"] == adapter]
+        cut = [run for run in own if run["config"]["model"].get("layers")]
+        whole = [run for run in own if run not in cut]
+        for run_id, label in tables.labels(whole, runs).items():
+            column = " ".join([name, *label.split(" ")[1:]])
+            found.setdefault(column, []).extend(run for run in whole if run["run_id"] == run_id)
+        if cut:
+            found.setdefault(ALONE, []).extend(cut)
+    return {name: found[name] for name in sorted(found, key=lambda name: name == ALONE)}
+
+
+def _largest_rank(run: dict[str, Any]) -> list[dict[str, Any]]:
+    largest = max((sub["rank"] or 0) for sub in run["submodels"])
+    subs = [sub for sub in run["submodels"] if (sub["rank"] or 0) == largest]
+    return subs[-1:] if run["config"]["model"].get("layers") else subs
+
+
+def _training(methods: dict[str, list[dict[str, Any]]], runs: list[dict[str, Any]]) -> Block:
+    """A row a method: its trained examples, seconds and memory; early exits with the run they began from, if given."""
+    by_id = {run["run_id"]: run for run in runs}
+    rows = {}
+    for name, group in methods.items():
+        for layers in sorted({run["config"]["model"].get("layers") or 0 for run in group}):
+            own = [run for run in group if (run["config"]["model"].get("layers") or 0) == layers]
+            chains = [[run, *_began_from(run, by_id)] for run in own]
+            rows[f"{name}, {layers} layers" if layers else name] = [
+                _spread([sum(_examples(run) for run in chain) for chain in chains], 0),
+                _spread([sum(run["training"]["seconds"] for run in chain) for chain in chains], 0),
+                _spread([max(run["training"]["peak_memory_bytes"] for run in chain) / 2**30 for chain in chains], 1),
+            ]
+    head = ["examples", "training seconds", "peak GiB"]
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=head)
+    frame.index.name = "method"
+    device = ", ".join(sorted({run["environment"]["device"] for run in runs}))
+    return Block(f"What training took on {device}; SFT+ICT with the SFT that it began from.", frame)
+
+
+def _began_from(run: dict[str, Any], by_id: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    start = run["config"]["adapter"].get("start_from")
+    if start is None:
+        return []
+    if (body := by_id.get(Path(start).name)) is None:
+        raise RequestError(f"{run['run_id']} began from {Path(start).name}, which is not among these runs; give it too")
+    return [body]
+
+
+def _examples(run: dict[str, Any]) -> float:
+    return float(run["training"]["examples_per_second"] * run["training"]["seconds"])
+
+
+def _speed(sub: dict[str, Any]) -> float:
+    made = sub.get("generated")
+    return float(made["tokens"] / made["seconds"] if made else sub["n"] / sub["eval_seconds"])
+
+
+def _speed_unit(runs: list[dict[str, Any]]) -> str:
+    return "Generated tokens a second" if "generated" in runs[0]["submodels"][0] else "Examples a second"
+
+
+def _known(metric: str) -> Any:
+    return METRICS[max((name for name in METRICS if metric.startswith(name)), key=len)]
+
+
+def _over_seeds(cells: dict[tuple[int, str], list[Any]]) -> str:
+    seeds = {len(subs) for subs in cells.values()}
+    if seeds == {1}:
+        return ", one seed"
+    return f", mean ± standard deviation over {'seeds' if len(seeds) > 1 else f'{seeds.pop()} seeds'}"
+
+
+def _spread(values: list[float], digits: int) -> str:
+    mean = f"{statistics.mean(values):,.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):,.{digits}f}"
