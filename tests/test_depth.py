@@ -458,3 +458,25 @@ def test_more_layers_than_there_are_are_refused() -> None:
         backbone.load(run.model, None, False, 0)
     with pytest.raises(RequestError, match=r"model.layers=0 must be at least 1"):
         a_run("model.layers=0")
+
+
+def test_a_step_of_sortednet_takes_each_micro_batch_through_its_own_exit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_tiny(tmp_path / "data")
+    common = ["model=tiny_bert", "model.random.num_hidden_layers=4", "task=classification", f"task.data_dir={data}"]
+    common += ["adapter=sorted_ft", "adapter.exits=[2,3]", "sampler=uniform", "sampler.per_micro_batch=true"]
+    common += ["train.batch_size=4", "train.gradient_accumulation_steps=8", "train.max_steps=2"]
+    seen: list[tuple[int | None, float]] = []
+    kept = adapters.Sorted.accumulate
+
+    def watched(self: Any, model: Any, batch: Any, drawn: Any, backward: Any) -> torch.Tensor:
+        seen.extend((submodel.depth, weight) for submodel, weight in drawn)
+        return kept(self, model, batch, drawn, backward)
+
+    monkeypatch.setattr(adapters.Sorted, "accumulate", watched)
+    execute(a_run(*common, f"runs_dir={tmp_path}"))
+    first = seen[:8]
+    assert len({depth for depth, _ in first}) > 1 and sum(weight for _, weight in first) == pytest.approx(1)
+    with pytest.raises(RequestError, match="trains one rank a step"):
+        a_run("adapter.update=frozen_grad", "sampler.per_micro_batch=true")

@@ -105,3 +105,17 @@ def test_exit_weights_weigh_losses_and_draws():
     assert len(pairs) == 3
     drawn = [draw(Sampler("uniform", exit_weights=weights), exits, 0, step)[0][0].depth for step in range(4000)]
     assert stats.chisquare([drawn.count(d) for d in (2, 4, 6)], [1000, 1000, 2000]).pvalue > 0.001
+
+
+def test_a_step_mixes_sub_models_where_each_micro_batch_draws():
+    """SortedNet's step: a sub-model for each accumulated micro-batch."""
+    mixed, whole = Sampler("uniform", per_micro_batch=True), Sampler("uniform")
+
+    def step(sampler: Sampler, number: int) -> list[int]:
+        return [draw(sampler, FAMILY, 0, number, place)[0][0].rank for place in range(8)]
+
+    assert all(len(set(step(whole, number))) == 1 for number in range(20))
+    assert [step(mixed, n)[0] for n in range(20)] == [step(whole, n)[0] for n in range(20)]
+    ranks = [rank for n in range(1000) for rank in step(mixed, n)]
+    assert stats.chisquare([ranks.count(b) for b in range(1, 9)]).pvalue > 0.001
+    assert step(mixed, 5) == step(mixed, 5) and len({tuple(step(mixed, n)) for n in range(20)}) == 20

@@ -136,6 +136,10 @@ def check(run: Run) -> None:
         sampler.name != "geometric" or adapter.name in NESTED,
         f"sampler=geometric draws ranks, and adapter={adapter.name} has none to draw; use sampler=all or uniform",
     )
+    require(
+        not sampler.per_micro_batch or adapter.update is Update.full,
+        f"adapter.update={adapter.update.value} trains one rank a step; leave sampler.per_micro_batch out",
+    )
     weights = sampler.exit_weights
     if weights is not None:
         require(

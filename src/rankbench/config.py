@@ -29,6 +29,7 @@ LATER: dict[str, Any] = {
     "model.layers": None,
     "adapter.exits": None,
     "sampler.exit_weights": None,
+    "sampler.per_micro_batch": False,
     "adapter.exit_stride": None,
     "adapter.trainable": "all",
     "adapter.start_from": None,
@@ -192,12 +193,14 @@ class Adapter:
 class Sampler:
     """Which sub-models an optimizer step trains; `ranks` restricts the draw (default 1..R).
 
+    `per_micro_batch` draws anew for each of the micro-batches that a step accumulates.
     `exit_weights`, one for each exit, smallest first, weigh the losses of `all` and `exits` and the draws of `uniform`.
     """
 
     name: str = MISSING
     ranks: list[int] | None = None
     exit_weights: list[float] | None = None
+    per_micro_batch: bool = False
     p: float = 0.15
 
 

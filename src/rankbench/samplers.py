@@ -47,13 +47,15 @@ def probabilities(sampler: Sampler, members: Sequence[Submodel]) -> npt.NDArray[
     return p
 
 
-def draw(sampler: Sampler, family: Sequence[Submodel], seed: int, step: int) -> Draw:
+def draw(sampler: Sampler, family: Sequence[Submodel], seed: int, step: int, micro_batch: int = 0) -> Draw:
     """What optimizer step `step` trains: (sub-model, weight of its loss) pairs, weights summing to 1.
 
-    A pure function: the same on every process and after every resume. The family is ordered small to large.
+    With `per_micro_batch` each micro-batch of the step has a draw of its own (SortedNet), else all have the first. A
+    pure function: the same on every process and after every resume. The family is ordered small to large.
     """
     members = candidates(sampler, family)
-    return _DRAWS[sampler.name](sampler, members, generator(seed, "sampler", step).random())
+    own = f"/{micro_batch}" if sampler.per_micro_batch and micro_batch else ""
+    return _DRAWS[sampler.name](sampler, members, generator(seed, f"sampler{own}", step).random())
 
 
 def _fixed(sampler: Sampler, members: list[Submodel], u: float) -> Draw:

@@ -135,8 +135,8 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
         torch.manual_seed(seeds.integer(run.seed, "dropout", step))
-        drawn = draw(run.sampler, adapter.family, run.seed, step)
-        for rows, share in plan.micro_batches(step):
+        for place, (rows, share) in enumerate(plan.micro_batches(step)):
+            drawn = draw(run.sampler, adapter.family, run.seed, step, place)
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in collate(data, rows, pad_id).items()}
             shares = [(submodel, share * weight) for submodel, weight in drawn]
             recent += adapter.accumulate(model, batch, shares, accelerator.backward)
