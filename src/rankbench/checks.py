@@ -47,6 +47,7 @@ GENERATED = ("exact_match", "exact_match_normalized")  # metrics that need a gen
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 NESTED = ("dylora", "qdylora", "sorted_lora")  # adapters whose every prefix is trained
 SORTED = ("sorted_ft", "sorted_lora")  # adapters whose every exit is trained
+CUTS = ("svd", "svd_global", "alpha_over_b")  # ways to cut rank R of a finished LoRA down (adapters/cuts.py)
 DEEP = ("sft", "early_exit", *SORTED)  # adapters that are measured at every exit
 
 KNOWN = {  # what the `name` of a group may be where code, not only YAML, stands behind it
@@ -160,6 +161,12 @@ def check(run: Run) -> None:
             f"evaluate.submodels={chosen} must be all, or a list of ranks within 1..{r} such as [1,{r}]",
         )
         require(len(set(chosen)) == len(chosen), f"evaluate.submodels={chosen} names a rank twice")
+    for how in run.evaluate.cuts:
+        require(how in CUTS, f"evaluate.cuts has '{how}'; known are {', '.join(CUTS)}")
+        require(
+            adapter.name in ("lora", "dylora", "qdylora"),
+            f"evaluate.cuts={run.evaluate.cuts} cut a LoRA down, and adapter={adapter.name} is none; leave them out",
+        )
     if adapter.name in DEEP:
         _check_exits(run)
     for key in ("epochs", "batch_size", "gradient_accumulation_steps", "eval_batch_size", "checkpoint_steps"):

@@ -26,6 +26,7 @@ VOLATILE = (
 )
 # Settings that came after the first records; at this value they leave the identity as it was without them.
 LATER: dict[str, Any] = {
+    "evaluate.cuts": [],
     "model.layers": None,
     "adapter.exits": None,
     "sampler.exit_weights": None,
@@ -243,9 +244,13 @@ class Train:
 
 @dataclass
 class Evaluate:
-    """Which sub-models are measured at the end: `all`, or a list of ranks."""
+    """Which sub-models are measured at the end: `all`, or a list of ranks.
+
+    `cuts` are other ways to cut rank R down, measured at the same ranks: svd, svd_global, alpha_over_b.
+    """
 
     submodels: Any = "all"
+    cuts: list[str] = field(default_factory=list)
 
 
 @dataclass

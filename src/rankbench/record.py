@@ -62,6 +62,7 @@ def load_records(path: Paths) -> list[dict[str, Any]]:
 def load_runs(path: Paths) -> pd.DataFrame:
     """Records as a tidy table: one row per (run, sub-model, metric), columns `COLUMNS`.
 
+    Sub-models that a run only cut out (`evaluate.cuts`) come after its own, as `lora+svd` in the column `adapter`.
     `value` is a share or a correlation, not percent; a run without measurements has one row with an empty metric.
     Ranks and depths are nullable integers. Raises RequestError as `load_records` does.
     """
@@ -127,11 +128,12 @@ def _rows(record: dict[str, Any]) -> Iterable[list[Any]]:
     group = [config[key]["name"] for key in ("task", "model", "adapter", "sampler", "quantization")]
     common = [record["run_id"], *group, config["seed"]]
     train_seconds, memory = training.get("seconds"), training.get("peak_memory_bytes")
-    submodels = record.get("submodels") or []
+    submodels = [*(record.get("submodels") or []), *(record.get("cuts") or [])]
     for sub in submodels:
+        cut = [f"{config['adapter']['name']}+{sub['cut']}"] if "cut" in sub else []
         for metric, value in sub["metrics"].items():
             yield [
-                *common,
+                *(*common[:3], *cut, *common[3 + len(cut) :]),
                 *(sub["rank"], sub["depth"], metric, value, _rows_behind(record, metric, sub["n"]), record["status"]),
                 *(train_seconds, sub["eval_seconds"], memory, sub["parameters"]["trainable"]),
             ]

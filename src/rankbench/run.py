@@ -9,7 +9,8 @@ import logging
 import os
 import shutil
 import traceback
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,7 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
     model, past = train.train(run, adapter, encoded, pad_id, accelerator, folder / "checkpoints", measure, tracker.loss)
     log.info("measure %d sub-models", len(chosen))
     scores = measure(model)
+    by_cut = {how: _measure_cut(adapter, how, chosen, functools.partial(measure, model)) for how in run.evaluate.cuts}
     adapter.activate(adapter.family[-1])
 
     def save(place: Path) -> None:
@@ -146,21 +148,11 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
 
     replace_folder(folder / "adapter", save)
     write_atomic(folder / "metrics.csv", train.metrics_csv(past))
-    _write_predictions(folder / "predictions.parquet", scores, validation)
+    _write_predictions(folder / "predictions.parquet", scores, by_cut, validation)
     return {
         "status": "done",
-        "submodels": [
-            {
-                "rank": s.submodel.rank,
-                "depth": s.submodel.depth,
-                "metrics": s.metrics,
-                "n": s.n,
-                "parameters": asdict(counts[s.submodel]),
-                "eval_seconds": s.seconds,
-                **({"generated": asdict(s.generated)} if s.generated else {}),
-            }
-            for s in scores
-        ],
+        "submodels": [_entry(score, counts) for score in scores],
+        **({"cuts": [{"cut": how} | row for how, cut in by_cut.items() for row in cut.rows]} if by_cut else {}),
         "training": {
             "steps": past.step,
             "seconds": past.seconds,
@@ -171,6 +163,40 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
         },
         "memory": memory,
         "backbone": body.origin,
+    }
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """One way of cutting rank R down: its scores, and their entries for the record."""
+
+    scores: list[Any]
+    rows: list[dict[str, Any]]
+
+
+def _measure_cut(adapter: Any, how: str, chosen: list[Any], measure: Callable[[], list[Any]]) -> _Cut:
+    from rankbench.adapters.cuts import cut
+
+    with cut(adapter, how):
+        log.info("measure %d sub-models cut by %s", len(chosen), how)
+        scores = measure()
+        counts = {m: adapter.count(m) for m in chosen}
+        rows = [_entry(score, counts) for score in scores]
+        for row in rows if adapter.by_layer else ():
+            row["ranks_by_layer"] = adapter.by_layer[row["rank"]]
+    return _Cut(scores, rows)
+
+
+def _entry(score: Any, counts: dict[Any, Any]) -> dict[str, Any]:
+    """A sub-model as the record has it."""
+    return {
+        "rank": score.submodel.rank,
+        "depth": score.submodel.depth,
+        "metrics": score.metrics,
+        "n": score.n,
+        "parameters": asdict(counts[score.submodel]),
+        "eval_seconds": score.seconds,
+        **({"generated": asdict(score.generated)} if score.generated else {}),
     }
 
 
@@ -266,21 +292,26 @@ def summary(record: dict[str, Any]) -> str:
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
-def _write_predictions(file: Path, scores: list[Any], validation: list[Any]) -> None:
+def _write_predictions(file: Path, scores: list[Any], by_cut: dict[str, _Cut], validation: list[Any]) -> None:
+    """Every prediction of every sub-model; with cuts, the column `cut` says which, empty for the trained ones."""
     import pandas as pd
+
+    all_scores = [(None, score) for score in scores]
+    all_scores += [(how, score) for how, cut in by_cut.items() for score in cut.scores]
 
     parts = [
         pd.DataFrame(
             {
                 "rank": pd.array([score.submodel.rank] * len(split), dtype="Int64"),
                 "depth": pd.array([score.submodel.depth] * len(split), dtype="Int64"),
+                **({"cut": how} if by_cut else {}),
                 "split": split.name,
                 "index": split.index,
                 **score.predictions[split.name],
                 "reference": [answers[0] for answers in split.references] if split.references else split.labels,
             }
         )
-        for score in scores
+        for how, score in all_scores
         for split in validation
     ]
     aside = file.with_name(f".{file.name}")

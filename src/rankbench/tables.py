@@ -62,7 +62,9 @@ def curve_long(path: Paths, metric: str | None = None) -> pd.DataFrame:
     else:
         done = done[done["metric"] == metric]
     several = done["metric"].nunique() > 1
-    names = done["run_id"].map(labels(records)) + (" " + done["metric"] if several else "")
+    cut = done["adapter"].str.partition("+")[2]
+    names = done["run_id"].map(labels(records)) + cut.where(cut == "", " " + cut)
+    names += " " + done["metric"] if several else ""
     grouped = done.assign(label=names).groupby(["label", "metric", "rank", "depth"], dropna=False, sort=False)["value"]
     return grouped.agg(["mean", "std", "count"]).rename(columns={"count": "n"}).reset_index()
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class Prefix(LoraVariant):
         self.rank = rank
         self.scale = scale
         self.gates: torch.Tensor | None = None  # (rows, R): per row of the batch, s_b for columns below b, else 0
+        self.ranks: dict[nn.Module, int] = {}  # of layers that are held at another rank
 
     def forward(
         self, module: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any
@@ -63,8 +65,9 @@ class Prefix(LoraVariant):
         b = module.lora_B[active_adapter].weight
         x = module.lora_dropout[active_adapter](x)
         if self.gates is None:
-            if self.rank < a.shape[0]:
-                a, b = a[: self.rank], b[:, : self.rank]
+            rank = self.ranks.get(module, self.rank)
+            if rank < a.shape[0]:
+                a, b = a[:rank], b[:, :rank]
             low = F.linear(x, a) * self.scale
         else:
             if x.shape[0] != self.gates.shape[0]:
@@ -82,14 +85,15 @@ class DyLora(FineTuning):
         self.r = run.adapter.r
         self.family = tuple(Submodel(rank=b) for b in range(1, self.r + 1))
         self.model, self.layers = _with_lora(run, model)
-        self.prefix = Prefix(self.r, self._scale(self.r))
+        self.scale_of: Callable[[int], float] = functools.partial(
+            scaling, run.adapter.scale, run.adapter.lora_alpha, self.r
+        )
+        self.by_layer: dict[int, list[int]] = {}  # rank -> the rank of each layer, where they differ
+        self.prefix = Prefix(self.r, self.scale_of(self.r))
         # int8 looks for outlier columns in the whole batch, so its rows are not independent of each other.
         self.stacks = run.quantization.name != "int8"
         self._rows: list[tuple[LoraLayer, list[torch.Tensor], list[torch.Tensor]]] = []
         self._hook(True)
-
-    def _scale(self, b: int) -> float:
-        return scaling(self.run.adapter.scale, self.run.adapter.lora_alpha, self.r, b)
 
     def _hook(self, on: bool) -> None:
         for layer in self.layers:
@@ -107,7 +111,11 @@ class DyLora(FineTuning):
     def activate(self, submodel: Submodel) -> None:
         """Hold every layer at the prefix of `submodel`."""
         b = self._check(submodel)
-        self.prefix.rank, self.prefix.scale, self.prefix.gates = b, self._scale(b), None
+        self.prefix.rank, self.prefix.scale, self.prefix.gates = b, self.scale_of(b), None
+        self.prefix.ranks = self._ranks(b)
+
+    def _ranks(self, b: int) -> dict[nn.Module, int]:
+        return dict(zip(self.layers, self.by_layer[b], strict=True)) if b in self.by_layer else {}
 
     def active(self) -> Submodel:
         """The prefix of the next forward."""
@@ -118,13 +126,16 @@ class DyLora(FineTuning):
         gates = torch.zeros(len(submodels), self.r)
         for i, submodel in enumerate(submodels):
             b = self._check(submodel)
-            gates[i, :b] = self._scale(b)
+            gates[i, :b] = self.scale_of(b)
         self.prefix.gates = gates.to(self.layers[0].lora_A[ADAPTER].weight.device)
 
     def count(self, submodel: Submodel) -> Parameters:
         """b (in + out) for each layer, and the shared head."""
         b = self._check(submodel)
-        adapter = sum(b * (m.in_features + m.out_features) for m in self.model.modules() if isinstance(m, LoraLayer))
+        ranks = self._ranks(b)
+        adapter = sum(
+            ranks.get(m, b) * (m.in_features + m.out_features) for m in self.model.modules() if isinstance(m, LoraLayer)
+        )
         head = sum(p.numel() for name, p in self.trained().items() if "lora_" not in name)
         frozen = sum(
             _stored(p)
@@ -190,7 +201,7 @@ class Lora(DyLora):
     def activate(self, submodel: Submodel) -> None:
         """At rank R under its own scale PEFT's forward runs untouched."""
         super().activate(submodel)
-        stock = submodel.rank == self.r and self.run.adapter.scale is not Scale.alpha_over_sqrt_b
+        stock = submodel.rank == self.r and self.scale_of(self.r) == self.run.adapter.lora_alpha / self.r
         self._hook(not stock)
 
     def activate_rows(self, submodels: Sequence[Submodel]) -> None:
