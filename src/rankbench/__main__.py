@@ -13,7 +13,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rankbench.checks import build
@@ -25,6 +25,7 @@ from rankbench.sources import RequestError
 _INSTALLED = Path(__file__).parent / "conf"
 CONF = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[2] / "conf"
 
+OmegaConf.register_new_resolver("rankbench.home", lambda: str(CONF.parent), replace=True)
 ConfigStore.instance().store(name="schema", node=Run)
 
 
