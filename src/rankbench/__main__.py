@@ -54,49 +54,9 @@ def _job(config: DictConfig) -> None:
 
 def table(words: list[str]) -> None:
     """`rankbench table NAME RUNS...`: a comparison of records."""
-    import argparse
+    from rankbench import report
 
-    parser = argparse.ArgumentParser(prog="rankbench table", description="Compare records.")
-    parser.add_argument(
-        "name",
-        choices=["curve", "soft_vs_early_exit"],
-        help="curve: metric against rank or depth, any runs; soft_vs_early_exit: exits against methods",
-    )
-    parser.add_argument("runs", nargs="+", help="runs folders, run folders or record files")
-    parser.add_argument("--metric", help="which metric (default: the records' first)")
-    parser.add_argument("--format", default="md", choices=["md", "csv", "latex"], help="how to print it (default: md)")
-    parser.add_argument("--to", type=Path, help="write it to this file; .png and .svg draw the picture instead")
-    asked = parser.parse_args(words)
-    try:
-        _table(asked.name, asked.runs, asked.metric, asked.format, asked.to)
-    except OSError as error:
-        raise RequestError(f"--to {asked.to} cannot be written ({error.strerror}); choose another file") from error
-
-
-def _table(name: str, runs: list[str], metric: str | None, form: str, to: Path | None) -> None:
-    from rankbench import blocks, comparisons, tables
-    from rankbench.record import load_records
-
-    if to is not None and to.suffix in (".png", ".svg"):
-        from rankbench import plots
-
-        long = tables.curve_long(runs, metric)
-        figure = plots.draw(long, ", ".join(dict.fromkeys(long["metric"])), tables.title(load_records(runs)))
-        if figure is None:
-            raise RequestError("these runs have no ranks or exits, so there is no curve to draw; leave out --to")
-        plots.save(figure, to)
-        return
-    if name == "curve":
-        made = tables.curve(runs, metric)
-        text = tables.render(made, form)
-        if form == "md":
-            text = f"{tables.caption(made)}\n\n{text}"
-    else:
-        text = blocks.render(comparisons.soft_vs_early_exit(runs, metric), form)
-    if to is None:
-        print(text, end="")
-    else:
-        to.write_text(text, encoding="utf-8")
+    report.main(words)
 
 
 def _sweep_name(words: list[str]) -> str:

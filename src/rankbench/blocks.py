@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -19,6 +20,21 @@ class Block:
 
     caption: str
     frame: pd.DataFrame
+
+
+def frame(rows: Mapping[str, Sequence[str]], columns: Sequence[str], index: str) -> pd.DataFrame:
+    """Rows of cells by their names, under a name for the rows."""
+    made = pd.DataFrame.from_dict(dict(rows), orient="index", columns=list(columns))
+    made.index.name = index
+    return made
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """The mean, with the sample standard deviation where there are several values; "-" for none."""
+    if not values:
+        return "-"
+    mean = f"{statistics.mean(values):,.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):,.{digits}f}"
 
 
 def render(blocks: Sequence[Block], form: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -53,10 +54,11 @@ def heat_map(table: pd.DataFrame, metric: str, title: str) -> Figure:
     return figure
 
 
-def curve(table: pd.DataFrame, metric: str, title: str, axis: str = "rank") -> Figure:
+def curve(table: pd.DataFrame, metric: str, title: str, axis: str = "rank", apart: Sequence[str] = ()) -> Figure:
     """Metric against rank (or depth), a line a method with a band of one standard deviation over seeds.
 
-    `table` is `tables.curve_long`'s form: columns label, rank, depth, mean, std, n.
+    `table` is `tables.curve_long`'s form: columns label, rank, depth, mean, std, n. Methods in `apart` trained a model
+    for each rank: points with error bars on top, and no line between them.
     """
     figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     axes: Axes = figure.subplots()
@@ -65,6 +67,11 @@ def curve(table: pd.DataFrame, metric: str, title: str, axis: str = "rank") -> F
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         seeds = int(rows["n"].max())
         name = f"{label} ({seeds} seeds)" if seeds > 1 else str(label)
+        if label in apart:
+            bars = rows["std"].fillna(0) if seeds > 1 else None
+            dots = {"fmt": marker, "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6, "capsize": 3}
+            axes.errorbar(rows[axis], rows["mean"], bars, color="black", label=name, zorder=5, **dots)
+            continue
         axes.plot(rows[axis], rows["mean"], color=colour, marker=marker, markersize=5, label=name)
         if seeds > 1:
             low, high = rows["mean"] - rows["std"], rows["mean"] + rows["std"]
@@ -83,8 +90,52 @@ def curve(table: pd.DataFrame, metric: str, title: str, axis: str = "rank") -> F
     return figure
 
 
+def pareto(table: pd.DataFrame, metric: str, title: str, rises: bool = True) -> Figure:
+    """Cost against quality: a point for each method and rank, its trained parameters to the right, metric upwards.
+
+    `table` has the columns label, rank, parameters, mean. The line joins the points that no other beats in both.
+    """
+    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    axes: Axes = figure.subplots()
+    for i, (label, rows) in enumerate(table.groupby("label", sort=False)):
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        axes.scatter(rows["parameters"], rows["mean"], color=colour, marker=marker, s=28, label=str(label), zorder=3)
+        ends = rows.iloc[[0, -1]] if len(rows) > 1 else rows
+        for _, row in ends.iterrows():
+            at = (row["parameters"], row["mean"])
+            axes.annotate(f"{row['rank']}", at, textcoords="offset points", xytext=(4, 4), fontsize=7, color=colour)
+    best = front(table["parameters"].to_numpy(float), table["mean"].to_numpy(float), rises)
+    order = table.iloc[best].sort_values("parameters")
+    axes.step(order["parameters"], order["mean"], where="post", color="0.6", linewidth=1, label="not beaten")
+    axes.set_xscale("log")
+    axes.set_xlabel("trained parameters")
+    axes.set_ylabel(metric.replace("_", " "))
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, frameon=False, title="numbers: the first and last rank", title_fontsize=8)
+    return figure
+
+
+def front(cost: np.ndarray, quality: np.ndarray, rises: bool = True) -> list[int]:
+    """The places that no other beats: as cheap and better, or cheaper and as good."""
+    gain = quality if rises else -quality
+    return [
+        i
+        for i in range(len(cost))
+        if not any(
+            cost[j] <= cost[i] and gain[j] >= gain[i] and (cost[j] < cost[i] or gain[j] > gain[i])
+            for j in range(len(cost))
+        )
+    ]
+
+
 def save(figure: Figure, file: Path) -> None:
     """Write the picture; the suffix chooses the format (png, svg)."""
-    settings: dict[str, Any] = {"metadata": {"Date": None}} if file.suffix == ".svg" else {}
-    with rc_context({"svg.hashsalt": "rankbench"}):  # the same records draw the same bytes
-        figure.savefig(file, **settings)
+    write(figure, file, file.suffix.removeprefix("."))
+
+
+def write(figure: Figure, to: Path | IO[str], form: str) -> None:
+    """Write the picture to a file or a stream as png or svg; the same records draw the same bytes."""
+    settings: dict[str, Any] = {"metadata": {"Date": None}} if form == "svg" else {}
+    with rc_context({"svg.hashsalt": "rankbench"}):
+        figure.savefig(to, format=form, **settings)

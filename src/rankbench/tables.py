@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ from rankbench.record import Paths, load_records, load_runs
 from rankbench.sources import RequestError
 
 
-def labels(records: list[dict[str, Any]], beside: list[dict[str, Any]] | None = None) -> dict[str, str]:
+def labels(
+    records: list[dict[str, Any]], beside: list[dict[str, Any]] | None = None, alike: Sequence[str] = ()
+) -> dict[str, str]:
     """A name for each run: its adapter, and as few of the settings that differ as tell the methods apart.
 
     Runs that differ in the seed alone share a name; task and model are named where there are several. What a run began
-    from is looked for among these records and those `beside` them.
+    from is looked for among these records and those `beside` them. Settings in `alike` tell no methods apart.
     """
     by_id = {record["run_id"]: record for record in [*(beside or []), *records]}
-    flat = {r["run_id"]: _flatten(r["config"]) | _content(r) | _start(r, by_id) for r in records}
+    flat = {r["run_id"]: _flatten(r["config"]) | _content(r) | _start(r, by_id) | dict.fromkeys(alike) for r in records}
     shared = [key for key in ("task.name", "model.name") if len({config[key] for config in flat.values()}) > 1]
     by_adapter: dict[tuple[Any, ...], list[str]] = {}
     for run_id, config in flat.items():

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from rankbench import published, tables
-from rankbench.blocks import Block
+from rankbench import tables
+from rankbench.blocks import Block, frame, spread
 from rankbench.checks import METRICS, times
+from rankbench.comparisons import published
 from rankbench.record import Paths, load_records
 from rankbench.sources import RequestError
 
@@ -55,11 +55,11 @@ def soft_vs_early_exit(path: Paths, metric: str | None = None) -> list[Block]:
     blocks = [
         grid(
             f"{what}: {unit} of {n} examples at each exit{_over_seeds(cells)}{better}.",
-            lambda subs: _spread([factor * sub["metrics"][chosen] for sub in subs], 1 if factor > 1 else 3),
+            lambda subs: spread([factor * sub["metrics"][chosen] for sub in subs], 1 if factor > 1 else 3),
         ),
         grid(
             f"{_speed_unit(runs)} while exits were scored, each run by itself: a rough guide.",
-            lambda subs: _spread([*map(_speed, subs)], 1),
+            lambda subs: spread([*map(_speed, subs)], 1),
         ),
         grid(
             "Millions of parameters of the model cut at that depth.",
@@ -111,15 +111,15 @@ def _training(methods: dict[str, list[dict[str, Any]]], runs: list[dict[str, Any
             own = [run for run in group if (run["config"]["model"].get("layers") or 0) == layers]
             chains = [[run, *_began_from(run, by_id)] for run in own]
             rows[f"{name}, {layers} layers" if layers else name] = [
-                _spread([sum(_examples(run) for run in chain) for chain in chains], 0),
-                _spread([sum(run["training"]["seconds"] for run in chain) for chain in chains], 0),
-                _spread([max(run["training"]["peak_memory_bytes"] for run in chain) / 2**30 for chain in chains], 1),
+                spread([sum(_examples(run) for run in chain) for chain in chains], 0),
+                spread([sum(run["training"]["seconds"] for run in chain) for chain in chains], 0),
+                spread([max(run["training"]["peak_memory_bytes"] for run in chain) / 2**30 for chain in chains], 1),
             ]
     head = ["examples", "training seconds", "peak GiB"]
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=head)
-    frame.index.name = "method"
     device = ", ".join(sorted({run["environment"]["device"] for run in runs}))
-    return Block(f"What training took on {device}; SFT+ICT with the SFT that it began from.", frame)
+    return Block(
+        f"What training took on {device}; SFT+ICT with the SFT that it began from.", frame(rows, head, "method")
+    )
 
 
 def _began_from(run: dict[str, Any], by_id: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -153,8 +153,3 @@ def _over_seeds(cells: dict[tuple[int, str], list[Any]]) -> str:
     if seeds == {1}:
         return ", one seed"
     return f", mean ± standard deviation over {'seeds' if len(seeds) > 1 else f'{seeds.pop()} seeds'}"
-
-
-def _spread(values: list[float], digits: int) -> str:
-    mean = f"{statistics.mean(values):,.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):,.{digits}f}"

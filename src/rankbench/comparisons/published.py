@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import pandas as pd
+from rankbench.blocks import Block, frame
 
-from rankbench.blocks import Block
-
-SORTED_LLAMA = "Published, not ours: Sorted LLaMA (Kavehzadeh et al. 2024), LLaMA-2-13B"
+NOT_OURS = "Published, not ours"
+DYLORA = "DyLoRA (Valipour et al. 2023), RoBERTa-base"
+SORTED_LLAMA = f"{NOT_OURS}: Sorted LLaMA (Kavehzadeh et al. 2024), LLaMA-2-13B"
 
 
 @cache
@@ -27,6 +28,34 @@ def _value(paper: str, table: str, task: str, method: str, place: str, metric: s
 
 
 _KEYS = ("paper", "table", "task", "method", "place", "metric")
+
+
+def dylora(*tables: str) -> list[Block]:
+    """Tables of DyLoRA by their numbers, as far as its figures are known: a row a method and rank, a column a task."""
+    return [_DYLORA[table]() for table in tables]
+
+
+def _grid(table: str, said: str, note: str = "") -> Callable[[], Block]:
+    """A paper table as rows of (method, rank) and columns of (task or metric)."""
+
+    def made() -> Block:
+        rows = [row for row in _rows() if row["paper"] == "DyLoRA" and row["table"] == table]
+        several = len({row["metric"] for row in rows if row["metric"] == "train_seconds"}) == 1
+        columns = list(dict.fromkeys(_column(row, several) for row in rows))
+        found: dict[str, dict[str, str]] = {}
+        for row in rows:
+            best, ranked = table in ("2 best", "5"), row["place"].isdigit()
+            place = row["place"] if ranked and not best else ""
+            cell = row["value"] + (f" ({row['place']})" if ranked and best else "")
+            found.setdefault(f"{row['method']}{', rank ' + place if place else ''}", {})[_column(row, several)] = cell
+        lines = {name: [cells.get(column, "-") for column in columns] for name, cells in found.items()}
+        return Block(f"{NOT_OURS}: {DYLORA}, {said}.{note}", frame(lines, columns, "method"))
+
+    return made
+
+
+def _column(row: dict[str, str], several: bool) -> str:
+    return f"{row['task']} {row['metric'].replace('_', ' ')}" if several else row["task"]
 
 
 def sorted_llama() -> list[Block]:
@@ -67,17 +96,22 @@ def sorted_llama() -> list[Block]:
         Block(
             f"{SORTED_LLAMA}, Tables 4 and 5, Figure 1: SoFT's exits before a judge (PandaLM, 170 instructions), "
             "wins / losses / ties against SFT's whole depth; the score (wins - losses) / 170 against the same depth.",
-            _frame(exits, ["2 epochs", "4 epochs", "against SFT", "against SFT+ICT"], "depth"),
+            frame(exits, ["2 epochs", "4 epochs", "against SFT", "against SFT+ICT"], "depth"),
         ),
         Block(
             f"{SORTED_LLAMA}, Table 2: decoding a SoFT model.",
-            _frame(decoding, ["PandaLM ms/token", "TriviaQA ms/token", "TriviaQA exact match"], "decoding"),
+            frame(decoding, ["PandaLM ms/token", "TriviaQA ms/token", "TriviaQA exact match"], "decoding"),
         ),
-        Block(f"{SORTED_LLAMA}, Table 3: training on Alpaca, 8 V100s.", _frame(training, ["seconds", "MB"], "method")),
+        Block(f"{SORTED_LLAMA}, Table 3: training on Alpaca, 8 V100s.", frame(training, ["seconds", "MB"], "method")),
     ]
 
 
-def _frame(rows: dict[str, list[str]], columns: list[str], index: str) -> pd.DataFrame:
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    frame.index.name = index
-    return frame
+_DYLORA: dict[str, Callable[[], Block]] = {
+    "2": _grid("2", "Table 2, average of eight GLUE tasks, R = 8"),
+    "2 best": _grid("2 best", "Table 2, the best rank of each task (in brackets)"),
+    "3": _grid("3", "Table 3", " FLOP's figures are those of Wang et al., over BERT."),
+    "4": _grid("4", "Table 4, average of six GLUE tasks", " The order of its rows is inferred."),
+    "5": _grid("5", "Table 5, the best of several trainings and its rank (in brackets)"),
+    "7": _grid("7", "Table 7, CoLA", " Which row is which is inferred."),
+    "seconds": _grid("App A", "Appendix A, training seconds on MRPC"),
+}

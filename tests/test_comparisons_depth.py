@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from conftest import Answer, compose_run
 
-from rankbench import blocks, comparisons, published
+from rankbench import blocks, comparisons
+from rankbench.comparisons import published
 from rankbench.config import settings
 from rankbench.sources import RequestError
 

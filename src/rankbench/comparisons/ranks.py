@@ -1,0 +1,342 @@
+"""Comparisons over ranks: the search against one nested run, the papers' ablations, GLUE, and a leaderboard."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rankbench import plots, tables
+from rankbench.blocks import Block, frame, spread
+from rankbench.checks import METRICS, times
+from rankbench.comparisons import published
+from rankbench.record import Paths, load_records
+from rankbench.sources import RequestError
+from rankbench.stats import aurac
+
+SEARCH = "LoRA, one training a rank"
+GLUE = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")  # DyLoRA's Table 2, in its order
+GLUE_METRIC = {"mrpc": "f1", "qqp": "accuracy"}  # what the paper averages where a task has several
+# What tells runs of one search apart, and no method.
+OF_SEARCH = ("adapter.r", "evaluate.submodels", "evaluate.cuts")
+
+
+@dataclass
+class Curve:
+    """A method on one task with one seed: a value for each rank (None: the whole), and what its trainings took."""
+
+    values: dict[int | None, float] = field(default_factory=dict)
+    trainable: dict[int | None, int] = field(default_factory=dict)
+    total: dict[int | None, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    trainings: int = 0
+
+
+Curves = dict[str, dict[int, Curve]]  # method -> seed -> curve
+
+
+def curves(records: Sequence[dict[str, Any]], metric: str) -> Curves:
+    """The curves of one task's finished runs; LoRAs that measure their own rank alone make up one, the search.
+
+    A run's cuts are methods beside it, and cost no training of their own.
+    """
+    having = [r for r in records if r["status"] == "done" and r["submodels"] and metric in r["submodels"][0]["metrics"]]
+    own = {record["run_id"]: _is_search(record) for record in having}
+    found: Curves = {}
+    for searched in (True, False):
+        group = [record for record in having if own[record["run_id"]] is searched]
+        names = tables.labels(group, having, OF_SEARCH if searched else OF_SEARCH[1:])
+        for record in group:
+            label = names[record["run_id"]]
+            if searched:
+                label = " ".join([SEARCH, *label.split(" ")[1:]])
+            for row in [*record["submodels"], *record.get("cuts", ())]:
+                column = f"{label} {row['cut']}" if "cut" in row else label
+                curve = found.setdefault(column, {}).setdefault(record["config"]["seed"], Curve())
+                curve.values[row["rank"]] = row["metrics"][metric]
+                curve.trainable[row["rank"]] = row["parameters"]["trainable"]
+                curve.total[row["rank"]] = row["parameters"]["total"]
+            for column in {label} | {f"{label} {row['cut']}" for row in record.get("cuts", ())}:
+                curve = found[column][record["config"]["seed"]]
+                curve.seconds += record["training"]["seconds"]
+                curve.trainings += 1
+    return found
+
+
+def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
+    """The curves of one task's runs, the search as points on top, and what each rank costs against what it scores."""
+    records = _of_one(load_records(path))
+    metric = metric or _first_metric(records)
+    rows = [
+        {
+            "label": name,
+            "rank": rank,
+            "depth": None,
+            "mean": times(metric) * statistics.mean(values),
+            "std": times(metric) * statistics.stdev(values) if len(values) > 1 else 0.0,
+            "n": len(values),
+            "parameters": statistics.mean(c.trainable[rank] for c in seeds.values() if rank in c.values),
+        }
+        for name, seeds in curves(records, metric).items()
+        for rank in sorted({r for c in seeds.values() for r in c.values if r is not None})
+        for values in [[c.values[rank] for c in seeds.values() if rank in c.values]]
+    ]
+    if not rows:
+        return []
+    table, searched = pd.DataFrame(rows), {row["label"] for row in rows if row["label"].startswith(SEARCH)}
+    named = tables.title(records)
+    return [
+        plots.curve(table, _unit(metric), named, apart=sorted(searched)),
+        plots.pareto(table, _unit(metric), named, _rises(metric)),
+    ]
+
+
+def _is_search(record: dict[str, Any]) -> bool:
+    adapter = record["config"]["adapter"]
+    return adapter["name"] == "lora" and [row["rank"] for row in record["submodels"]] == [adapter["r"]]
+
+
+def lora_search_vs_dylora(path: Paths, metric: str | None = None) -> list[Block]:
+    """The search over LoRA ranks against one nested run and the cuts of one LoRA: curve, best, cost.
+
+    Each "best" is over the same ranks, those that the search trained, for every method. Raises RequestError when the
+    runs are of several tasks or models, or none is done.
+    """
+    records = _of_one(load_records(path))
+    metric = metric or _first_metric(records)
+    found = curves(records, metric)
+    if not found:
+        raise RequestError(f"--metric {metric}: none of these runs has it; they have {_first_metric(records)}")
+    searched = [name for name in found if name.startswith(SEARCH)]
+    ranks = sorted({rank for name in searched for curve in found[name].values() for rank in curve.values if rank})
+    nested = [name for name in found if name.startswith(("dylora", "qdylora"))]
+    what = f"{records[0]['config']['task']['name']}, {records[0]['config']['model']['name']}"
+    return [
+        Block(f"{what}: {_unit(metric)} at each rank{_over(found)}.", _whole_curve(found, metric)),
+        Block(
+            f"Best over {'ranks ' + ', '.join(map(str, ranks)) if ranks else 'all measured ranks'}, chosen on the "
+            "scored examples themselves; AURAC: mean of the curve over log2 rank; seconds of all its trainings, and "
+            "these over one nested run's.",
+            _bests(found, metric, ranks, nested),
+        ),
+        *published.dylora("5", "seconds"),
+    ]
+
+
+def _bests(found: Curves, metric: str, ranks: list[int], nested: list[str]) -> pd.DataFrame:
+    factor, rises = times(metric), _rises(metric)
+    base = [curve.seconds for name in nested[:1] for curve in found[name].values()]
+    rows = {}
+    for name, seeds in found.items():
+        best, at, area = [], Counter[Any](), []
+        for curve in seeds.values():
+            own = {rank: value for rank, value in curve.values.items() if not ranks or rank in ranks}
+            if not own:
+                continue
+            rank = (max if rises else min)(own, key=lambda rank, own=own: own[rank])
+            best.append(factor * own[rank])
+            at[rank] += 1
+            if len(own) > 1:
+                area.append(factor * aurac([rank or 1 for rank in own], list(own.values())))
+        seconds = [curve.seconds for curve in seeds.values()]
+        ratio = f"{statistics.mean(seconds) / statistics.mean(base):.2f}" if base else "-"
+        rows[name] = [
+            _spread(best, metric),
+            ", ".join(str(rank) for rank, _ in at.most_common()) or "-",
+            _spread(area, metric),
+            f"{statistics.mean(curve.trainings for curve in seeds.values()):g}",
+            f"{statistics.mean(seconds):,.0f}",
+            ratio,
+        ]
+    return frame(rows, ["best", "at rank", "AURAC", "trainings", "seconds", "x nested"], "method")
+
+
+def _whole_curve(found: Curves, metric: str) -> pd.DataFrame:
+    ranks = sorted({rank for seeds in found.values() for curve in seeds.values() for rank in curve.values}, key=_last)
+    most = max(len(seeds) for seeds in found.values())
+    rows = {
+        "whole" if rank is None else str(rank): [
+            _spread([times(metric) * c.values[rank] for c in seeds.values() if rank in c.values], metric, most)
+            for seeds in found.values()
+        ]
+        for rank in ranks
+    }
+    return frame(rows, list(found), "rank")
+
+
+def distribution(path: Paths, metric: str | None = None) -> list[Block]:
+    """Rank distributions and updates of DyLoRA beside each other (DyLoRA Table 4)."""
+    return [*_ablation(path, metric), *published.dylora("4")]
+
+
+def loss(path: Paths, metric: str | None = None) -> list[Block]:
+    """A drawn rank against all ranks in every step (DyLoRA Table 7)."""
+    return [*_ablation(path, metric), *published.dylora("7")]
+
+
+def _ablation(path: Paths, metric: str | None) -> list[Block]:
+    records = [r for r in _of_one(load_records(path)) if r["config"]["adapter"]["name"] in ("dylora", "qdylora")]
+    if not records:
+        raise RequestError("none of these runs is of adapter=dylora; give the runs of the sweep")
+    metric = metric or _first_metric(records)
+    found = curves(records, metric)
+    seconds = {name: [spread([c.seconds for c in seeds.values()], 0), f"{len(seeds)}"] for name, seeds in found.items()}
+    what = f"{records[0]['config']['task']['name']}, {records[0]['config']['model']['name']}"
+    return [
+        Block(f"{what}: {_unit(metric)} at each rank{_over(found)}.", _whole_curve(found, metric)),
+        Block("What a training took.", frame(seconds, ["seconds", "seeds"], "method")),
+    ]
+
+
+def glue(path: Paths, metric: str | None = None) -> list[Block]:
+    """Tasks beside each other, a block a method and a row a rank (DyLoRA Table 2); tasks without runs show as "-".
+
+    The average is over the tasks that every row of the block has, and says of how many.
+    """
+    by_task: dict[str, list[dict[str, Any]]] = {}
+    for record in load_records(path):
+        by_task.setdefault(record["config"]["task"]["name"], []).append(record)
+    tasks = [*(task for task in GLUE if task in by_task), *(task for task in by_task if task not in GLUE)]
+    by_method: dict[str, dict[str, dict[int, Curve]]] = {}
+    metrics: dict[str, str] = {}
+    for task in tasks:
+        done = [r for r in by_task[task] if r["status"] == "done" and r["submodels"]]
+        if not done:
+            continue
+        metrics[task] = metric or GLUE_METRIC.get(task) or _first_metric(done)
+        for name, seeds in curves(done, metrics[task]).items():
+            by_method.setdefault(name, {})[task] = seeds
+    if not by_method:
+        raise RequestError("none of these runs is done, so there is nothing to compare yet")
+    used = ", ".join(f"{task} {_unit(metrics[task])}" for task in tasks if task in metrics)
+    blocks = []
+    for name, of_task in by_method.items():
+        ranks = sorted({r for seeds in of_task.values() for c in seeds.values() for r in c.values}, key=_last)
+        rows = {"whole" if rank is None else str(rank): _glue_row(of_task, tasks, metrics, rank) for rank in ranks}
+        head = [*tasks, f"average of {len(of_task)}"]
+        blocks.append(Block(f"{name}: {used}{_over({name: _union(of_task)})}.", frame(rows, head, "rank")))
+    return [*blocks, *published.dylora("2", "2 best")]
+
+
+def _glue_row(
+    of_task: dict[str, dict[int, Curve]], tasks: Sequence[str], metrics: dict[str, str], rank: int | None
+) -> list[str]:
+    means, cells = [], []
+    for task in tasks:
+        values = [c.values[rank] for c in of_task.get(task, {}).values() if rank in c.values]
+        cells.append(_spread([times(metrics[task]) * v for v in values], metrics[task]) if values else "-")
+        means += [times(metrics[task]) * statistics.mean(values)] if values else []
+    return [*cells, f"{statistics.mean(means):.1f}" if len(means) == len(of_task) else "-"]
+
+
+def _union(of_task: dict[str, dict[int, Curve]]) -> dict[int, Curve]:
+    return {seed: curve for seeds in of_task.values() for seed, curve in seeds.items()}
+
+
+def flop(path: Paths, metric: str | None = None) -> list[Block]:
+    """Pruned ranks against nested ones, with what trains and what the whole model holds (DyLoRA Table 3).
+
+    The two counts answer different questions: a LoRA trains little beside a frozen model, FLOP makes the model smaller.
+    """
+    records = _of_one(load_records(path))
+    metric = metric or _first_metric(records)
+    rows = {}
+    for name, seeds in curves(records, metric).items():
+        for rank in sorted({rank for curve in seeds.values() for rank in curve.values}, key=_last):
+            own = [curve for curve in seeds.values() if rank in curve.values]
+            rows[name if rank is None else f"{name}, rank {rank}"] = [
+                _spread([times(metric) * curve.values[rank] for curve in own], metric),
+                f"{statistics.mean(curve.trainable[rank] for curve in own) / 1e6:.3f}",
+                f"{statistics.mean(curve.total[rank] for curve in own) / 1e6:.2f}",
+                spread([curve.seconds for curve in own], 0),
+            ]
+    what = f"{records[0]['config']['task']['name']}, {records[0]['config']['model']['name']}"
+    head = [metric.replace("_", " "), "trained, millions", "whole, millions", "seconds"]
+    return [Block(f"{what}: {_unit(metric)}.", frame(rows, head, "method")), *published.dylora("3")]
+
+
+def leaderboard(path: Paths, metric: str | None = None) -> list[Block]:
+    """Every method of every task at its largest rank, best first: value, area under its curve, parameters, seconds."""
+    by_task: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for record in load_records(path):
+        if record["status"] == "done" and record["submodels"]:
+            config = record["config"]
+            by_task.setdefault((config["task"]["name"], config["model"]["name"]), []).append(record)
+    blocks = []
+    for (task, model), records in sorted(by_task.items()):
+        chosen = metric or _first_metric(records)
+        lines = []
+        for name, seeds in curves(records, chosen).items():
+            top = max((rank for c in seeds.values() for rank in c.values), key=_last)
+            ends = [c for c in seeds.values() if top in c.values]
+            value = [times(chosen) * c.values[top] for c in ends]
+            area = [
+                times(chosen) * aurac([rank or 1 for rank in c.values], list(c.values.values()))
+                for c in seeds.values()
+                if len(c.values) > 1
+            ]
+            cells = [
+                *("whole" if top is None else str(top), _spread(value, chosen), _spread(area, chosen), str(len(seeds))),
+                f"{statistics.mean(c.trainable[top] for c in ends):,.0f}",
+                spread([c.seconds for c in seeds.values()], 0),
+            ]
+            lines.append((statistics.mean(value) * (-1 if _rises(chosen) else 1), name, cells))
+        rows = {name: cells for _, name, cells in sorted(lines)}
+        head = ["rank", metric_name(chosen), "AURAC", "seeds", "trained", "seconds"]
+        if rows:
+            blocks.append(Block(f"{task}, {model}: {_unit(chosen)}, best first.", frame(rows, head, "method")))
+    if not blocks:
+        raise RequestError("none of these runs is done, or none has the metric; leave out --metric")
+    return blocks
+
+
+def metric_name(metric: str) -> str:
+    """A metric as a column's head."""
+    return metric.replace("_", " ")
+
+
+def _of_one(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    done = [record for record in records if record["status"] == "done" and record["submodels"]]
+    if not done:
+        raise RequestError("none of these runs is done, so there is nothing to compare yet")
+    for key in ("task", "model"):
+        names = sorted({record["config"][key]["name"] for record in done})
+        if len(names) > 1:
+            raise RequestError(f"these runs are of several {key}s ({', '.join(names)}); give the runs of one")
+    return done
+
+
+def _first_metric(records: Sequence[dict[str, Any]]) -> str:
+    return str(next(iter(records[0]["submodels"][0]["metrics"])))
+
+
+def _rises(metric: str) -> bool:
+    return METRICS[max((name for name in METRICS if metric.startswith(name)), key=len)].rises
+
+
+def _unit(metric: str) -> str:
+    return f"{metric} x {times(metric)}" if times(metric) > 1 else metric
+
+
+def _last(rank: int | None) -> int:
+    return 10**9 if rank is None else rank
+
+
+def _over(found: Curves) -> str:
+    seeds = {len(by_seed) for by_seed in found.values()}
+    if seeds == {1}:
+        return ", one seed"
+    return ", mean ± standard deviation over seeds" + (f" ({seeds.pop()})" if len(seeds) == 1 else "")
+
+
+def _spread(values: Sequence[float], metric: str, most: int | None = None) -> str:
+    """Mean and deviation; with the number of seeds behind it where other cells have more."""
+    if not values:
+        return "-"
+    few = f" ({len(values)})" if most is not None and len(values) < most else ""
+    return spread(values, 1 if times(metric) > 1 else 3) + few
