@@ -11,7 +11,7 @@ from conftest import write_tiny
 from peft.tuners.lora.layer import LoraLayer
 from tiny import MODELS, a_batch, a_run, attached, encoded
 
-from rankbench import export, load_runs, slices, tables
+from rankbench import choose, export, load_runs, slices, tables
 from rankbench.adapters.cuts import cut, spread
 from rankbench.adapters.lora import ADAPTER
 from rankbench.evaluate import evaluate
@@ -171,6 +171,7 @@ def test_a_run_measures_its_cuts_at_the_same_ranks(tmp_path: Path) -> None:
     assert list(dict.fromkeys(frame["adapter"])) == ["lora", "lora+svd", "lora+svd_global", "lora+alpha_over_b"]
     columns = ["lora", "lora svd", "lora svd_global", "lora alpha_over_b"]
     assert list(tables.curve(run.folder).columns) == columns
+    assert "Rank " in choose.choose_rank(run.folder)[1][0]  # the cuts' predictions stay out of it
     seen = pd.read_parquet(run.folder / "predictions.parquet")
     assert len(seen) == 4 * R * record["submodels"][0]["n"]
     export.export(run.folder, tmp_path / "out", 2, svd=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from rankbench import blocks, plots, tables
+from rankbench import blocks, choose, plots, tables
 from rankbench.blocks import Block
 from rankbench.comparisons import COMPARISONS
 from rankbench.comparisons.published import NOT_OURS
@@ -39,11 +39,15 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="rankbench table", description="Compare records.")
     parser.add_argument(
         "name",
-        choices=["curve", *COMPARISONS],
-        help="curve: metric against rank or depth, for any set of runs; the others: one comparison each",
+        choices=["curve", *COMPARISONS, "choose_rank"],
+        help="curve: metric against rank or depth, for any set of runs; choose_rank: which rank of one run to ship; "
+        "the others: one comparison each",
     )
     parser.add_argument("runs", nargs="+", help="runs folders, run folders or record files")
     parser.add_argument("--metric", help="which metric (default: the records' first)")
+    parser.add_argument(
+        "--margin", type=float, default=0.5, help="choose_rank: how much worse is as good, in points or nats (0.5)"
+    )
     parser.add_argument("--format", choices=FORMS, help="how to print it (default: by the ending of --to, or md)")
     parser.add_argument("--to", type=Path, help="write it to this file; .png and .svg draw the picture instead")
     asked = parser.parse_args(words)
@@ -53,7 +57,10 @@ def main(words: list[str]) -> None:
         if asked.to is not None and asked.to.suffix in (".png", ".svg"):
             plots.save(_pictures(asked.name, asked.runs, asked.metric)[0], asked.to)
             return
-        text = _text(asked.name, asked.runs, asked.metric, form)
+        if asked.name == "choose_rank":
+            text = _choice(asked.runs, asked.metric, asked.margin, form)
+        else:
+            text = _text(asked.name, asked.runs, asked.metric, form)
         if asked.to is None:
             print(text, end="")
         else:
@@ -76,6 +83,15 @@ def _text(name: str, runs: list[str], metric: str | None, form: str) -> str:
     return page(name.replace("_", " "), made_of, drawn)
 
 
+def _choice(runs: list[str], metric: str | None, margin: float, form: str) -> str:
+    if len(runs) != 1:
+        raise RequestError(f"choose_rank looks at one run, not {len(runs)}; give the folder of one finished run")
+    made, closing = choose.choose_rank(Path(runs[0]), metric, margin)
+    if form == "html":
+        return page(f"choose a rank: {Path(runs[0]).name}", made, [], closing)
+    return choose.text(made, closing, form)
+
+
 def _curve(runs: list[str], metric: str | None) -> Block:
     made = tables.curve(runs, metric)
     return Block(f"{tables.title(load_records(runs))}: {tables.caption(made)}.", made)
@@ -83,7 +99,7 @@ def _curve(runs: list[str], metric: str | None) -> Block:
 
 def _pictures(name: str, runs: list[str], metric: str | None) -> list[Figure]:
     """The pictures of a comparison, the one that matters most first. Raises RequestError where there is none."""
-    if name in ("curve", "soft_vs_early_exit"):
+    if name in ("curve", "soft_vs_early_exit", "choose_rank"):
         long = tables.curve_long(runs, metric)
         one = plots.draw(long, ", ".join(dict.fromkeys(long["metric"])), tables.title(load_records(runs)))
         drawn = [one] if one is not None else []
@@ -94,11 +110,15 @@ def _pictures(name: str, runs: list[str], metric: str | None) -> list[Figure]:
     return drawn
 
 
-def page(title: str, made: Sequence[Block], drawn: Sequence[Figure]) -> str:
-    """One HTML page that needs no other file: our tables, the pictures, and the papers' figures in a section apart."""
+def page(title: str, made: Sequence[Block], drawn: Sequence[Figure], closing: Sequence[str] = ()) -> str:
+    """One HTML page that needs no other file: our tables, the pictures, and the papers' figures in a section apart.
+
+    Lines in `closing` follow our tables; an indented one is a command.
+    """
     ours = [block for block in made if not block.caption.startswith(NOT_OURS)]
     theirs = [block for block in made if block not in ours]
     body = [f"<h1>{html.escape(title)}</h1>", *map(_table, ours[:1]), *map(_svg, drawn), *map(_table, ours[1:])]
+    body += [f"<p>{html.escape(line)}</p>" if line[:1] != " " else _command(line) for line in closing]
     if theirs:
         body += ["<section>", "<h2>Published figures, not ours</h2>", *map(_table, theirs), "</section>"]
     body.append("<footer>Made by <code>rankbench table</code> from records.</footer>")
@@ -127,6 +147,10 @@ def _table(block: Block) -> str:
         + "\n".join(rows)
         + "</tbody></table></figure>"
     )
+
+
+def _command(line: str) -> str:
+    return f"<pre>{html.escape(line.strip())}</pre>"
 
 
 def _svg(figure: Figure) -> str:
