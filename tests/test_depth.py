@@ -13,6 +13,7 @@ from tiny import a_batch, a_run, randomise
 from transformers import AutoConfig
 
 from rankbench import adapters, backbone, lm, tables
+from rankbench.adapters.depth import exits
 from rankbench.batches import IGNORED
 from rankbench.evaluate import evaluate
 from rankbench.generate import generate
@@ -264,12 +265,22 @@ def test_a_family_that_is_not_known_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "exits"),
+    ("overrides", "expected"),
     [(["adapter.exits=null"], (1, 2, 3, 4)), (["adapter.exits=null", "adapter.exit_stride=3"], (1, 4))],
 )
-def test_exits_by_stride_count_from_the_last_layer(overrides: list[str], exits: tuple[int, ...]) -> None:
+def test_exits_by_stride_count_from_the_last_layer(overrides: list[str], expected: tuple[int, ...]) -> None:
     tuning = attached("llama", "instruction", "adapter=sorted_ft", *overrides)
-    assert tuning.exits == list(exits)
+    assert tuning.exits == list(expected)
+
+
+def test_the_papers_exits_are_the_default_of_its_model() -> None:
+    run = a_run("model=llama2_13b", "task=alpaca", "adapter=sorted_ft")
+    assert exits(run, 40) == list(range(12, 41, 4))
+    assert exits(a_run("model=llama2_13b", "task=alpaca", "adapter=sorted_ft", "adapter.exit_stride=20"), 40) == [
+        20,
+        40,
+    ]
+    assert exits(a_run("model=llama2_13b", "task=alpaca", "adapter=sft", "adapter.exits=[10]"), 40) == [10, 40]
 
 
 @pytest.mark.parametrize(

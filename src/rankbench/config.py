@@ -28,6 +28,7 @@ VOLATILE = (
 LATER: dict[str, Any] = {
     "evaluate.cuts": [],
     "model.layers": None,
+    "model.exits": None,
     "adapter.exits": None,
     "sampler.exit_weights": None,
     "sampler.per_micro_batch": False,
@@ -116,7 +117,8 @@ class Model:
     """A backbone: from a local folder or GGUF file, an installed package, the hub, or random weights.
 
     `shape` is the architecture as in its config.json, so that `plan` can forecast before anything is downloaded.
-    `layers` keeps the first so many alone: a cut model, to be fine-tuned by itself.
+    `layers` keeps the first so many alone: a cut model, to be fine-tuned by itself. `exits` are the default of
+    `adapter.exits`.
     """
 
     name: str = MISSING
@@ -127,6 +129,7 @@ class Model:
     random: dict[str, Any] | None = None
     shape: dict[str, Any] | None = None
     layers: int | None = None
+    exits: list[int] | None = None
     target_modules: list[str] = field(default_factory=list)
     learning_rate: float = 4e-4
     trust_remote_code: bool = False
@@ -173,7 +176,8 @@ class Task:
 class Adapter:
     """A method, in PEFT's spelling; `r` is the maximum rank R.
 
-    `exits` are the depths of a sorted fine-tuning, or `exit_stride` the layers between them, counted from the last.
+    `exits` are the depths of a sorted fine-tuning (default: the model's), or `exit_stride` the layers between them,
+    counted from the last.
     `start_from` is the folder or the id of the run whose weights early_exit's body has.
     """
 

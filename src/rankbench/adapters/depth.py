@@ -220,7 +220,8 @@ def _start_from(run: Run, model: nn.Module) -> None:
 def exits(run: Run, layers: int) -> list[int]:
     """The depths of the family, smallest first, always with the whole depth: a list, a stride, or a quarter's steps."""
     adapter = run.adapter
-    chosen = adapter.exits or list(range(layers, 0, -(adapter.exit_stride or max(1, layers // 4))))
+    chosen = adapter.exits or (None if adapter.exit_stride or run.model.layers else run.model.exits)
+    chosen = chosen or list(range(layers, 0, -(adapter.exit_stride or max(1, layers // 4))))
     outside = [depth for depth in chosen if not 1 <= depth <= layers]
     if outside:
         raise RequestError(f"adapter.exits has {outside}, outside 1..{layers}, the layers of {run.model.name}")
