@@ -69,7 +69,7 @@ def test_methods_stand_beside_each_other_at_each_exit(runs: Path) -> None:
     assert quality.frame.loc[2].tolist() == ["9.500 ± 0.707", "6.000 ± 0.000", "4.500 ± 0.707", "4.500"]
     assert quality.frame.loc[3].tolist() == ["7.000 ± 0.000", "5.000 ± 0.000", "4.000 ± 0.000", "-"]
     assert parameters.frame["SoFT"].tolist() == ["2.0", "3.0", "4.0"]
-    assert speed.caption.startswith("Examples a second") and speed.frame.loc[2, "fine-tuned alone"] == "10.0"
+    assert speed.caption.startswith("Generated tokens a second") and speed.frame.loc[2, "fine-tuned alone"] == "10.0"
     rows = training.frame
     assert list(rows.index) == ["SFT", "SFT+ICT", "SoFT", "fine-tuned alone, 2 layers"]
     assert rows.loc["SFT"].tolist() == ["200 ± 0", "20 ± 0", "3.0 ± 0.0"]
@@ -82,12 +82,13 @@ def test_another_metric_and_generated_tokens(tmp_path: Path) -> None:
     record = json.loads(file.read_text())
     for sub in record["submodels"]:
         sub["generated"] = {"tokens": 100 * sub["depth"], "seconds": 4.0}
+        sub |= {"tokens_per_second": 40.0} if sub["depth"] == 4 else {}
         sub["metrics"]["exact_match"] = 0.125
     file.write_text(json.dumps(record))
     quality, speed, *_ = comparisons.soft_vs_early_exit(tmp_path, "exact_match")
     assert "exact_match x 100 of 50 examples at each exit, one seed." in quality.caption
     assert quality.frame["SFT"].tolist() == ["12.5", "12.5"]
-    assert speed.caption.startswith("Generated tokens a second") and speed.frame["SFT"].tolist() == ["50.0", "100.0"]
+    assert speed.caption.startswith("Generated tokens a second") and speed.frame["SFT"].tolist() == ["-", "40.0"]
 
 
 def test_settings_tell_runs_of_one_method_apart(tmp_path: Path) -> None:

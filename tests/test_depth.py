@@ -306,6 +306,7 @@ def test_a_run_scores_every_exit(adapter: str, sampler: list[str], tmp_path: Pat
     assert len({sub["metrics"]["loss"] for sub in found["submodels"]}) == len(places)
     for sub in found["submodels"]:
         assert 0 < sub["generated"]["tokens"] <= 16 * 4 and 0 < sub["generated"]["seconds"] < sub["eval_seconds"]
+        assert sub["tokens_per_second"] > 0
     note = json.loads((run.folder / "adapter" / "rankbench.json").read_text())
     assert note["exits"] == list(EXITS) and note["trained_exits"] == ([4] if adapter == "sft" else list(EXITS))
     assert execute(run) == found

@@ -139,6 +139,7 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
     model, past = train.train(run, adapter, encoded, pad_id, accelerator, folder / "checkpoints", measure, tracker.loss)
     log.info("measure %d sub-models", len(chosen))
     scores = measure(model)
+    speeds = _speeds(model, adapter, chosen, validation[0], pad_id, responses)
     by_cut = {how: _measure_cut(adapter, how, chosen, functools.partial(measure, model)) for how in run.evaluate.cuts}
     adapter.activate(adapter.family[-1])
 
@@ -151,7 +152,7 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
     _write_predictions(folder / "predictions.parquet", scores, by_cut, validation)
     return {
         "status": "done",
-        "submodels": [_entry(score, counts) for score in scores],
+        "submodels": [_entry(score, counts) | speeds.get(score.submodel.depth, {}) for score in scores],
         **({"cuts": [{"cut": how} | row for how, cut in by_cut.items() for row in cut.rows]} if by_cut else {}),
         "training": {
             "steps": past.step,
@@ -164,6 +165,25 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
         "memory": memory,
         "backbone": body.origin,
     }
+
+
+def _speeds(
+    model: Any, adapter: Any, chosen: list[Any], split: Any, pad_id: int, responses: Any
+) -> dict[int | None, dict[str, float]]:
+    """For each exit of a language model the tokens a second that it generates, one middling prompt at a time.
+
+    The seconds of its scoring say less: answers of other lengths fill the batches otherwise.
+    """
+    from rankbench.generate import speeds
+
+    tops = {member.depth: member for member in chosen}
+    if responses is None or len(tops) < 2:
+        return {}
+    prompt = sorted(split.prompts, key=len)[len(split.prompts) // 2]
+    adapter.activate(adapter.family[-1])
+    adapter.model.eval()
+    found = speeds(model, adapter, prompt, list(tops.values()), pad_id=pad_id, tokens=min(16, responses.max_new_tokens))
+    return {member.depth: {"tokens_per_second": speed} for member, speed in found.items()}
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,7 @@ def soft_vs_early_exit(path: Paths, metric: str | None = None) -> list[Block]:
             f"{what}: {unit} of {n} examples at each exit{_over_seeds(cells)}{better}.",
             lambda subs: spread([factor * sub["metrics"][chosen] for sub in subs], 1 if factor > 1 else 3),
         ),
-        grid(
-            f"{_speed_unit(runs)} while exits were scored, each run by itself: a rough guide.",
-            lambda subs: spread([*map(_speed, subs)], 1),
-        ),
+        grid(f"{_speed_unit(runs)}; runs that shared a machine with others are slower.", _speed),
         grid(
             "Millions of parameters of the model cut at that depth.",
             lambda subs: f"{subs[0]['parameters']['total'] / 1e6:.1f}",
@@ -135,13 +132,18 @@ def _examples(run: dict[str, Any]) -> float:
     return float(run["training"]["examples_per_second"] * run["training"]["seconds"])
 
 
-def _speed(sub: dict[str, Any]) -> float:
-    made = sub.get("generated")
-    return float(made["tokens"] / made["seconds"] if made else sub["n"] / sub["eval_seconds"])
+def _speed(subs: list[dict[str, Any]]) -> str:
+    return spread([_rate(sub) for sub in subs if "generated" not in sub or "tokens_per_second" in sub], 1)
+
+
+def _rate(sub: dict[str, Any]) -> float:
+    return float(sub.get("tokens_per_second") or sub["n"] / sub["eval_seconds"])
 
 
 def _speed_unit(runs: list[dict[str, Any]]) -> str:
-    return "Generated tokens a second" if "generated" in runs[0]["submodels"][0] else "Examples a second"
+    if runs[0]["config"]["task"].get("prompts"):
+        return "Generated tokens a second, one prompt at a time"
+    return "Scored examples a second"
 
 
 def _known(metric: str) -> Any:
