@@ -220,13 +220,13 @@ def _with_heads(found: Finished) -> tuple[Any, Stack]:
         model: Any = body.model
     else:
         model = start_of(dataclasses.replace(found.run, runs_dir=str(found.folder.parent)), found.note)
-    stack = Stack(model)
+    stack = Stack(model.to("cuda" if torch.cuda.is_available() else "cpu"))  # the heads are made where it is
     stack.heads = heads_over(stack, depths)
     for depth, head in stack.heads.items():
         head.load_state_dict(
             {name.split(".", 2)[2]: tensor for name, tensor in tensors.items() if int(name.split(".")[1]) == depth}
         )
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), stack
+    return model.eval(), stack
 
 
 def start_of(run: Run, note: dict[str, Any] | None = None) -> Any:
