@@ -91,6 +91,17 @@ def test_another_metric_and_generated_tokens(tmp_path: Path) -> None:
     assert speed.caption.startswith("Generated tokens a second") and speed.frame["SFT"].tolist() == ["-", "40.0"]
 
 
+def test_a_speed_that_no_run_measured_is_no_table(tmp_path: Path) -> None:
+    a_run_over_depth(tmp_path, "sft", {2: 9.0, 4: 3.0})
+    before = len(comparisons.soft_vs_early_exit(tmp_path))
+    file = tmp_path / "run-0" / "record.json"
+    record = json.loads(file.read_text())
+    for sub in record["submodels"]:
+        sub["generated"] = {"tokens": 100, "seconds": 4.0}
+    file.write_text(json.dumps(record))
+    assert len(comparisons.soft_vs_early_exit(tmp_path)) == before - 1
+
+
 def test_settings_tell_runs_of_one_method_apart(tmp_path: Path) -> None:
     a_run_over_depth(tmp_path, "sorted_ft", {4: 3.0})
     a_run_over_depth(tmp_path, "sorted_ft", {4: 2.0}, "sampler=uniform")

@@ -64,7 +64,8 @@ def soft_vs_early_exit(path: Paths, metric: str | None = None) -> list[Block]:
         ),
         _training(_methods(runs), runs),
     ]
-    return [*blocks, *published.sorted_llama()]
+    measured = [block for block in blocks if not (block.frame == "-").all(axis=None)]
+    return [*measured, *published.sorted_llama()]
 
 
 def _over_depth(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
