@@ -54,11 +54,13 @@ def title(found: Finished, made: Made) -> str:
     """What the export is, in a few words."""
     exits = found.note.get("exits")
     depth = [f"depth {made.depth or exits[-1]} of {exits[-1]}"] if exits else []
+    names = {"full": "full fine-tuning", "flop": "flop, its factors multiplied out"}
     if made.rank is None:
-        name = "full fine-tuning" if found.note["method"] == "full" else found.note["method"]
-        return ", ".join([name, *depth])
+        return ", ".join([names.get(found.note["method"], found.note["method"]), *depth])
     cut = (
-        f"SVD cut of rank {max(found.note['trained_ranks'])} to rank {made.rank}"
+        f"ranks {_ranks(found)} of {found.note['r']}"
+        if "ranks" in found.note
+        else f"SVD cut of rank {max(found.note['trained_ranks'])} to rank {made.rank}"
         if made.svd
         else f"rank {made.rank} of {found.note['r']}"
     )
@@ -77,6 +79,12 @@ def _what(found: Finished, made: Made) -> str:
         )
     elif found.early:
         said.append("A model whose body was frozen while a head was trained for each exit but the last.")
+    elif found.factorised:
+        said.append(
+            f"A model of which every weight was trained, those of {len(found.note['ranks'])} layers as products of two "
+            f"factors pruned to ranks {_ranks(found)} (FLOP). Here the factors are multiplied out, since no other "
+            "library can load them: it is as large as its base. rankbench.load gives the small one."
+        )
     else:
         said.append("A model of which every weight was trained.")
     if made.depth is not None:
@@ -87,7 +95,8 @@ def _what(found: Finished, made: Made) -> str:
         if made.form == "adapter":
             said.append("Load it over a base that is cut alike, as below; over the whole base it says something else.")
     if made.rank is not None and run.task.kind != "causal_lm":
-        said.append("Its head is the one that the run trained, shared by all ranks.")
+        shared = "" if found.sized else ", shared by all ranks"
+        said.append(f"Its head is the one that the run trained{shared}.")
     if run.task.kind == "regression":
         said.append("It has one output, the predicted value.")
     names = (found.record.get("data") or {}).get("label_names") or run.task.label_names
@@ -119,10 +128,21 @@ def _adapter_sentence(found: Finished, made: Made) -> str:
             f"{made.rank} to the whole update of a {method} adapter of rank {largest}; {adds}, with s = {made.scale:g}."
         )
     part = f"The {method} adapter of rank {largest}"
+    if "ranks" in found.note:
+        return (
+            f"A LoRA that gates pruned from rank {largest} to ranks {_ranks(found)}, one for each layer; {adds}, with "
+            f"s = {made.scale:g} in every layer."
+        )
     if found.note.get("nested"):
         rows = f"the first {made.rank} rows of A and columns of B"
         part = f"Rank {made.rank} of one {method} adapter of rank {largest}, {rows}"
     return f"{part}; {adds}, with s = {made.scale:g}, the scale that this rank was trained with."
+
+
+def _ranks(found: Finished) -> str:
+    """The least and the largest rank that pruning left in a layer."""
+    ranks = found.note["ranks"].values()
+    return f"{min(ranks)} to {max(ranks)}"
 
 
 def _base_sentence(found: Finished, made: Made) -> str:
@@ -222,7 +242,8 @@ def _by_rankbench(found: Finished, made: Made, here: str, *before: str) -> list[
     run, ranks = json.dumps(str(found.folder.absolute())), found.note["trained_ranks"]
     depth = f", depth={made.depth}" if made.depth else ""
     if not made.svd:
-        return ["", f"model = rankbench.load({run}, rank={made.rank}{depth})"]
+        rank = "" if found.sized else f", rank={made.rank}"
+        return ["", f"model = rankbench.load({run}{rank}{depth})"]
     base = f"rankbench.load({run}, rank={ranks[-1]}{depth}).unload()"
     return ["from peft import PeftModel", "", *before, f"model = PeftModel.from_pretrained({base}, {here}).eval()"]
 

@@ -11,7 +11,7 @@ from typing import get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from rankbench.config import Compute, Hardware, Precision, Run, Task, Trainable, Update
+from rankbench.config import LATER, Compute, Hardware, Optimizer, Precision, Run, Task, Trainable, Update
 from rankbench.sources import RequestError
 
 
@@ -48,10 +48,12 @@ BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 NESTED = ("dylora", "qdylora", "sorted_lora")  # adapters whose every prefix is trained
 SORTED = ("sorted_ft", "sorted_lora")  # adapters whose every exit is trained
 CUTS = ("svd", "svd_global", "alpha_over_b")  # ways to cut rank R of a finished LoRA down (adapters/cuts.py)
+PRUNED = ("flop", "lora_gated")  # adapters that gates cut down to one size
+FLOATS = ("full", "flop")  # adapters that train every weight
 DEEP = ("sft", "early_exit", *SORTED)  # adapters that are measured at every exit
 
 KNOWN = {  # what the `name` of a group may be where code, not only YAML, stands behind it
-    "adapter": ("lora", "dylora", "qdylora", "full", "sft", "early_exit", "sorted_ft", "sorted_lora"),
+    "adapter": ("lora", "dylora", "qdylora", "full", "flop", "lora_gated", *DEEP),
     "sampler": ("fixed", "uniform", "geometric", "all", "exits", "sandwich"),
     "quantization": ("none", "nf4", "fp4", "int8"),
     "log": ("none", "wandb"),
@@ -84,7 +86,7 @@ def check(run: Run) -> None:
         name = getattr(run, group).name
         require(name in names, f"{group}.name={name} is not known; choose {group}={'|'.join(names)}")
     r = adapter.r
-    require(r >= 1, f"adapter.r={r}: a rank is at least 1; give adapter.r=8, say")
+    require(r >= (0 if adapter.name == "flop" else 1), f"adapter.r={r}: a rank is at least 1; give adapter.r=8, say")
     require(
         0 < adapter.lora_alpha < math.inf,
         f"adapter.lora_alpha={adapter.lora_alpha:g} must be above 0 and finite; 2 x r is usual",
@@ -151,6 +153,7 @@ def check(run: Run) -> None:
             bool(weights) and all(0 < weight < math.inf for weight in weights),
             f"sampler.exit_weights={weights} must be above 0 and finite, one for each exit",
         )
+    _check_pruning(run)
     chosen = run.evaluate.submodels
     if chosen != "all":
         require(
@@ -203,6 +206,32 @@ def check(run: Run) -> None:
     require(run.log.mode in ("auto", "online", "offline"), f"log.mode={run.log.mode}: use auto, online or offline")
 
 
+def _check_pruning(run: Run) -> None:
+    adapter = run.adapter
+    keys = ("target_sparsity", "sparsity_warmup", "gate_learning_rate", "lambda_learning_rate")
+    if adapter.name not in PRUNED:
+        for key in keys:
+            if getattr(adapter, key) != LATER[f"adapter.{key}"]:
+                raise RequestError(
+                    f"adapter.{key} belongs to adapter=flop or lora_gated; leave it out for adapter={adapter.name}"
+                )
+        return
+    sparsity, warmup, *rates = (getattr(adapter, key) for key in keys)
+    if not 0 < sparsity < 1:
+        raise RequestError(f"adapter.target_sparsity={sparsity:g} must lie between 0 and 1; 0.5 drops half the weights")
+    if not 0 <= warmup <= 1:
+        raise RequestError(f"adapter.sparsity_warmup={warmup:g} must lie in [0, 1], a share of the steps")
+    for key, rate in zip(keys[2:], rates, strict=True):
+        if not 0 < rate < math.inf:
+            raise RequestError(f"adapter.{key}={rate:g} must be above 0 and finite; 0.1 is a start")
+    if run.evaluate.submodels != "all":
+        raise RequestError(f"evaluate.submodels: adapter={adapter.name} ends with one size; leave it out")
+    if run.train.optimizer is Optimizer.sgd:
+        raise RequestError(
+            f"adapter={adapter.name}: the gradient of a gate is too small for train.optimizer=sgd; use adamw"
+        )
+
+
 def _check_exits(run: Run) -> None:
     adapter = run.adapter
     if adapter.start_from is not None and adapter.name != "early_exit":
@@ -248,9 +277,9 @@ def _check_quantization(run: Run) -> None:
     stored, train = run.quantization, run.train
     if stored.block_size not in BLOCK_SIZES:
         raise RequestError(f"quantization.block_size={stored.block_size}: use {', '.join(map(str, BLOCK_SIZES))}")
-    if stored.name != "none" and run.adapter.name == "full":
+    if stored.name != "none" and run.adapter.name in FLOATS:
         raise RequestError(
-            f"adapter=full trains every weight, and quantization={stored.name} freezes them; "
+            f"adapter={run.adapter.name} trains every weight, and quantization={stored.name} freezes them; "
             "use adapter=lora or dylora, or quantization=none"
         )
     if run.adapter.name == "qdylora" and stored.name == "none":

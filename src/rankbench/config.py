@@ -35,6 +35,10 @@ LATER: dict[str, Any] = {
     "adapter.exit_stride": None,
     "adapter.trainable": "all",
     "adapter.start_from": None,
+    "adapter.target_sparsity": 0.5,
+    "adapter.sparsity_warmup": 0.5,
+    "adapter.gate_learning_rate": 0.1,
+    "adapter.lambda_learning_rate": 0.1,
     "task.prompts": None,
     "task.response": "",
     "task.aliases_column": None,
@@ -174,11 +178,13 @@ class Task:
 
 @dataclass
 class Adapter:
-    """A method, in PEFT's spelling; `r` is the maximum rank R.
+    """A method, in PEFT's spelling; `r` is the maximum rank R, in flop 0 for break-even.
 
     `exits` are the depths of a sorted fine-tuning (default: the model's), or `exit_stride` the layers between them,
     counted from the last.
     `start_from` is the folder or the id of the run whose weights early_exit's body has.
+    flop and lora_gated drop `target_sparsity` of the weights in their factors, a target that rises over the first
+    `sparsity_warmup` of the steps; gates and the Lagrangian's multipliers have learning rates of their own.
     """
 
     name: str = MISSING
@@ -192,6 +198,10 @@ class Adapter:
     exit_stride: int | None = None
     trainable: Trainable = Trainable.all
     start_from: str | None = None
+    target_sparsity: float = 0.5
+    sparsity_warmup: float = 0.5
+    gate_learning_rate: float = 0.1
+    lambda_learning_rate: float = 0.1
 
 
 @dataclass

@@ -263,7 +263,7 @@ def _dissect(run: Run, config: Any, layers: int) -> Anatomy:
         + sum(layer.stored(run.quantization) for layer in stand_ins),
         adapter=_bytes(p for p in trained if id(p) not in loaded),
         gradients=_bytes(trained),
-        optimizer=_moments(run, tuning.optimized()),
+        optimizer=_moments(run, [*tuning.optimized(), *(p for _, own in tuning.own_rates() for p in own)]),
         workspace=max(quantized, default=0) * _dequantized(storage),
         logits=length * _logit(arithmetic) * config.vocab_size if run.task.kind == "causal_lm" else 0,
         one=one,

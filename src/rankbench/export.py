@@ -72,7 +72,7 @@ def export(
 
     By default the stock PEFT adapter of the run's largest rank, made without loading the backbone; `merge` writes the
     whole model in float32 instead. `svd` cuts the largest rank down rather than take a trained prefix. At a depth the
-    model has so many layers; where every weight was trained it is whole in any case. Raises
+    model has so many layers; where every weight was trained it is whole in any case, factors multiplied out. Raises
     RequestError, and leaves nothing behind, when the run or the rank cannot be exported or `to` cannot be written.
     """
     found = finished(Path(run))
@@ -80,11 +80,11 @@ def export(
     _vacant(place)
     layers = exit_of(found, depth)
     base = base_of(found, layers)
+    refuse_rank(found, rank, svd)
     if found.whole:
-        refuse_rank(found, rank, svd)
         made = Made("full", base, depth=layers)
-        as_it_is = layers is None and not found.early
-        write = functools.partial(_copy, _whole_files(found)) if as_it_is else _model(whole(found, layers))
+        as_it_is = layers is None and not found.early and not found.factorised
+        write = functools.partial(_copy, _whole_files(found)) if as_it_is else _model(_plain(whole(found, layers)))
     else:
         adapter = cut(found, rank, svd, layers)
         labels = head_width(found, adapter)
@@ -226,6 +226,13 @@ def _model(model: Any) -> Callable[[Path], None]:
             raise RequestError(f"transformers refuses to save this model ({cause})") from error
 
     return write
+
+
+def _plain(model: Any) -> Any:
+    """The model with whole weights for factors, which no other library can load."""
+    from rankbench.adapters.factors import multiply_out
+
+    return multiply_out(model)
 
 
 def _refuse_shared(model: Any) -> None:

@@ -49,6 +49,16 @@ class Finished:
         return "r" not in self.note
 
     @property
+    def sized(self) -> bool:
+        """Whether there is one size and so no rank to choose: a whole model, or a LoRA cut to a rank for each layer."""
+        return self.whole or "ranks" in self.note
+
+    @property
+    def factorised(self) -> bool:
+        """Whether adapter/ is a whole model with factors for some of its weights."""
+        return self.note["method"] == "flop"
+
+    @property
     def early(self) -> bool:
         """Whether adapter/ holds a head for each exit, over a body that is elsewhere."""
         return self.note["method"] == "early_exit"
@@ -127,15 +137,15 @@ def _settings(folder: Path, record: dict[str, Any]) -> Run:
 def load(run: str | os.PathLike[str], rank: int | None = None, depth: int | None = None) -> torch.nn.Module:
     """The model of a finished run at a trained rank and depth (default: the largest), in eval mode.
 
-    It is an ordinary PEFT model, or where every weight was trained an ordinary transformers model; at a depth it has so
-    many layers. Its backbone is stored as the run stored it, quantization included, on the GPU if there is one; under
-    bf16 or fp16 the run computed with autocast, which is left to the caller. Raises RequestError as `export` does, and
-    when the backbone has other weights now than the run trained on.
+    It is an ordinary PEFT model, or where every weight was trained an ordinary transformers model, pruned weights as
+    factors; at a depth it has so many layers. Its backbone is stored as the run stored it, quantization included, on
+    the GPU if there is one; under bf16 or fp16 the run computed with autocast, which is left to the caller. Raises
+    RequestError as `export` does, and when the backbone has other weights now than the run trained on.
     """
     found = finished(Path(run))
     layers = exit_of(found, depth)
+    refuse_rank(found, rank, svd=False)
     if found.whole:
-        refuse_rank(found, rank, svd=False)
         return whole(found, layers)
     adapter = cut(found, rank, svd=False, layers=layers)
     return with_adapter(found, adapter, head_width(found, adapter), as_stored=True, layers=layers).eval()
@@ -188,12 +198,32 @@ def whole(found: Finished, layers: int | None) -> Any:
     quiet_libraries()
     kind = AutoModelForCausalLM if found.run.task.kind == "causal_lm" else AutoModelForSequenceClassification
     options = {} if layers is None else {"num_hidden_layers": layers}
+    trust = found.run.model.trust_remote_code
     try:
-        model = kind.from_pretrained(found.adapter, trust_remote_code=found.run.model.trust_remote_code, **options)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if found.factorised:
+            model = _with_factors(found, kind, trust)
+        else:
+            model = kind.from_pretrained(found.adapter, trust_remote_code=trust, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         cause = str(error).splitlines()[0]
         raise RequestError(f"{found.adapter} is damaged ({cause}); run it again with fresh=true") from error
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _with_factors(found: Finished, kind: Any, trust: bool) -> Any:
+    """The model of adapter=flop as it was measured: the kept components as factors."""
+    import torch
+    from transformers import AutoConfig, GenerationConfig
+
+    from rankbench.adapters.factors import read_factors
+
+    config = AutoConfig.from_pretrained(found.adapter, trust_remote_code=trust)
+    with torch.random.fork_rng(devices=[]):  # the caller's draws go on as they were
+        model = kind.from_config(config, trust_remote_code=trust)
+    read_factors(model, found.note["ranks"], found.adapter)
+    if (found.adapter / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(found.adapter)
+    return model
 
 
 def _with_heads(found: Finished) -> tuple[Any, Stack]:
@@ -236,19 +266,22 @@ def start_of(run: Run, note: dict[str, Any] | None = None) -> Any:
     """
     from peft import PeftModel
 
+    from rankbench.adapters.factors import multiply_out
+
     folder = start_folder(run)
     now = fingerprint(Source("path", folder / "adapter"))
     if note is not None and note["start_fingerprint"] != now:
         raise RequestError(f"{folder} holds other weights than the heads were trained over; train them again")
     earlier: Any = load(folder)
-    return earlier.merge_and_unload() if isinstance(earlier, PeftModel) else earlier
+    return earlier.merge_and_unload() if isinstance(earlier, PeftModel) else multiply_out(earlier)
 
 
 def refuse_rank(found: Finished, rank: int | None, svd: bool) -> None:
-    """Refuse a rank of a run that has none. Raises RequestError."""
-    if rank is not None or svd:
+    """Refuse a rank of a run that has none to choose. Raises RequestError."""
+    if found.sized and (rank is not None or svd):
+        why = "has no low-rank factors" if "ranks" not in found.note else "gave each layer a rank of its own"
         raise RequestError(
-            f"{found.folder} has no low-rank factors (adapter={found.note['method']}), so no ranks; leave out "
+            f"{found.folder} {why} (adapter={found.note['method']}), so no ranks; leave out "
             f"{'--rank' if rank is not None else '--svd'}"
         )
 

@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from rankbench import cost, data, quantize, record
+from rankbench.checks import FLOATS
 from rankbench.config import Compute, Hardware, Optimizer, Precision, Run, Task
 from rankbench.device import V100_MEMORY
 from rankbench.progress import quiet_libraries
@@ -180,7 +181,7 @@ def _levers(run: Run, length: int) -> list[list[Change]]:
         return replace(r, train=replace(r.train, precision=Precision.fp16))
 
     half = run.quantization.compute_dtype is Compute.auto and _gpu(run) and cost.precision(run)[0] == "fp32"
-    four_bits = run.quantization.name in ("nf4", "fp4") or adapter.name == "full"
+    four_bits = run.quantization.name in ("nf4", "fp4") or adapter.name in FLOATS
     step = 32 if length > 64 else 8
     chosen = run.evaluate.submodels
     least = max([1, *(run.sampler.ranks or []), *(chosen if isinstance(chosen, list) else [])])

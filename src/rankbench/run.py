@@ -116,11 +116,10 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
     pad_id = body.tokenizer.pad_token_id
     _check_chosen(run, adapter.family)
     chosen = [m for m in adapter.family if run.evaluates(m.rank, m.depth)]
-    counts = {m: adapter.count(m) for m in chosen}
     log.info(
         "train %d examples, score %d; %s parameters trained of %s",
         *(encoded.examples.sum(), sum(map(len, validation))),
-        *(f"{n:,}" for n in (sum(p.numel() for p in adapter.trained().values()), counts[chosen[-1]].total)),
+        *(f"{n:,}" for n in (sum(p.numel() for p in adapter.trained().values()), adapter.count(chosen[-1]).total)),
     )
 
     def measure(model: Any) -> list[evaluate.Score]:
@@ -137,6 +136,7 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
 
     device.forget_peak_memory(accelerator.device.type)
     model, past = train.train(run, adapter, encoded, pad_id, accelerator, folder / "checkpoints", measure, tracker.loss)
+    pruning = adapter.finish()
     log.info("measure %d sub-models", len(chosen))
     scores = measure(model)
     speeds = _speeds(model, adapter, chosen, validation[0], pad_id, responses)
@@ -152,7 +152,7 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
     _write_predictions(folder / "predictions.parquet", scores, by_cut, validation)
     return {
         "status": "done",
-        "submodels": [_entry(score, counts) | speeds.get(score.submodel.depth, {}) for score in scores],
+        "submodels": [_entry(score, adapter) | speeds.get(score.submodel.depth, {}) for score in scores],
         **({"cuts": [{"cut": how} | row for how, cut in by_cut.items() for row in cut.rows]} if by_cut else {}),
         "training": {
             "steps": past.step,
@@ -162,6 +162,7 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
             "loss_curve": past.losses,
             "evaluations": past.evaluations,
         },
+        **({"pruning": pruning} if pruning else {}),
         "memory": memory,
         "backbone": body.origin,
     }
@@ -200,21 +201,20 @@ def _measure_cut(adapter: Any, how: str, chosen: list[Any], measure: Callable[[]
     with cut(adapter, how):
         log.info("measure %d sub-models cut by %s", len(chosen), how)
         scores = measure()
-        counts = {m: adapter.count(m) for m in chosen}
-        rows = [_entry(score, counts) for score in scores]
+        rows = [_entry(score, adapter) for score in scores]
         for row in rows if adapter.by_layer else ():
             row["ranks_by_layer"] = adapter.by_layer[row["rank"]]
     return _Cut(scores, rows)
 
 
-def _entry(score: Any, counts: dict[Any, Any]) -> dict[str, Any]:
+def _entry(score: Any, adapter: Any) -> dict[str, Any]:
     """A sub-model as the record has it."""
     return {
         "rank": score.submodel.rank,
         "depth": score.submodel.depth,
         "metrics": score.metrics,
         "n": score.n,
-        "parameters": asdict(counts[score.submodel]),
+        "parameters": asdict(adapter.count(score.submodel)),
         "eval_seconds": score.seconds,
         **({"generated": asdict(score.generated)} if score.generated else {}),
     }

@@ -33,8 +33,13 @@ class Adapter:
 
     @property
     def rank(self) -> int:
-        """Rows of every A."""
+        """Rows of every A that has no rank of its own."""
         return int(self.config["r"])
+
+    def rank_of(self, layer: str) -> int:
+        """Rows of A in the layer of this name, as `layers` has it."""
+        inside, rank = layer.removeprefix("base_model.model.").removesuffix("."), self.rank
+        return int((self.config.get("rank_pattern") or {}).get(inside, rank))
 
     @property
     def scale(self) -> float:
@@ -60,7 +65,7 @@ def read(folder: Path) -> Adapter:
         tensors = load_file(folder / WEIGHTS)
         adapter = Adapter(tensors, config)
         whole = bool(adapter.layers()) and all(
-            a.shape[0] == b.shape[1] == adapter.rank for a, b in adapter.layers().values()
+            a.shape[0] == b.shape[1] == adapter.rank_of(name) for name, (a, b) in adapter.layers().items()
         )
     except FileNotFoundError as error:
         raise RequestError(f"{error.filename or folder / WEIGHTS} is missing; {AGAIN}") from error

@@ -7,7 +7,7 @@ import io
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Progression:
     seconds: float = 0.0
     examples: int = 0
     pending_loss: float = 0.0  # summed since the last entry of `losses`
-    losses: list[dict[str, Any]] = field(default_factory=list)  # {step, loss, learning_rate, submodel}
+    losses: list[dict[str, Any]] = field(default_factory=list)  # {step, loss, learning_rate, submodel, ...}
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # {step, rank, depth, metric, value}
 
 
@@ -84,11 +84,18 @@ def learning_rate_factor(settings: Train, step: int, steps: int) -> float:
     return left if settings.schedule is Schedule.linear else 1.0
 
 
-def make_optimizer(run: Run, tensors: list[torch.Tensor]) -> torch.optim.Optimizer:
-    """The optimizer over `tensors`; biases and norms, the one-dimensional ones, do not decay."""
+def make_optimizer(
+    run: Run, tensors: list[torch.Tensor], own: Sequence[tuple[float, list[torch.nn.Parameter]]] = ()
+) -> torch.optim.Optimizer:
+    """The optimizer over `tensors`; biases and norms, the one-dimensional ones, do not decay.
+
+    `own` are further ones, each with its constant rate, that do not decay either.
+    """
     decay, rest = [t for t in tensors if t.dim() > 1], [t for t in tensors if t.dim() <= 1]
+    groups: list[dict[str, Any]]
     groups = [{"params": decay, "weight_decay": run.train.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     groups = [g for g in groups if g["params"]]
+    groups += [{"params": params, "weight_decay": 0.0, "lr": rate, "constant": True} for rate, params in own]
     if run.train.optimizer is Optimizer.sgd:
         return torch.optim.SGD(groups, lr=run.train.learning_rate)
     if run.train.optimizer is Optimizer.paged_adamw:
@@ -122,8 +129,11 @@ def train(
     if settings.gradient_checkpointing:
         _checkpoint_activations(adapter)
     model = accelerator.prepare(adapter.model)
-    optimizer = accelerator.prepare(make_optimizer(run, adapter.optimized()))
+    own = adapter.own_rates()
+    optimizer = accelerator.prepare(make_optimizer(run, adapter.optimized(), own))
     trained = adapter.trained()
+    apart = {id(p) for _, parameters in own for p in parameters}
+    clipped = [p for p in trained.values() if id(p) not in apart]
     past = _restore(folder, trained, optimizer, accelerator)
     progress = Progress(plan.steps, past.step)
     began = time.perf_counter() - past.seconds
@@ -133,7 +143,8 @@ def train(
     for step in range(past.step, plan.steps):
         factor = learning_rate_factor(settings, step, plan.steps)
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * factor
+            if not group.get("constant"):
+                group["lr"] = settings.learning_rate * factor
         torch.manual_seed(seeds.integer(run.seed, "dropout", step))
         for place, (rows, share) in enumerate(plan.micro_batches(step)):
             drawn = draw(run.sampler, adapter.family, run.seed, step, place)
@@ -141,9 +152,12 @@ def train(
             shares = [(submodel, share * weight) for submodel, weight in drawn]
             recent += adapter.accumulate(model, batch, shares, accelerator.backward)
             past.examples += int(data.examples[rows].sum())
+        penalty = adapter.penalty(step, plan.steps)
+        if penalty is not None:
+            accelerator.backward(penalty)
         adapter.shape_gradients(drawn[-1][0])
         if settings.max_grad_norm:
-            accelerator.clip_grad_norm_(trained.values(), settings.max_grad_norm)
+            accelerator.clip_grad_norm_(clipped, settings.max_grad_norm)
         optimizer.step()
         for parameter in trained.values():
             parameter.grad = None
@@ -165,6 +179,7 @@ def train(
                     "loss": mean,
                     "learning_rate": settings.learning_rate * factor,
                     "submodel": submodel,
+                    **adapter.watched(),
                 }
             )
             observe(past.losses[-1])
@@ -187,9 +202,8 @@ def metrics_csv(past: Progression) -> str:
     writer.writerow(["step", "kind", "rank", "depth", "metric", "value"])
     rows: list[tuple[int, list[Any]]] = []
     for entry in past.losses:
-        rows += [
-            (entry["step"], [entry["step"], "train", "", "", key, entry[key]]) for key in ("loss", "learning_rate")
-        ]
+        keys = [key for key in entry if key not in ("step", "submodel")]
+        rows += [(entry["step"], [entry["step"], "train", "", "", key, entry[key]]) for key in keys]
     for entry in past.evaluations:
         rank, depth = entry["rank"] or "", entry["depth"] or ""
         rows.append((entry["step"], [entry["step"], "validation", rank, depth, entry["metric"], entry["value"]]))

@@ -6,6 +6,7 @@ from torch import nn
 
 from rankbench.adapters.base import FineTuning, Parameters
 from rankbench.adapters.depth import EarlyExit, Sorted
+from rankbench.adapters.flop import Flop, GatedLora
 from rankbench.adapters.full import Full
 from rankbench.adapters.lora import DyLora, Lora
 from rankbench.config import Run
@@ -14,6 +15,7 @@ __all__ = ["ADAPTERS", "FineTuning", "Parameters", "attach"]
 
 ADAPTERS: dict[str, type[FineTuning]] = {"lora": Lora, "dylora": DyLora, "qdylora": DyLora, "full": Full}
 ADAPTERS |= {"sft": Sorted, "sorted_ft": Sorted, "sorted_lora": Sorted, "early_exit": EarlyExit}
+ADAPTERS |= {"flop": Flop, "lora_gated": GatedLora}
 
 
 def attach(run: Run, model: nn.Module) -> FineTuning:

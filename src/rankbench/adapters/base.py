@@ -84,6 +84,22 @@ class FineTuning(ABC):
         """The tensors that the optimizer steps; by default the trained parameters."""
         return list(self.trained().values())
 
+    def own_rates(self) -> list[tuple[float, list[nn.Parameter]]]:
+        """Trained parameters beside `optimized()`, with a constant rate: no schedule, no decay, no clipping."""
+        return []
+
+    def penalty(self, step: int, steps: int) -> torch.Tensor | None:
+        """What optimizer step `step` of `steps`, counted from 0, adds to the loss, once for all its micro-batches."""
+        return None
+
+    def watched(self) -> dict[str, float]:
+        """Numbers that an entry of the loss curve holds beside the loss."""
+        return {}
+
+    def finish(self) -> dict[str, Any] | None:
+        """Called when training is over, before the last evaluation; returns the record's `pruning`, if anything."""
+        return None
+
     def shape_gradients(self, submodel: Submodel) -> None:
         """Called after the backward and before clipping; a frozen update drops the other ranks' gradients here."""
 

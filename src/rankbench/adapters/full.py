@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -32,12 +33,17 @@ class Full(FineTuning):
 
     def count(self, submodel: Submodel) -> Parameters:
         """No adapter; the head is what stands outside the base model."""
-        total = sum(p.numel() for p in self.model.parameters())
-        base = self.model.base_model
-        head = 0 if base is self.model else total - sum(p.numel() for p in base.parameters())
-        return Parameters(adapter=0, head=head, trainable=total, total=total)
+        return count_all(self.model)
 
     def save(self, folder: Path) -> None:
         """The whole model in the hub's format."""
         self.model.save_pretrained(folder)
         self.write_note(folder, {"method": "full"})
+
+
+def count_all(model: nn.Module) -> Parameters:
+    """The parameters of a model of which every weight trains."""
+    total = sum(p.numel() for p in model.parameters())
+    base: Any = model.base_model
+    head = 0 if base is model else total - sum(p.numel() for p in base.parameters())
+    return Parameters(adapter=0, head=head, trainable=total, total=total)

@@ -84,7 +84,7 @@ class DyLora(FineTuning):
         self.run = run
         self.r = run.adapter.r
         self.family = tuple(Submodel(rank=b) for b in range(1, self.r + 1))
-        self.model, self.layers = _with_lora(run, model)
+        self.model, self.layers = with_lora(run, model)
         self.scale_of: Callable[[int], float] = functools.partial(
             scaling, run.adapter.scale, run.adapter.lora_alpha, self.r
         )
@@ -137,12 +137,8 @@ class DyLora(FineTuning):
             ranks.get(m, b) * (m.in_features + m.out_features) for m in self.model.modules() if isinstance(m, LoraLayer)
         )
         head = sum(p.numel() for name, p in self.trained().items() if "lora_" not in name)
-        frozen = sum(
-            _stored(p)
-            for name, p in self.model.named_parameters()
-            if not p.requires_grad and "original_module" not in name
-        )
-        return Parameters(adapter=adapter, head=head, trainable=adapter + head, total=frozen + adapter + head)
+        total = frozen(self.model) + adapter + head
+        return Parameters(adapter=adapter, head=head, trainable=adapter + head, total=total)
 
     def optimized(self) -> list[torch.Tensor]:
         """The trained parameters; for frozen_strict each row of A and column of B as a tensor of its own.
@@ -210,31 +206,24 @@ class Lora(DyLora):
         self._hook(True)
 
 
-def _with_lora(run: Run, model: nn.Module) -> tuple[PeftModel, list[LoraLayer]]:
+def with_lora(run: Run, model: nn.Module) -> tuple[PeftModel, list[LoraLayer]]:
+    """The model under a LoRA of rank R, and its layers. Raises RequestError where one cannot hold it."""
     adapter = run.adapter
-    alpha = int(adapter.lora_alpha) if float(adapter.lora_alpha).is_integer() else adapter.lora_alpha
     config = LoraConfig(
         r=adapter.r,
-        lora_alpha=alpha,
+        lora_alpha=_whole(adapter.lora_alpha),
         lora_dropout=adapter.lora_dropout,
         target_modules=adapter.target_modules,
         task_type=TaskType.CAUSAL_LM if run.task.kind == "causal_lm" else TaskType.SEQ_CLS,
         use_rslora=adapter.scale is Scale.alpha_over_sqrt_b,
     )
-    names = [name for name, _ in model.named_modules()]
-    unmatched = (
-        []
-        if isinstance(adapter.target_modules, str)
-        else [target for target in adapter.target_modules if not any(_ends_with(name, target) for name in names)]
-    )
-    if unmatched:
-        raise RequestError(f"adapter.target_modules: no module is called {', '.join(unmatched)}; {_choices(model)}")
+    refuse_unmatched(run, model)
     torch.manual_seed(seeds.integer(run.seed, "adapter"))
     try:
         peft_model = get_peft_model(model, config)
     except ValueError as error:
         raise RequestError(
-            f"adapter.target_modules={adapter.target_modules}: {_first(error)}; {_choices(model)}"
+            f"adapter.target_modules={adapter.target_modules}: {_first(error)}; {choices(model)}"
         ) from error
     layers = []
     for name, module in peft_model.named_modules():
@@ -254,9 +243,48 @@ def _with_lora(run: Run, model: nn.Module) -> tuple[PeftModel, list[LoraLayer]]:
     return peft_model, layers
 
 
+def refuse_unmatched(run: Run, model: nn.Module) -> None:
+    """Refuse a list of target modules of which one names nothing. Raises RequestError."""
+    targets = run.adapter.target_modules
+    names = [name for name, _ in model.named_modules()]
+    unmatched = [] if isinstance(targets, str) else [t for t in targets if not any(ends_with(n, t) for n in names)]
+    if unmatched:
+        raise RequestError(f"adapter.target_modules: no module is called {', '.join(unmatched)}; {choices(model)}")
+
+
 def _row_views(layer: LoraLayer) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     a, b = layer.lora_A[ADAPTER].weight.detach(), layer.lora_B[ADAPTER].weight.detach()
     return [a[i : i + 1] for i in range(a.shape[0])], [b[:, i : i + 1] for i in range(b.shape[1])]
+
+
+def frozen(model: nn.Module) -> int:
+    """The weights of a PEFT model that do not train; of a head that does, not the one it began as."""
+    still = (p for name, p in model.named_parameters() if not p.requires_grad and "original_module" not in name)
+    return sum(map(_stored, still))
+
+
+def keep_ranks(model: PeftModel, ranks: dict[str, int]) -> None:
+    """Have PEFT know the rank of each layer, whose factors have it already; one of rank 0 is the backbone's again.
+
+    Every layer keeps the scale that it was trained with: PEFT divides a layer's alpha by the layer's rank.
+    """
+    config = model.peft_config[ADAPTER]
+    config.target_modules, config.rank_pattern, config.alpha_pattern, config.use_rslora = set(), {}, {}, False
+    for name, rank in ranks.items():
+        layer = model.get_submodule(name)
+        scale = layer.scaling[ADAPTER]
+        config.lora_alpha = _whole(scale * config.r)
+        if rank == 0:
+            model.set_submodule(name, layer.get_base_layer())
+            continue
+        layer.r[ADAPTER], layer.lora_alpha[ADAPTER], layer.use_rslora[ADAPTER] = rank, _whole(scale * rank), False
+        inside = name.removeprefix("base_model.model.")
+        config.target_modules.add(inside)
+        config.rank_pattern[inside], config.alpha_pattern[inside] = rank, layer.lora_alpha[ADAPTER]
+
+
+def _whole(number: float) -> float:
+    return int(number) if float(number).is_integer() else number
 
 
 def _stored(parameter: nn.Parameter) -> int:
@@ -265,11 +293,13 @@ def _stored(parameter: nn.Parameter) -> int:
     return parameter.numel() if state is None else math.prod(state.shape)
 
 
-def _ends_with(name: str, target: str) -> bool:
+def ends_with(name: str, target: str) -> bool:
+    """Whether a module of this full name is a target, as PEFT reads a list of them."""
     return name == target or name.endswith("." + target)
 
 
-def _choices(model: nn.Module) -> str:
+def choices(model: nn.Module) -> str:
+    """The names that adapter.target_modules may hold, in words."""
     kinds = {name.split(".")[-1] for name, m in model.named_modules() if type(m).__name__ in ("Linear", "Conv1D")}
     return f"choose from {', '.join(sorted(k for k in kinds if not re.fullmatch(r'[0-9]+', k)))}, or all-linear"
 
