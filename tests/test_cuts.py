@@ -15,7 +15,7 @@ from rankbench import choose, export, load_runs, slices, tables
 from rankbench.adapters.cuts import cut, spread
 from rankbench.adapters.lora import ADAPTER
 from rankbench.evaluate import evaluate
-from rankbench.finished import load
+from rankbench.loading import load
 from rankbench.run import execute
 from rankbench.samplers import Submodel
 from rankbench.sources import RequestError

@@ -26,8 +26,9 @@ from tiny import MODELS, a_batch
 
 from rankbench import adapters, backbone, export, quantize, slices
 from rankbench.config import Run
-from rankbench.finished import _settings, load
+from rankbench.finished import _settings
 from rankbench.finished import finished as read_back
+from rankbench.loading import load
 from rankbench.run import execute
 from rankbench.samplers import Submodel
 from rankbench.sources import RequestError

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rankbench import export
 from rankbench.config import Run
 from rankbench.elastic import by_confidence
-from rankbench.finished import load, with_exits
+from rankbench.loading import load, with_exits
 from rankbench.run import execute
 from rankbench.sources import RequestError
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rankbench.finished import load
+    from rankbench.loading import load
     from rankbench.record import load_runs
 
 __version__ = "0.1.0"
@@ -13,7 +13,7 @@ __all__ = ["load", "load_runs"]
 def __getattr__(name: str) -> Any:
     """Import lazily, so that a wrong setting is answered before pandas is loaded."""
     if name == "load":
-        from rankbench.finished import load
+        from rankbench.loading import load
 
         return load
     if name == "load_runs":

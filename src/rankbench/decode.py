@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankbench.checks import GENERATED, times
-from rankbench.finished import Finished, finished, with_exits
+from rankbench.finished import Finished, finished
+from rankbench.loading import with_exits
 from rankbench.progress import quiet_libraries, speak
 from rankbench.sources import RequestError
 

@@ -26,10 +26,8 @@ from rankbench.finished import (
     finished,
     head_width,
     refuse_rank,
-    same_backbone,
-    whole,
-    with_adapter,
 )
+from rankbench.loading import same_backbone, whole, with_adapter
 from rankbench.progress import quiet_libraries, speak
 from rankbench.sources import RequestError, fetch, locate
 

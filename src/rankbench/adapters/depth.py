@@ -206,7 +206,7 @@ def heads_over(stack: Stack, depths: Sequence[int]) -> dict[int, nn.Module]:
 
 def _start_from(run: Run, model: nn.Module) -> None:
     """Give the model the weights that an earlier run ended with. Raises RequestError where they do not fit."""
-    from rankbench.finished import start_of
+    from rankbench.loading import start_of
 
     try:
         model.load_state_dict(start_of(run).to(next(model.parameters()).device).state_dict())
