@@ -43,7 +43,7 @@ def test_the_command_prints_and_writes_what_it_measured(tmp_path: Path, capsys: 
     assert [way["way"] for way in figures["measured"]] == [
         *("whole model", "cut at 2", "cut at 3", "sure 2=0.5 3=0.4", "draft at 2", "draft at 3")
     ]
-    assert "exact match" not in printed and "% at 2 3 4" in printed and "2 prompts, at most 4 new tokens" in printed
+    assert "score" not in printed and "% at 2 3 4" in printed and "2 prompts, at most 4 new tokens" in printed
     with pytest.raises(RequestError, match="cannot be written"):
         decode.main([*words, "--to", str(tmp_path / "none" / "d.json")])
 

@@ -138,10 +138,11 @@ def compare(
         return lambda prompt: speculate(prompt=prompt, draft=depth)
 
     below = exits[:-1]
-    default = [{depth: CONFIDENCE} for depth in below] + ([dict.fromkeys(below, CONFIDENCE)] if len(below) > 1 else [])
+    every = dict.fromkeys(below, CONFIDENCE)
+    default = [{depth: CONFIDENCE} for depth in below] + ([every] if len(below) > 1 else [])
     ways = {"whole model": alone(exits[-1])}
     ways |= {f"cut at {depth}": alone(depth) for depth in below}
-    ways |= {_name(thresholds): sure(thresholds) for thresholds in confidence or default}
+    ways |= {_name(thresholds, exits): sure(thresholds) for thresholds in confidence or default}
     ways |= {f"draft at {depth}": drafted(depth) for depth in below}
 
     answers: dict[str, list[Answer]] = {name: [] for name in ways}
@@ -189,8 +190,10 @@ def compare(
     return [measured(name) for name in ways], said
 
 
-def _name(thresholds: dict[int, float]) -> str:
+def _name(thresholds: dict[int, float], exits: list[int]) -> str:
     if len(set(thresholds.values())) == 1:
+        if len(thresholds) == len(exits) - 1 > 1:
+            return f"sure {next(iter(thresholds.values())):g} at any"
         return f"sure {next(iter(thresholds.values())):g} at {' '.join(map(str, thresholds))}"
     return "sure " + " ".join(f"{depth}={p:g}" for depth, p in thresholds.items())
 
@@ -204,9 +207,7 @@ def _scored(metrics: list[str], texts: list[str], references: Any) -> dict[str, 
 
 
 def _block(found: Finished, measured: list[Measured], said: dict[str, Any]) -> Block:
-    import pandas as pd
-
-    from rankbench.blocks import Block
+    from rankbench.blocks import Block, frame
 
     depths = found.note["exits"]
     metrics = list(measured[0].metrics)
@@ -221,15 +222,12 @@ def _block(found: Finished, measured: list[Measured], said: dict[str, Any]) -> B
             shares,
             "-" if way.accepted is None else f"{100 * way.accepted:.0f}",
         ]
-    head = ["tokens/s", "faster", *(name.replace("_", " ") for name in metrics[:1]), "as whole"]
-    frame = pd.DataFrame.from_dict(
-        rows, orient="index", columns=[*head, f"% at {' '.join(map(str, depths))}", "% drafts"]
-    )
-    frame.index.name = "decoding"
+    head = ["tok/s", "faster", *("score" for _ in metrics[:1]), "same", f"% at {' '.join(map(str, depths))}", "kept"]
+    score = "".join(f"score: {name} x {times(name)}; " for name in metrics[:1])
     return Block(
         f"{said['run']}: {said['prompts']} prompts, at most {said['new_tokens']} new tokens, one prompt at a time, "
         f"greedy, {said['precision']} on {said['device']}. faster: median over prompts of tokens a second against the "
-        "whole model's; as whole: % of answers equal to it; % at: tokens that each depth decided; % drafts: drafted "
-        "tokens that were accepted.",
-        frame,
+        f"whole model's; {score}same: % of answers equal to the whole model's; % at: tokens that each depth decided; "
+        "kept: % of drafted tokens that were accepted.",
+        frame(rows, head, "decoding"),
     )
