@@ -16,7 +16,7 @@ import pytest
 from conftest import Answer, compose_run
 
 from rankbench import plots, tables
-from rankbench.config import settings
+from rankbench.config import LATER, settings
 from rankbench.record import load_records
 from rankbench.sources import RequestError
 
@@ -64,6 +64,19 @@ def test_runs_of_one_method_have_one_name(tmp_path: Path) -> None:
     for seed in range(3):
         a_record(tmp_path, f"seed={seed}")
     assert labels(tmp_path) == ["dylora"] * 3
+
+
+def test_a_setting_that_came_later_parts_no_seeds(tmp_path: Path) -> None:
+    """A record from before a setting was there, and one from after with its default, are of one method."""
+    for seed in range(2):
+        a_record(tmp_path, f"seed={seed}")
+    file = tmp_path / "run-0" / "record.json"
+    record = json.loads(file.read_text())
+    for key in LATER:
+        group, name = key.split(".")
+        del record["config"][group][name]
+    file.write_text(json.dumps(record))
+    assert labels(tmp_path) == ["dylora"] * 2
 
 
 @pytest.mark.parametrize(
@@ -336,7 +349,7 @@ def test_a_picture_of_runs_without_ranks_is_refused_or_shows_them(
         (["curve", "{none}"], "does not exist"),
         (["curve", "{empty}"], "no record.json under"),
         (["curve", "{runs}", "--metric", "bleu"], "accuracy, f1"),
-        (["curve", "{runs}", "--format", "html"], "md"),
+        (["curve", "{runs}", "--format", "pdf"], "md"),
         (["courve", "{runs}"], "curve"),
         (["curve"], "runs"),
         ([], "name"),

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from rankbench.checks import times
-from rankbench.config import VOLATILE
+from rankbench.config import LATER, VOLATILE
 from rankbench.record import Paths, load_records, load_runs
 from rankbench.sources import RequestError
 
@@ -25,7 +25,7 @@ def labels(
     from is looked for among these records and those `beside` them. Settings in `alike` tell no methods apart.
     """
     by_id = {record["run_id"]: record for record in [*(beside or []), *records]}
-    flat = {r["run_id"]: _flatten(r["config"]) | _content(r) | _start(r, by_id) | dict.fromkeys(alike) for r in records}
+    flat = {r["run_id"]: _whole(r["config"]) | _content(r) | _start(r, by_id) | dict.fromkeys(alike) for r in records}
     shared = [key for key in ("task.name", "model.name") if len({config[key] for config in flat.values()}) > 1]
     by_adapter: dict[tuple[Any, ...], list[str]] = {}
     for run_id, config in flat.items():
@@ -154,7 +154,14 @@ def _start(record: dict[str, Any], by_id: dict[str, dict[str, Any]]) -> dict[str
     body = by_id.get(Path(record["config"]["adapter"].get("start_from") or "").name)
     if body is None:
         return {}
-    return {"adapter.start_from": "a run"} | _flatten(body["config"], "start.")
+    return {"adapter.start_from": "a run"} | {f"start.{key}": value for key, value in _whole(body["config"]).items()}
+
+
+def _whole(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings, those that came after it at the value that means what was before them."""
+    return {key: json.dumps(value) if isinstance(value, list) else value for key, value in LATER.items()} | _flatten(
+        config
+    )
 
 
 def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
