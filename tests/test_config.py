@@ -19,7 +19,7 @@ from rankbench.record import load_records
 from rankbench.sources import RequestError
 
 CHOICES = sorted(f"{file.parent.name}={file.stem}" for file in CONF.glob("*/*.yaml"))
-COMPANIONS = {"adapter": [], "sampler": ["adapter=dylora"], "task": [], "model": [], "train": [], "log": []}
+COMPANIONS = {"adapter": [], "sampler": ["adapter=sorted_lora"], "task": [], "model": [], "train": [], "log": []}
 SOURCES = sorted((REPOSITORY / "src").rglob("*.py"))
 
 

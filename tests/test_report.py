@@ -14,7 +14,7 @@ import pytest
 from test_comparisons_ranks import search  # noqa: F401 (a fixture)
 from test_tables import a_record
 
-from rankbench import blocks, plots, report
+from rankbench import blocks, comparisons, plots, report
 from rankbench.blocks import Block
 from rankbench.comparisons.ranks import SEARCH, pictures
 from rankbench.sources import RequestError
@@ -48,6 +48,10 @@ def read(file: Path) -> tuple[str, Reader]:
     reader.feed(text)
     assert not reader.open
     return text, reader
+
+
+def test_the_command_knows_every_comparison() -> None:
+    assert tuple(comparisons.COMPARISONS) == report.NAMES
 
 
 def test_a_page_needs_no_other_file_and_keeps_published_figures_apart(search: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -8,17 +8,18 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
-from rankbench import blocks, choose, plots, tables
-from rankbench.blocks import Block
-from rankbench.comparisons import COMPARISONS
-from rankbench.comparisons.published import NOT_OURS
-from rankbench.comparisons.ranks import pictures
 from rankbench.record import load_records
 from rankbench.sources import RequestError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from rankbench.blocks import Block
+
+# As comparisons.COMPARISONS has them, which takes seconds to load.
+NAMES = ("lora_search_vs_dylora", "glue", "distribution", "loss", "flop", "soft_vs_early_exit", "leaderboard")
 FORMS = ("md", "csv", "latex", "html")
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -39,7 +40,7 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="rankbench table", description="Compare records.")
     parser.add_argument(
         "name",
-        choices=["curve", *COMPARISONS, "choose_rank"],
+        choices=["curve", *NAMES, "choose_rank"],
         help="curve: metric against rank or depth, for any set of runs; choose_rank: which rank of one run to ship; "
         "the others: one comparison each",
     )
@@ -53,6 +54,9 @@ def main(words: list[str]) -> None:
     asked = parser.parse_args(words)
     endings = {".csv": "csv", ".tex": "latex", ".html": "html"}
     form = asked.format or endings.get(asked.to.suffix if asked.to else "", "md")
+    load_records(asked.runs)  # says what is wrong with them before anything heavy is loaded
+    from rankbench import plots
+
     try:
         if asked.to is not None and asked.to.suffix in (".png", ".svg"):
             plots.save(_pictures(asked.name, asked.runs, asked.metric)[0], asked.to)
@@ -70,6 +74,9 @@ def main(words: list[str]) -> None:
 
 
 def _text(name: str, runs: list[str], metric: str | None, form: str) -> str:
+    from rankbench import blocks, tables
+    from rankbench.comparisons import COMPARISONS
+
     if name == "curve" and form != "html":
         made = tables.curve(runs, metric)
         return (f"{tables.caption(made)}\n\n" if form == "md" else "") + tables.render(made, form)
@@ -86,6 +93,8 @@ def _text(name: str, runs: list[str], metric: str | None, form: str) -> str:
 def _choice(runs: list[str], metric: str | None, margin: float, form: str) -> str:
     if len(runs) != 1:
         raise RequestError(f"choose_rank looks at one run, not {len(runs)}; give the folder of one finished run")
+    from rankbench import choose
+
     made, closing = choose.choose_rank(Path(runs[0]), metric, margin)
     if form == "html":
         return page(f"choose a rank: {Path(runs[0]).name}", made, [], closing)
@@ -93,12 +102,18 @@ def _choice(runs: list[str], metric: str | None, margin: float, form: str) -> st
 
 
 def _curve(runs: list[str], metric: str | None) -> Block:
+    from rankbench import tables
+    from rankbench.blocks import Block
+
     made = tables.curve(runs, metric)
     return Block(f"{tables.title(load_records(runs))}: {tables.caption(made)}.", made)
 
 
 def _pictures(name: str, runs: list[str], metric: str | None) -> list[Figure]:
     """The pictures of a comparison, the one that matters most first. Raises RequestError where there is none."""
+    from rankbench import plots, tables
+    from rankbench.comparisons.ranks import pictures
+
     if name in ("curve", "soft_vs_early_exit", "choose_rank"):
         long = tables.curve_long(runs, metric)
         one = plots.draw(long, ", ".join(dict.fromkeys(long["metric"])), tables.title(load_records(runs)))
@@ -115,6 +130,8 @@ def page(title: str, made: Sequence[Block], drawn: Sequence[Figure], closing: Se
 
     Lines in `closing` follow our tables; an indented one is a command.
     """
+    from rankbench.comparisons.published import NOT_OURS
+
     ours = [block for block in made if not block.caption.startswith(NOT_OURS)]
     theirs = [block for block in made if block not in ours]
     body = [f"<h1>{html.escape(title)}</h1>", *map(_table, ours[:1]), *map(_svg, drawn), *map(_table, ours[1:])]
@@ -155,6 +172,8 @@ def _command(line: str) -> str:
 
 def _svg(figure: Figure) -> str:
     """The picture as inline SVG, without the lines that belong to a file of its own."""
+    from rankbench import plots
+
     out = io.StringIO()
     plots.write(figure, out, "svg")
     return f"<figure>{re.sub(r'^.*?(?=<svg)', '', out.getvalue(), flags=re.S)}</figure>"
