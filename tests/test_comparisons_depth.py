@@ -68,7 +68,7 @@ def test_methods_stand_beside_each_other_at_each_exit(runs: Path) -> None:
     assert list(quality.frame.columns) == ["SFT", "SFT+ICT", "SoFT", "fine-tuned alone"]
     assert quality.frame.loc[2].tolist() == ["9.500 ± 0.707", "6.000 ± 0.000", "4.500 ± 0.707", "4.500"]
     assert quality.frame.loc[3].tolist() == ["7.000 ± 0.000", "5.000 ± 0.000", "4.000 ± 0.000", "-"]
-    assert parameters.frame["SoFT"].tolist() == ["2.0", "3.0", "4.0"]
+    assert parameters.frame["SoFT"].tolist() == ["2.000", "3.000", "4.000"]
     assert speed.caption.startswith("Generated tokens a second") and speed.frame.loc[2, "fine-tuned alone"] == "10.0"
     rows = training.frame
     assert list(rows.index) == ["SFT", "SFT+ICT", "SoFT", "fine-tuned alone, 2 layers"]

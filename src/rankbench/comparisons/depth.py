@@ -60,7 +60,7 @@ def soft_vs_early_exit(path: Paths, metric: str | None = None) -> list[Block]:
         grid(f"{_speed_unit(runs)}; runs that shared a machine with others are slower.", _speed),
         grid(
             "Millions of parameters of the model cut at that depth.",
-            lambda subs: f"{subs[0]['parameters']['total'] / 1e6:.1f}",
+            lambda subs: f"{subs[0]['parameters']['total'] / 1e6:#.4g}",
         ),
         _training(_methods(runs), runs),
     ]
