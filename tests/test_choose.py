@@ -284,7 +284,7 @@ def test_a_run_without_its_predictions_is_refused_with_the_mend(run: Path, call_
         (["{run}", "--margin", "0"], "give one above 0"),
         (["{run}", "{run}"], "looks at one run, not 2"),
         (["{runs}"], "give one of the runs in it, such as run"),
-        (["{runs}/none"], "is no folder"),
+        (["{runs}/none"], "does not exist"),
     ],
 )
 def test_a_wrong_request_is_answered_in_one_line(

@@ -492,3 +492,25 @@ def test_a_step_of_sortednet_takes_each_micro_batch_through_its_own_exit(
     assert len({depth for depth, _ in first}) > 1 and sum(weight for _, weight in first) == pytest.approx(1)
     with pytest.raises(RequestError, match="trains one rank a step"):
         a_run("adapter.update=frozen_grad", "sampler.per_micro_batch=true")
+
+
+@pytest.mark.parametrize("kind", ["mistral", "qwen2", "qwen3"])
+def test_decoders_built_like_llama_have_exits(kind: str, tmp_path: Path) -> None:
+    run = a_run(*words("llama", "instruction", "adapter=sorted_ft", f"model.random.model_type={kind}"))
+    tuning = adapters.attach(run, backbone.load(run.model, None, False, 0).model)
+    randomise(tuning.model)
+    tuning.model.eval()
+    assert tuning.model.config.model_type == kind
+    tuning.model.save_pretrained(tmp_path)
+    batch = batch_of("instruction")
+    prompt = torch.randint(3, 250, (1, 9), generator=torch.Generator().manual_seed(0))
+    settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": [], "pad_token_id": 0}
+    for depth in EXITS:
+        cut = type(tuning.model).from_pretrained(tmp_path, num_hidden_layers=depth).eval()
+        given = cut.generate(prompt, attention_mask=torch.ones_like(prompt), **settings)[0, 9:].tolist()
+        tuning.activate(Submodel(depth=depth))
+        with torch.no_grad():
+            assert torch.allclose(tuning.model(**inputs(batch)).logits, cut(**inputs(batch)).logits, atol=1e-5)
+        members, ends = [Submodel(depth=depth)], frozenset[int]()
+        ours = generate(tuning.model, tuning, [prompt[0].tolist()], members, max_new_tokens=6, ends=ends, pad_id=0)
+        assert ours == [[given]]

@@ -13,7 +13,12 @@ from rankbench.quantize import kept_out
 from rankbench.sources import RequestError
 
 # Where the layers lie below the base model; any other family is refused rather than cut in the wrong place.
-PLACES = {"llama": "layers", "gpt2": "h", "falcon": "h", "bert": "encoder.layer", "roberta": "encoder.layer"}
+PLACES = dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), "layers") | {
+    "gpt2": "h",
+    "falcon": "h",
+    "bert": "encoder.layer",
+    "roberta": "encoder.layer",
+}
 
 
 class Stack:
