@@ -40,9 +40,10 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="rankbench table", description="Compare records.")
     parser.add_argument(
         "name",
+        metavar="NAME",
         choices=["curve", *NAMES, "choose_rank"],
-        help="curve: metric against rank or depth, for any set of runs; choose_rank: which rank of one run to ship; "
-        "the others: one comparison each",
+        help="curve: metric against rank or depth, for any set of runs; choose_rank: which rank of one run to ship; or "
+        f"a comparison: {', '.join(NAMES)}",
     )
     parser.add_argument("runs", nargs="+", help="runs folders, run folders or record files")
     parser.add_argument("--metric", help="which metric (default: the records' first)")
