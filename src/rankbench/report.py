@@ -40,7 +40,7 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="rankbench table", description="Compare records.")
     parser.add_argument(
         "name",
-        metavar="NAME",
+        metavar="name",
         choices=["curve", *NAMES, "choose_rank"],
         help="curve: metric against rank or depth, for any set of runs; choose_rank: which rank of one run to ship; or "
         f"a comparison: {', '.join(NAMES)}",
