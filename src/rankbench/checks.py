@@ -39,8 +39,19 @@ METRICS = {
 
 def times(metric: str) -> int:
     """What people read a metric multiplied by; a split's name may follow the metric's."""
+    known = _measure(metric)
+    return known.times if known else 1
+
+
+def rises(metric: str) -> bool:
+    """Whether more of a metric is better; a split's name may follow the metric's."""
+    known = _measure(metric)
+    return known is None or known.rises
+
+
+def _measure(metric: str) -> Measure | None:
     known = [name for name in METRICS if metric == name or metric.startswith(name + "_")]
-    return METRICS[max(known, key=len)].times if known else 1
+    return METRICS[max(known, key=len)] if known else None
 
 
 GENERATED = ("exact_match", "exact_match_normalized")  # metrics that need a generated response

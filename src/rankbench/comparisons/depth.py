@@ -10,8 +10,9 @@ import pandas as pd
 
 from rankbench import tables
 from rankbench.blocks import Block, frame, spread
-from rankbench.checks import METRICS, times
+from rankbench.checks import rises, times
 from rankbench.comparisons import published
+from rankbench.comparisons.ranks import of_one, unit
 from rankbench.record import Paths, load_records
 from rankbench.sources import RequestError
 
@@ -49,12 +50,11 @@ def soft_vs_early_exit(path: Paths, metric: str | None = None) -> list[Block]:
     factor = times(chosen)
     record = runs[0]
     what = f"{record['config']['task']['name']}, {record['config']['model']['name']}"
-    better = "" if _known(chosen).rises else ", lower is better"
-    unit = f"{chosen} x {factor}" if factor > 1 else chosen
+    better = "" if rises(chosen) else ", lower is better"
     n = record["submodels"][0]["n"]
     blocks = [
         grid(
-            f"{what}: {unit} of {n} examples at each exit{_over_seeds(cells)}{better}.",
+            f"{what}: {unit(chosen)} of {n} examples at each exit{_over_seeds(cells)}{better}.",
             lambda subs: spread([factor * sub["metrics"][chosen] for sub in subs], 1 if factor > 1 else 3),
         ),
         grid(f"{_speed_unit(runs)}; runs that shared a machine with others are slower.", _speed),
@@ -72,11 +72,7 @@ def _over_depth(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     done = [r for r in records if r["status"] == "done" and r["submodels"] and r["submodels"][0]["depth"] is not None]
     if not done:
         raise RequestError("none of these runs is done and has exits; train adapter=sft, early_exit and sorted_ft")
-    for key in ("task", "model"):
-        names = sorted({record["config"][key]["name"] for record in done})
-        if len(names) > 1:
-            raise RequestError(f"these runs are of several {key}s ({', '.join(names)}); give the runs of one")
-    return done
+    return of_one(done)
 
 
 def _methods(runs: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -145,10 +141,6 @@ def _speed_unit(runs: list[dict[str, Any]]) -> str:
     if runs[0]["config"]["task"].get("prompts"):
         return "Generated tokens a second, one prompt at a time"
     return "Scored examples a second"
-
-
-def _known(metric: str) -> Any:
-    return METRICS[max((name for name in METRICS if metric.startswith(name)), key=len)]
 
 
 def _over_seeds(cells: dict[tuple[int, str], list[Any]]) -> str:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from rankbench import plots, tables
 from rankbench.blocks import Block, frame, spread
-from rankbench.checks import METRICS, times
+from rankbench.checks import rises, times
 from rankbench.comparisons import published
 from rankbench.record import Paths, load_records
 from rankbench.sources import RequestError
@@ -70,7 +70,7 @@ def curves(records: Sequence[dict[str, Any]], metric: str) -> Curves:
 
 def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
     """The curves of one task's runs, the search as points on top, and what each rank costs against what it scores."""
-    records = _of_one(load_records(path))
+    records = of_one(load_records(path))
     metric = metric or _first_metric(records)
     rows = [
         {
@@ -91,8 +91,8 @@ def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
     table, searched = pd.DataFrame(rows), {row["label"] for row in rows if row["label"].startswith(SEARCH)}
     named = tables.title(records)
     return [
-        plots.curve(table, _unit(metric), named, apart=sorted(searched)),
-        plots.pareto(table, _unit(metric), named, _rises(metric)),
+        plots.curve(table, unit(metric), named, apart=sorted(searched)),
+        plots.pareto(table, unit(metric), named, rises(metric)),
     ]
 
 
@@ -107,7 +107,7 @@ def lora_search_vs_dylora(path: Paths, metric: str | None = None) -> list[Block]
     Each "best" is over the same ranks, those that the search trained, for every method. Raises RequestError when the
     runs are of several tasks or models, or none is done.
     """
-    records = _of_one(load_records(path))
+    records = of_one(load_records(path))
     metric = metric or _first_metric(records)
     found = curves(records, metric)
     if not found:
@@ -117,7 +117,7 @@ def lora_search_vs_dylora(path: Paths, metric: str | None = None) -> list[Block]
     nested = [name for name in found if name.startswith(("dylora", "qdylora"))]
     what = f"{records[0]['config']['task']['name']}, {records[0]['config']['model']['name']}"
     return [
-        Block(f"{what}: {_unit(metric)} at each rank{_over(found)}.", _whole_curve(found, metric)),
+        Block(f"{what}: {unit(metric)} at each rank{_over(found)}.", _whole_curve(found, metric)),
         Block(
             f"Best over {'ranks ' + ', '.join(map(str, ranks)) if ranks else 'all measured ranks'}, chosen on the "
             "scored examples themselves; AURAC: mean of the curve over log2 rank; seconds of all its trainings, and "
@@ -129,7 +129,7 @@ def lora_search_vs_dylora(path: Paths, metric: str | None = None) -> list[Block]
 
 
 def _bests(found: Curves, metric: str, ranks: list[int], nested: list[str]) -> pd.DataFrame:
-    factor, rises = times(metric), _rises(metric)
+    factor, upwards = times(metric), rises(metric)
     base = [curve.seconds for name in nested[:1] for curve in found[name].values()]
     rows = {}
     for name, seeds in found.items():
@@ -138,7 +138,7 @@ def _bests(found: Curves, metric: str, ranks: list[int], nested: list[str]) -> p
             own = {rank: value for rank, value in curve.values.items() if not ranks or rank in ranks}
             if not own:
                 continue
-            rank = (max if rises else min)(own, key=lambda rank, own=own: own[rank])
+            rank = (max if upwards else min)(own, key=lambda rank, own=own: own[rank])
             best.append(factor * own[rank])
             at[rank] += 1
             if len(own) > 1:
@@ -180,7 +180,7 @@ def loss(path: Paths, metric: str | None = None) -> list[Block]:
 
 
 def _ablation(path: Paths, metric: str | None) -> list[Block]:
-    records = [r for r in _of_one(load_records(path)) if r["config"]["adapter"]["name"] in ("dylora", "qdylora")]
+    records = [r for r in of_one(load_records(path)) if r["config"]["adapter"]["name"] in ("dylora", "qdylora")]
     if not records:
         raise RequestError("none of these runs is of adapter=dylora; give the runs of the sweep")
     metric = metric or _first_metric(records)
@@ -188,7 +188,7 @@ def _ablation(path: Paths, metric: str | None) -> list[Block]:
     seconds = {name: [spread([c.seconds for c in seeds.values()], 0), f"{len(seeds)}"] for name, seeds in found.items()}
     what = f"{records[0]['config']['task']['name']}, {records[0]['config']['model']['name']}"
     return [
-        Block(f"{what}: {_unit(metric)} at each rank{_over(found)}.", _whole_curve(found, metric)),
+        Block(f"{what}: {unit(metric)} at each rank{_over(found)}.", _whole_curve(found, metric)),
         Block("What a training took.", frame(seconds, ["seconds", "seeds"], "method")),
     ]
 
@@ -213,7 +213,7 @@ def glue(path: Paths, metric: str | None = None) -> list[Block]:
             by_method.setdefault(name, {})[task] = seeds
     if not by_method:
         raise RequestError("none of these runs is done, so there is nothing to compare yet")
-    used = ", ".join(f"{task} {_unit(metrics[task])}" for task in tasks if task in metrics)
+    used = ", ".join(f"{task} {unit(metrics[task])}" for task in tasks if task in metrics)
     blocks = []
     for name, of_task in by_method.items():
         ranks = sorted({r for seeds in of_task.values() for c in seeds.values() for r in c.values}, key=_last)
@@ -243,7 +243,7 @@ def flop(path: Paths, metric: str | None = None) -> list[Block]:
 
     The two counts answer different questions: a LoRA trains little beside a frozen model, FLOP makes the model smaller.
     """
-    records = _of_one(load_records(path))
+    records = of_one(load_records(path))
     metric = metric or _first_metric(records)
     rows = {}
     for name, seeds in curves(records, metric).items():
@@ -257,7 +257,7 @@ def flop(path: Paths, metric: str | None = None) -> list[Block]:
             ]
     what = f"{records[0]['config']['task']['name']}, {records[0]['config']['model']['name']}"
     head = [metric.replace("_", " "), "trained, millions", "whole, millions", "seconds"]
-    return [Block(f"{what}: {_unit(metric)}.", frame(rows, head, "method")), *published.dylora("3")]
+    return [Block(f"{what}: {unit(metric)}.", frame(rows, head, "method")), *published.dylora("3")]
 
 
 def leaderboard(path: Paths, metric: str | None = None) -> list[Block]:
@@ -285,11 +285,11 @@ def leaderboard(path: Paths, metric: str | None = None) -> list[Block]:
                 f"{statistics.mean(c.trainable[top] for c in ends):,.0f}",
                 spread([c.seconds for c in seeds.values()], 0),
             ]
-            lines.append((statistics.mean(value) * (-1 if _rises(chosen) else 1), name, cells))
+            lines.append((statistics.mean(value) * (-1 if rises(chosen) else 1), name, cells))
         rows = {name: cells for _, name, cells in sorted(lines)}
         head = ["rank", metric_name(chosen), "AURAC", "seeds", "trained", "seconds"]
         if rows:
-            blocks.append(Block(f"{task}, {model}: {_unit(chosen)}, best first.", frame(rows, head, "method")))
+            blocks.append(Block(f"{task}, {model}: {unit(chosen)}, best first.", frame(rows, head, "method")))
     if not blocks:
         raise RequestError("none of these runs is done, or none has the metric; leave out --metric")
     return blocks
@@ -300,7 +300,8 @@ def metric_name(metric: str) -> str:
     return metric.replace("_", " ")
 
 
-def _of_one(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def of_one(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The done runs among these. Raises RequestError where there are none, or they are of several tasks or models."""
     done = [record for record in records if record["status"] == "done" and record["submodels"]]
     if not done:
         raise RequestError("none of these runs is done, so there is nothing to compare yet")
@@ -315,11 +316,8 @@ def _first_metric(records: Sequence[dict[str, Any]]) -> str:
     return str(next(iter(records[0]["submodels"][0]["metrics"])))
 
 
-def _rises(metric: str) -> bool:
-    return METRICS[max((name for name in METRICS if metric.startswith(name)), key=len)].rises
-
-
-def _unit(metric: str) -> str:
+def unit(metric: str) -> str:
+    """A metric with what it is multiplied by where people read it."""
     return f"{metric} x {times(metric)}" if times(metric) > 1 else metric
 
 
