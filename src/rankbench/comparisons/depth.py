@@ -1,4 +1,4 @@
-"""Comparisons that take more than one table: blocks of figures, each with the words that say what it holds."""
+"""Exits against methods: SFT, SFT with a head for each exit, and sorted fine-tuning side by side."""
 
 from __future__ import annotations
 
