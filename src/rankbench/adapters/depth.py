@@ -224,5 +224,7 @@ def exits(run: Run, layers: int) -> list[int]:
     chosen = chosen or list(range(layers, 0, -(adapter.exit_stride or max(1, layers // 4))))
     outside = [depth for depth in chosen if not 1 <= depth <= layers]
     if outside:
-        raise RequestError(f"adapter.exits has {outside}, outside 1..{layers}, the layers of {run.model.name}")
+        raise RequestError(
+            f"adapter.exits has {outside}, outside 1..{layers}, the layers of {run.model.name}; give depths within"
+        )
     return sorted({*chosen, layers})
