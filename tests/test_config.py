@@ -113,7 +113,7 @@ REFUSED = [
     (["adapter.target_modules=null"], ["adapter.target_modules", "all-linear"]),
     (["adapter.target_modules=[3]"], ["adapter.target_modules", "[query,value]"]),
     (["adapter.target_modules=7"], ["adapter.target_modules", "[query,value]"]),
-    (["adapter.name=lorra"], ["adapter.name=lorra", "lora|dylora|qdylora|full"]),
+    (["adapter.name=lorra"], ["adapter.name=lorra", "lora|dylora|dylora_late|qdylora|full"]),
     (["sampler.name=unifrom"], ["sampler.name=unifrom", "uniform"]),
     (["quantization.name=nf3"], ["quantization.name=nf3", "none"]),
     (["log.name=tensorboard"], ["log.name=tensorboard", "wandb"]),

@@ -126,6 +126,7 @@ def test_killed_once(moment, whole, tmp_path, monkeypatch):
         ("adapter.update=frozen_strict",),
         ("adapter.update=frozen_grad", "sampler=geometric"),
         ("sampler=sandwich", "train.gradient_accumulation_steps=2"),
+        ("sampler=sandwich", "sampler.per_row=true", "sampler.whole_first=0.4", "adapter.reorder_at=[0.25,0.5,1.0]"),
         ("adapter=lora",),
         ("train.optimizer=sgd", "train.schedule=cosine"),
         ("model=tiny_gpt2", "train.gradient_checkpointing=true"),
@@ -136,7 +137,7 @@ def test_every_method_resumes_exactly(variant, whole, tmp_path, monkeypatch):
     run = a_run(*settings(tmp_path, *variant), f"runs_dir={tmp_path / 'runs'}")
     for step in (5, 4):  # killed twice, the second time after a resume
         with monkeypatch.context() as patch:
-            dies_at(patch, train, "draw", step)
+            dies_at(patch, train, "learning_rate_factor", step)
             with pytest.raises(Killed):
                 runs.execute(run)
     runs.execute(run)

@@ -53,10 +53,10 @@ def test_the_search_trains_and_measures_one_rank_a_run() -> None:
 def test_the_search_stands_beside_dylora_and_the_cuts_of_one_lora() -> None:
     runs = jobs(named("dylora_vs_lora_search"))
     assert [(run.adapter.name, run.adapter.r, len(run.evaluate.cuts)) for run in runs] == [
-        *(("dylora", 8, 0), ("lora", 8, 3)),
+        *(("dylora", 8, 0), ("dylora_late", 8, 0), ("lora", 8, 3)),
         *(("lora", r, 0) for r in (1, 2, 4, 8)),
     ]
-    assert runs[0].evaluate.submodels == "all" and runs[2].evaluate.submodels == [1]
+    assert runs[0].evaluate.submodels == "all" and runs[3].evaluate.submodels == [1]
 
 
 def test_ablations_cross_what_they_compare() -> None:

@@ -115,7 +115,7 @@ def _prompts(run: Run) -> list[str]:
 
 
 def _adapter_sentence(found: Finished, made: Made) -> str:
-    method = {"lora": "LoRA", "dylora": "DyLoRA", "qdylora": "QDyLoRA"}.get(
+    method = {"lora": "LoRA", "dylora": "DyLoRA", "qdylora": "QDyLoRA", "dylora_late": "DyLoRA"}.get(
         found.run.adapter.name, found.run.adapter.name
     )
     targets, largest = found.run.adapter.target_modules, found.note["r"]

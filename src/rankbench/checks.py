@@ -56,7 +56,8 @@ def _measure(metric: str) -> Measure | None:
 
 GENERATED = ("exact_match", "exact_match_normalized")  # metrics that need a generated response
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-NESTED = ("dylora", "qdylora", "sorted_lora")  # adapters whose every prefix is trained
+DYLORA = ("dylora", "dylora_late", "qdylora")  # one adapter over ranks
+NESTED = (*DYLORA, "sorted_lora")  # adapters whose every prefix is trained
 SORTED = ("sorted_ft", "sorted_lora")  # adapters whose every exit is trained
 CUTS = ("svd", "svd_global", "alpha_over_b")  # ways to cut rank R of a finished LoRA down (adapters/cuts.py)
 PRUNED = ("flop", "lora_gated")  # adapters that gates cut down to one size
@@ -64,7 +65,7 @@ FLOATS = ("full", "flop")  # adapters that train every weight
 DEEP = ("sft", "early_exit", *SORTED)  # adapters that are measured at every exit
 
 KNOWN = {  # what the `name` of a group may be where code, not only YAML, stands behind it
-    "adapter": ("lora", "dylora", "qdylora", "full", "flop", "lora_gated", *DEEP),
+    "adapter": ("lora", *DYLORA, "full", "flop", "lora_gated", *DEEP),
     "sampler": ("fixed", "uniform", "geometric", "all", "exits", "sandwich"),
     "quantization": ("none", "nf4", "fp4", "int8"),
     "log": ("none", "wandb"),
@@ -154,6 +155,7 @@ def check(run: Run) -> None:
         not sampler.per_micro_batch or adapter.update is Update.full,
         f"adapter.update={adapter.update.value} trains one rank a step; leave sampler.per_micro_batch out",
     )
+    _check_rows(run)
     weights = sampler.exit_weights
     if weights is not None:
         require(
@@ -178,7 +180,7 @@ def check(run: Run) -> None:
     for how in run.evaluate.cuts:
         require(how in CUTS, f"evaluate.cuts has '{how}'; known are {', '.join(CUTS)}")
         require(
-            adapter.name in ("lora", "dylora", "qdylora"),
+            adapter.name in ("lora", *DYLORA),
             f"evaluate.cuts={run.evaluate.cuts} cut a LoRA down, and adapter={adapter.name} is none; leave them out",
         )
     if adapter.name in DEEP:
@@ -215,6 +217,35 @@ def check(run: Run) -> None:
     _check_quantization(run)
     require(run.seed >= 0, f"seed={run.seed} must not be negative")
     require(run.log.mode in ("auto", "online", "offline"), f"log.mode={run.log.mode}: use auto, online or offline")
+
+
+def _check_rows(run: Run) -> None:
+    """What ranks by row, a first stretch at rank R and turned factors go with."""
+    adapter, sampler = run.adapter, run.sampler
+    asked = {
+        "sampler.per_row": sampler.per_row,
+        "sampler.whole_first": sampler.whole_first != 0,
+        "adapter.reorder_at": bool(adapter.reorder_at),
+    }
+    for key in (key for key, given in asked.items() if given):
+        if adapter.name not in NESTED:
+            raise RequestError(f"{key} belongs to adapter=dylora or qdylora; leave it out for adapter={adapter.name}")
+        if adapter.update is not Update.full:
+            raise RequestError(f"adapter.update={adapter.update.value} trains single rows; leave {key} out")
+    if not 0 <= sampler.whole_first < 1:
+        raise RequestError(f"sampler.whole_first={sampler.whole_first:g} must lie in [0, 1), a share of the steps")
+    if not all(0 < share <= 1 for share in adapter.reorder_at):
+        raise RequestError(f"adapter.reorder_at={adapter.reorder_at} must lie in (0, 1], shares of the steps")
+    if not sampler.per_row:
+        return
+    if adapter.name == "sorted_lora":
+        raise RequestError("sampler.per_row: the rows of a batch share a depth; leave it out for adapter=sorted_lora")
+    if sampler.name not in ("uniform", "geometric", "sandwich"):
+        raise RequestError(f"sampler.per_row draws ranks, and sampler={sampler.name} does not; use sampler=uniform")
+    if sampler.per_micro_batch:
+        raise RequestError("sampler.per_row draws for every micro-batch already; leave sampler.per_micro_batch out")
+    if run.quantization.name == "int8":
+        raise RequestError("quantization=int8 does not keep rows apart; leave sampler.per_row out, or use nf4")
 
 
 def _check_pruning(run: Run) -> None:

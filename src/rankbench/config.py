@@ -32,9 +32,12 @@ LATER: dict[str, Any] = {
     "adapter.exits": None,
     "sampler.exit_weights": None,
     "sampler.per_micro_batch": False,
+    "sampler.per_row": False,
+    "sampler.whole_first": 0.0,
     "adapter.exit_stride": None,
     "adapter.trainable": "all",
     "adapter.start_from": None,
+    "adapter.reorder_at": [],
     "adapter.target_sparsity": 0.5,
     "adapter.sparsity_warmup": 0.5,
     "adapter.gate_learning_rate": 0.1,
@@ -183,6 +186,7 @@ class Adapter:
     `exits` are the depths of a sorted fine-tuning (default: the model's), or `exit_stride` the layers between them,
     counted from the last.
     `start_from` is the folder or the id of the run whose weights early_exit's body has.
+    `reorder_at`, shares of the steps, is when a LoRA's factors are turned into the order of their singular values.
     flop and lora_gated drop `target_sparsity` of the weights in their factors, a target that rises over the first
     `sparsity_warmup` of the steps; gates and the Lagrangian's multipliers have learning rates of their own.
     """
@@ -198,6 +202,7 @@ class Adapter:
     exit_stride: int | None = None
     trainable: Trainable = Trainable.all
     start_from: str | None = None
+    reorder_at: list[float] = field(default_factory=list)
     target_sparsity: float = 0.5
     sparsity_warmup: float = 0.5
     gate_learning_rate: float = 0.1
@@ -208,7 +213,8 @@ class Adapter:
 class Sampler:
     """Which sub-models an optimizer step trains; `ranks` restricts the draw (default 1..R).
 
-    `per_micro_batch` draws anew for each of the micro-batches that a step accumulates.
+    `per_micro_batch` draws anew for each of the micro-batches that a step accumulates, `per_row` for each row of a
+    batch, each rank as often as its probability says. The first `whole_first` of the steps train the largest alone.
     `exit_weights`, one for each exit, smallest first, weigh the losses of `all` and `exits` and the draws of `uniform`.
     """
 
@@ -216,6 +222,8 @@ class Sampler:
     ranks: list[int] | None = None
     exit_weights: list[float] | None = None
     per_micro_batch: bool = False
+    per_row: bool = False
+    whole_first: float = 0.0
     p: float = 0.15
 
 

@@ -34,9 +34,14 @@ def candidates(sampler: Sampler, family: Sequence[Submodel]) -> list[Submodel]:
 
 
 def probabilities(sampler: Sampler, members: Sequence[Submodel]) -> npt.NDArray[np.float64]:
-    """p_B over the members (DyLoRA section 4): uniform, or geometric with the tail renormalised; by exit weights."""
+    """p_B over the members (DyLoRA section 4): uniform, or geometric with the tail renormalised; by exit weights.
+
+    A sandwich is the largest as often as all others together.
+    """
     if sampler.name == "geometric":
         weights = np.array([math.exp(((m.rank or 1) - 1) * math.log1p(-sampler.p)) for m in members])
+    elif sampler.name == "sandwich":
+        weights = np.array([1.0] * (len(members) - 1) + [max(1, len(members) - 1)])
     else:
         weights = np.ones(len(members))
     if sampler.exit_weights is not None:
@@ -56,6 +61,20 @@ def draw(sampler: Sampler, family: Sequence[Submodel], seed: int, step: int, mic
     members = candidates(sampler, family)
     own = f"/{micro_batch}" if sampler.per_micro_batch and micro_batch else ""
     return _DRAWS[sampler.name](sampler, members, generator(seed, f"sampler{own}", step).random())
+
+
+def draw_rows(
+    sampler: Sampler, family: Sequence[Submodel], seed: int, step: int, rows: int, micro_batch: int = 0
+) -> list[Submodel]:
+    """The sub-model of each row of a batch: a stratified draw, so each comes as often as expected, to within one.
+
+    A pure function as `draw` is. Which row gets which is chance.
+    """
+    members = candidates(sampler, family)
+    random = generator(seed, f"rows/{micro_batch}", step)
+    places = (np.arange(rows) + random.random()) / rows
+    chosen = np.searchsorted(np.cumsum(probabilities(sampler, members)), places, side="right")
+    return [members[min(i, len(members) - 1)] for i in random.permutation(chosen)]
 
 
 def _fixed(sampler: Sampler, members: list[Submodel], u: float) -> Draw:

@@ -22,7 +22,7 @@ from rankbench.batches import Encoded, collate, epoch_batches
 from rankbench.config import Optimizer, Run, Schedule, Train, Update
 from rankbench.evaluate import Score
 from rankbench.progress import Progress
-from rankbench.samplers import draw
+from rankbench.samplers import Draw, draw, draw_rows
 
 log = logging.getLogger("rankbench")
 
@@ -138,6 +138,7 @@ def train(
     progress = Progress(plan.steps, past.step)
     began = time.perf_counter() - past.seconds
     recent = torch.tensor(past.pending_loss, device=accelerator.device)
+    turns = {max(1, round(share * plan.steps)) for share in run.adapter.reorder_at}
     skipped = 0
     adapter.model.train()
     for step in range(past.step, plan.steps):
@@ -146,11 +147,17 @@ def train(
             if not group.get("constant"):
                 group["lr"] = settings.learning_rate * factor
         torch.manual_seed(seeds.integer(run.seed, "dropout", step))
+        alone: Draw = ((adapter.family[-1], 1.0),) if step < run.sampler.whole_first * plan.steps else ()
         for place, (rows, share) in enumerate(plan.micro_batches(step)):
-            drawn = draw(run.sampler, adapter.family, run.seed, step, place)
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in collate(data, rows, pad_id).items()}
-            shares = [(submodel, share * weight) for submodel, weight in drawn]
-            recent += adapter.accumulate(model, batch, shares, accelerator.backward)
+            if run.sampler.per_row and not alone:
+                each = draw_rows(run.sampler, adapter.family, run.seed, step, len(rows), place)
+                recent += adapter.accumulate_rows(model, batch, each, share, accelerator.backward)
+                drawn = tuple((submodel, 1 / len(each)) for submodel in dict.fromkeys(each))
+            else:
+                drawn = alone or draw(run.sampler, adapter.family, run.seed, step, place)
+                shares = [(submodel, share * weight) for submodel, weight in drawn]
+                recent += adapter.accumulate(model, batch, shares, accelerator.backward)
             past.examples += int(data.examples[rows].sum())
         penalty = adapter.penalty(step, plan.steps)
         if penalty is not None:
@@ -164,6 +171,9 @@ def train(
         skipped = skipped + 1 if accelerator.optimizer_step_was_skipped else 0
         if skipped >= SKIPPED_LIMIT:
             raise TrainingError(f"fp16 overflowed in {skipped} steps in a row; use train.precision=fp32 or bf16")
+
+        if step + 1 in turns:
+            adapter.reorder(optimizer.state)
 
         past.step, past.seconds = step + 1, time.perf_counter() - began
         last = past.step == plan.steps

@@ -14,6 +14,7 @@ from rankbench.config import Run
 __all__ = ["ADAPTERS", "FineTuning", "Parameters", "attach"]
 
 ADAPTERS: dict[str, type[FineTuning]] = {"lora": Lora, "dylora": DyLora, "qdylora": DyLora, "full": Full}
+ADAPTERS |= {"dylora_late": DyLora}
 ADAPTERS |= {"sft": Sorted, "sorted_ft": Sorted, "sorted_lora": Sorted, "early_exit": EarlyExit}
 ADAPTERS |= {"flop": Flop, "lora_gated": GatedLora}
 

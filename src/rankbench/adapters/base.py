@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,18 @@ class FineTuning(ABC):
             total += self._accumulate_active(model, batch, weight, backward)
         return total
 
+    def accumulate_rows(
+        self,
+        model: Any,
+        batch: dict[str, torch.Tensor],
+        submodels: Sequence[Submodel],
+        weight: float,
+        backward: Backward,
+    ) -> torch.Tensor:
+        """As `accumulate`, with row i of the batch read by submodels[i]: one pass, whatever their number."""
+        self.activate_rows(submodels)
+        return self._accumulate_active(model, batch, weight, backward)
+
     @staticmethod
     def _accumulate_active(
         model: Any, batch: dict[str, torch.Tensor], weight: float, backward: Backward
@@ -99,6 +111,10 @@ class FineTuning(ABC):
     def finish(self) -> dict[str, Any] | None:
         """Called when training is over, before the last evaluation; returns the record's `pruning`, if anything."""
         return None
+
+    def reorder(self, state: Mapping[Any, Mapping[str, Any]]) -> None:
+        """Turn the factors into the order of their singular values, and the optimizer's `state` with them."""
+        raise TypeError(f"{type(self).__name__} has no ranks to reorder")
 
     def shape_gradients(self, submodel: Submodel) -> None:
         """Called after the backward and before clipping; a frozen update drops the other ranks' gradients here."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import nn
 
 from rankbench import seeds
 from rankbench.adapters.base import FineTuning, Parameters
+from rankbench.adapters.reorder import reorder
 from rankbench.checks import NESTED
 from rankbench.config import Run, Scale, Update
 from rankbench.samplers import Submodel
@@ -167,6 +168,11 @@ class DyLora(FineTuning):
                 grad = getattr(layer, name)[ADAPTER].weight.grad
                 for i, view in enumerate(views):
                     view.grad = grad.narrow(dim, i, 1) if i == last and grad is not None else None
+
+    def reorder(self, state: Mapping[Any, Mapping[str, Any]]) -> None:
+        """Each layer by itself; what rank R computes stays as it was."""
+        for layer in self.layers:
+            reorder(layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, state)
 
     def save(self, folder: Path) -> None:
         """A stock PEFT adapter of rank R, and a note that says it is nested."""

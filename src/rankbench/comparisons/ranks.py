@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from rankbench import plots, tables
 from rankbench.blocks import Block, frame, spread
-from rankbench.checks import rises, times
+from rankbench.checks import DYLORA, rises, times
 from rankbench.comparisons import published
 from rankbench.record import Paths, load_records
 from rankbench.sources import RequestError
@@ -114,7 +114,7 @@ def lora_search_vs_dylora(path: Paths, metric: str | None = None) -> list[Block]
         raise RequestError(f"--metric {metric}: none of these runs has it; they have {_first_metric(records)}")
     searched = [name for name in found if name.startswith(SEARCH)]
     ranks = sorted({rank for name in searched for curve in found[name].values() for rank in curve.values if rank})
-    nested = [name for name in found if name.startswith(("dylora", "qdylora"))]
+    nested = sorted(name for name in found if name.startswith(DYLORA))  # plain DyLoRA first
     what = f"{records[0]['config']['task']['name']}, {records[0]['config']['model']['name']}"
     return [
         Block(f"{what}: {unit(metric)} at each rank{_over(found)}.", _whole_curve(found, metric)),
@@ -180,7 +180,7 @@ def loss(path: Paths, metric: str | None = None) -> list[Block]:
 
 
 def _ablation(path: Paths, metric: str | None) -> list[Block]:
-    records = [r for r in of_one(load_records(path)) if r["config"]["adapter"]["name"] in ("dylora", "qdylora")]
+    records = [r for r in of_one(load_records(path)) if r["config"]["adapter"]["name"] in DYLORA]
     if not records:
         raise RequestError("none of these runs is of adapter=dylora; give the runs of the sweep")
     metric = metric or _first_metric(records)
