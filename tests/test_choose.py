@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY, Answer
 
+import rankbench
 from rankbench import choose, metrics, stats
 from rankbench.blocks import Block
 from rankbench.sources import RequestError
@@ -225,6 +226,29 @@ def test_what_is_said_beside_the_table_is_a_comment_in_every_form(
     mark = {"md": "", "csv": "# ", "latex": "% "}[form]
     assert any(line.startswith(f"{mark}Rank 2: the best") for line in lines)
     assert all(line.startswith(mark) for line in lines[-6:]) and max(map(len, lines)) < 110
+
+
+def test_a_terminal_of_80_columns_shows_it_all(tmp_path: Path, call_main: Callable[..., Answer]) -> None:
+    run = of_ranks(tmp_path / "run", {1: hits(0.7), 2: hits(0.8)})
+    shown_there = call_main("table", "choose_rank", str(run)).out.splitlines()
+    assert max(len(line) for line in shown_there if line.startswith("|")) <= 80
+    assert call_main("table", "choose_rank", str(run), "--to", str(tmp_path / "answer.md")).rc == 0
+    in_file = [line for line in (tmp_path / "answer.md").read_text().splitlines() if line.startswith("|")]
+    heads = [line for line in shown_there if line.startswith("| rank |")]
+    columns = [cell.strip() for line in heads for cell in line.strip("|").split("|")]
+    assert len(heads) == 2 and [cell for cell in columns if cell != "rank"] == list(
+        choose.choose_rank(run)[0][0].frame.columns
+    )
+    assert len(in_file) == 4 and all(column in in_file[0] for column in columns)
+
+
+def test_python_has_what_the_command_prints(tmp_path: Path, call_main: Callable[..., Answer]) -> None:
+    run = of_ranks(tmp_path / "run", {1: hits(0.7), 2: hits(0.8, but=1), 4: hits(0.8)})
+    made = rankbench.choose_rank(run, margin=2)
+    assert repr(made) == call_main("table", "choose_rank", str(run), "--margin", "2").out
+    assert made.closing[0].startswith("Rank 2:") and "<p>Rank 2: the smallest" in made._repr_html_()
+    with pytest.raises(RequestError, match="looks at one run, not 2"):
+        rankbench.table("choose_rank", [run, run])
 
 
 @pytest.mark.parametrize("task", ["mrpc", "cola"])

@@ -14,6 +14,7 @@ from conftest import Answer, compose_run
 
 from rankbench import blocks, comparisons
 from rankbench.comparisons import published
+from rankbench.comparisons.depth import pictures
 from rankbench.config import settings
 from rankbench.sources import RequestError
 
@@ -74,6 +75,19 @@ def test_methods_stand_beside_each_other_at_each_exit(runs: Path) -> None:
     assert list(rows.index) == ["SFT", "SFT+ICT", "SoFT", "fine-tuned alone, 2 layers"]
     assert rows.loc["SFT"].tolist() == ["200 ± 0", "20 ± 0", "3.0 ± 0.0"]
     assert rows.loc["SFT+ICT"].tolist() == ["400 ± 0", "40 ± 0", "3.0 ± 0.0"], "with the SFT that it began from"
+
+
+def test_the_picture_names_methods_as_the_table_does(runs: Path) -> None:
+    (picture,) = pictures(runs)
+    (axes,) = picture.axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["SFT (2 seeds)", "SFT+ICT (2 seeds)", "SoFT (2 seeds)", "fine-tuned alone"]
+    lines = {str(line.get_label()): line for line in axes.lines}
+    assert lines["SoFT (2 seeds)"].get_xdata().tolist() == list(EXITS)
+    assert lines["SoFT (2 seeds)"].get_ydata().tolist() == [4.5, 4.0, 3.5]
+    assert len(axes.containers) == 1, "what was fine-tuned alone is a point"
+    with pytest.raises(RequestError, match="--metric bleu"):
+        pictures(runs, "bleu")
 
 
 def test_another_metric_and_generated_tokens(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import Answer
+from scipy import stats as scipy_stats
 from test_tables import a_record
 
 from rankbench import blocks, comparisons
@@ -47,7 +48,7 @@ def search(tmp_path: Path) -> Path:
 
 
 def test_the_search_is_one_method_beside_nested_runs_and_cuts(search: Path) -> None:
-    curve, best, *paper = comparisons.lora_search_vs_dylora(search, None)
+    curve, best, _, *paper = comparisons.lora_search_vs_dylora(search, None)
     assert list(curve.frame.columns) == [ranks.SEARCH, "dylora", "lora", "lora svd"]
     assert curve.frame.loc["2"].tolist() == ["62.5 ± 0.7", "57.0 ± 0.0", "40.0 ± 0.0", "60.0 ± 0.0"]
     assert curve.frame.loc["3", ranks.SEARCH] == "-"
@@ -89,6 +90,70 @@ def test_a_falling_metric_is_best_where_it_is_lowest(tmp_path: Path) -> None:
         file.write_text(file.read_text().replace('"accuracy"', '"loss"').replace('"f1"', '"perplexity"'))
     best = comparisons.lora_search_vs_dylora(tmp_path, None)[1].frame
     assert best.loc["dylora"].tolist()[:2] == ["2.000", "2"]
+
+
+def by_seed(path: Path, margin: float = 0.5) -> blocks.Block:
+    return comparisons.lora_search_vs_dylora(path, None, margin)[2]
+
+
+def test_nested_runs_are_held_to_the_search_and_to_svd_cuts_by_seed(search: Path) -> None:
+    """DyLoRA is 1.25 and 2.25 points behind the search's AURAC, and 2.75 behind a constant 60 at both seeds."""
+    block = by_seed(search)
+    assert list(block.frame.index) == [
+        f"dylora - {ranks.SEARCH}, AURAC",
+        "dylora - lora svd, AURAC",
+        f"dylora - {ranks.SEARCH}, best",
+    ]
+    half = scipy_stats.t.ppf(0.975, 1) * 0.5
+    assert block.frame.iloc[0].tolist() == [
+        "-1.8",
+        f"{-1.75 - half:+.1f} to {-1.75 + half:+.1f}",
+        "0.500",
+        "1.000",
+        "no",
+    ]
+    assert block.frame.iloc[1].tolist() == ["-2.8", "-2.8 to -2.8", "0.500", "1.000", "no"]
+    assert block.frame.iloc[2, 0] == "-3.5", "59 less 62 and 63"
+    assert by_seed(search, margin=3).frame["within 3"].tolist() == ["no", "yes", "no"]
+    assert "above 0 the first is better" in block.caption and "accuracy x 100" in block.caption
+
+
+def test_what_few_seeds_cannot_show_is_said(search: Path) -> None:
+    assert "Paired by seed (2 seeds)" in by_seed(search).caption
+    assert "With 2 seeds no p can be below 0.5, however large the difference." in by_seed(search).caption
+    for seed in range(2, 6):
+        a_record(search, "adapter=dylora", f"seed={seed}", values={1: 0.5, 2: 0.5, 4: 0.5})
+        how = "evaluate.cuts=[svd]"
+        a_record(search, *LORA, how, f"seed={seed}", cuts=cuts(svd={1: 0.7 + seed / 100, 2: 0.7, 4: 0.7}))
+    caption = by_seed(search).caption
+    assert "(2 to 6 seeds)" in caption, "the search still has two"
+    assert by_seed(search).frame.loc["dylora - lora svd, AURAC", "p"] == f"{2 / 2**6:.3f}"
+
+
+def test_without_search_and_cuts_every_other_method_is_a_rival(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        a_record(tmp_path, *LORA, f"seed={seed}")
+        a_record(tmp_path, f"seed={seed}", values={1: 0.6, 2: 0.7})
+    assert list(by_seed(tmp_path).frame.index) == ["dylora - lora, AURAC"]
+    assert by_seed(tmp_path).frame.iloc[0, 0] == "+10.0"
+
+
+def test_one_seed_is_no_test(tmp_path: Path) -> None:
+    a_record(tmp_path, *LORA)
+    a_record(tmp_path)
+    a_record(tmp_path, "seed=1")
+    assert by_seed(tmp_path).caption.startswith("Published"), "LoRA has one seed"
+
+
+def test_of_a_loss_a_difference_below_zero_is_better(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        a_record(tmp_path, "task=alpaca", *LORA, f"seed={seed}", values={1: 3.0, 2: 2.0})
+        a_record(tmp_path, "task=alpaca", f"seed={seed}", values={1: 2.0, 2: 2.0})
+    for file in tmp_path.glob("*/record.json"):
+        file.write_text(file.read_text().replace('"accuracy"', '"loss"').replace('"f1"', '"perplexity"'))
+    assert (
+        by_seed(tmp_path).frame.iloc[0, 0] == "-0.500" and "(below 0 the first is better)" in by_seed(tmp_path).caption
+    )
 
 
 def test_ablations_stand_beside_the_papers(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from test_comparisons_ranks import search  # noqa: F401 (a fixture)
 from test_tables import a_record
 
+import rankbench
 from rankbench import blocks, comparisons, plots, report
 from rankbench.blocks import Block
 from rankbench.comparisons.ranks import SEARCH, pictures
@@ -57,7 +59,7 @@ def test_the_command_knows_every_comparison() -> None:
 def test_a_page_needs_no_other_file_and_keeps_published_figures_apart(search: Path, tmp_path: Path) -> None:  # noqa: F811
     report.main(["lora_search_vs_dylora", str(search), "--to", str(tmp_path / "p.html")])
     text, reader = read(tmp_path / "p.html")
-    assert reader.seen["table"] == 4 and reader.seen["svg"] == 2 and reader.seen["section"] == 1
+    assert reader.seen["table"] == 5 and reader.seen["svg"] == 2 and reader.seen["section"] == 1
     assert not re.search(r"(src|href)=[\"'](?!#)", text) and "@import" not in text
     ours, theirs = text.split("<section>")
     assert "Published, not ours" not in ours and theirs.count("<table>") == 2
@@ -114,6 +116,66 @@ def test_what_has_no_picture_says_so(tmp_path: Path) -> None:
         report.main(["leaderboard", str(tmp_path), "--to", str(tmp_path / "no" / "p.md")])
 
 
+# From Python
+
+
+def test_python_has_what_the_command_prints(
+    search: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report.main(["lora_search_vs_dylora", str(search), "--margin", "3"])
+    made = rankbench.table("lora_search_vs_dylora", search, margin=3)
+    assert repr(made) == capsys.readouterr().out and "within 3" in repr(made)
+    assert [len(made.ours), len(made.published), len(made.pictures())] == [3, 2, 2]
+    assert made.ours[0].frame.loc["2", "dylora"] == "57.0 ± 0.0"
+
+
+def test_a_notebook_shows_every_block_under_its_caption(search: Path) -> None:  # noqa: F811
+    made, reader = rankbench.table("lora_search_vs_dylora", search), Reader()
+    reader.feed(made._repr_html_())
+    assert not reader.open and reader.seen["table"] == 5 == reader.seen["figcaption"]
+    assert made.ours[0]._repr_html_() in made._repr_html_()
+    assert repr(made.ours[0]).startswith("sst2, tiny_bert: accuracy x 100 at each rank")
+
+
+@pytest.mark.parametrize(
+    ("ending", "begins"), [("csv", "# sst2"), ("tex", "% sst2"), ("html", "<!doctype"), ("png", None)]
+)
+def test_a_table_is_saved_in_the_form_of_its_ending(
+    ending: str,
+    begins: str | None,
+    search: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / f"saved.{ending}"
+    rankbench.table("lora_search_vs_dylora", search).save(file)
+    assert file.read_text().startswith(begins) if begins else file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_task_of_several_is_taken_by_its_name(
+    search: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    alone = repr(rankbench.table("lora_search_vs_dylora", search))
+    a_record(search, "task=mrpc", values={1: 0.5})
+    assert repr(rankbench.table("lora_search_vs_dylora", search, task="sst2")) == alone
+    report.main(["curve", str(search), "--task", "mrpc"])
+    assert "|    1 |   50.0 |" in capsys.readouterr().out
+    with pytest.raises(RequestError, match="none of these runs is of task rte; they are of mrpc, sst2"):
+        report.main(["curve", str(search), "--task", "rte"])
+    with pytest.raises(RequestError, match="no_such is no table; choose from curve"):
+        rankbench.table("no_such", search)
+
+
+def test_what_is_imported_lazily_is_there() -> None:
+    assert all(callable(getattr(rankbench, name)) for name in rankbench.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        rankbench.nothing  # noqa: B018
+    said = "import sys, rankbench; rankbench.table; print(sorted({'pandas', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_a_browser_shows_the_page(search: Path, tmp_path: Path) -> None:  # noqa: F811
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
@@ -122,4 +184,4 @@ def test_a_browser_shows_the_page(search: Path, tmp_path: Path) -> None:  # noqa
     words = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     words += ["--dump-dom", (tmp_path / "p.html").as_uri()]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and done.stdout.count("<table>") == 4 and done.stdout.count("<svg") == 2
+    assert done.returncode == 0 and done.stdout.count("<table>") == 5 and done.stdout.count("<svg") == 2

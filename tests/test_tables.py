@@ -269,6 +269,19 @@ def test_latex_escapes_what_latex_would_read(compared: Path) -> None:
     assert r"50\% \& more\_or\_less \#1" in tables.render(odd, "latex")
 
 
+def test_a_wide_table_goes_on_below_and_loses_nothing() -> None:
+    index = pd.Index(["1", "22"], name="rank")
+    table = pd.DataFrame({f"column {i}": [f"{i}", "x" * i] for i in range(12)}, index)
+    parts = tables.render(table, "md", 40).split("\n\n")
+    lines = [line for part in parts for line in part.splitlines()]
+    assert max(map(len, lines)) <= 40 and len(parts) == 6 and all(part.startswith("| rank |") for part in parts)
+    cells = [cell.strip() for part in parts for cell in part.splitlines()[0].strip("|").split("|")]
+    assert [cell for cell in cells if cell != "rank"] == list(table.columns)
+    assert tables.render(table, "md", 400) == tables.render(table, "md")
+    assert tables.render(table, "csv", 40) == tables.render(table, "csv")
+    assert tables.render(table, "md", 10).count("column") == 12, "a column that is too wide stands alone"
+
+
 @pytest.mark.parametrize("form", ["md", "csv", "latex"])
 def test_every_form_ends_in_one_newline(compared: Path, form: str) -> None:
     text = tables.render(tables.curve(compared), form)
@@ -376,9 +389,9 @@ def test_a_picture_has_a_line_for_each_method_and_a_band_over_seeds(compared: Pa
         "dylora frozen_grad (2 seeds)",
     ]
     assert axes.lines[0].get_xdata().tolist() == [1, 2]
-    assert axes.lines[0].get_ydata().tolist() == pytest.approx([0.55, 0.6])
+    assert axes.lines[0].get_ydata().tolist() == pytest.approx([55, 60]), "as the table reads"
     assert len(axes.collections) == 2
-    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("rank b", "accuracy", "a title")
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("rank b", "accuracy x 100", "a title")
 
 
 def test_many_ranks_are_drawn_on_a_logarithmic_axis_ticked_at_powers_of_two() -> None:
@@ -387,4 +400,21 @@ def test_many_ranks_are_drawn_on_a_logarithmic_axis_ticked_at_powers_of_two() ->
     (axes,) = plots.curve(table, "matthews_correlation", "").axes
     assert axes.get_xscale() == "log"
     assert axes.get_xticks().tolist() == [1, 2, 4, 8, 16, 32, 64]
-    assert axes.get_ylabel() == "matthews correlation"
+    assert axes.get_ylabel() == "matthews correlation x 100"
+
+
+def test_a_picture_of_several_metrics_multiplies_each_by_its_own() -> None:
+    table = pd.DataFrame({"label": ["a", "b"], "metric": ["accuracy", "loss"], "rank": 1, "depth": None, "n": 1})
+    figure = plots.draw(table.assign(mean=[0.5, 2.5], std=0.0), "accuracy, loss", "")
+    assert figure is not None
+    (axes,) = figure.axes
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[50], [2.5]]
+    assert axes.get_ylabel() == "accuracy x 100, loss"
+
+
+def test_a_heat_map_and_a_front_show_the_tables_numbers() -> None:
+    table = pd.DataFrame({"label": "a", "rank": [1, 2], "depth": 3, "mean": [0.25, 0.5], "std": 0.0, "n": 1})
+    axes = plots.heat_map(table, "accuracy", "").axes
+    assert [text.get_text() for text in axes[0].texts] == ["25", "50"] and axes[1].get_ylabel() == "accuracy x 100"
+    (axes,) = plots.pareto(table.assign(parameters=[1, 2]), "accuracy", "").axes
+    assert axes.collections[0].get_offsets().tolist() == [[1, 25], [2, 50]]

@@ -1,23 +1,21 @@
 """Train one adapter, measure every rank: a bench for dynamic-rank fine-tuning."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rankbench.loading import load
     from rankbench.record import load_runs
+    from rankbench.report import choose_rank, table
 
 __version__ = "0.1.0"
-__all__ = ["load", "load_runs"]
+__all__ = ["choose_rank", "load", "load_runs", "table"]
+
+_PLACES = {"choose_rank": "report", "load": "loading", "load_runs": "record", "table": "report"}
 
 
 def __getattr__(name: str) -> Any:
     """Import lazily, so that a wrong setting is answered before pandas is loaded."""
-    if name == "load":
-        from rankbench.loading import load
-
-        return load
-    if name == "load_runs":
-        from rankbench.record import load_runs
-
-        return load_runs
-    raise AttributeError(f"module 'rankbench' has no attribute '{name}'")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'rankbench' has no attribute '{name}'")
+    return getattr(import_module(f"rankbench.{_PLACES[name]}"), name)

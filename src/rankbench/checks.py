@@ -43,6 +43,11 @@ def times(metric: str) -> int:
     return known.times if known else 1
 
 
+def unit(metric: str) -> str:
+    """A metric with what it is multiplied by where people read it: `accuracy x 100`, `loss`."""
+    return f"{metric} x {times(metric)}" if times(metric) > 1 else metric
+
+
 def rises(metric: str) -> bool:
     """Whether more of a metric is better; a split's name may follow the metric's."""
     known = _measure(metric)

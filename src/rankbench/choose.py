@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from rankbench import stats
-from rankbench.blocks import COMMENT, Block, render
-from rankbench.checks import GENERATED, METRICS, times
+from rankbench.blocks import COMMENT, Block, chance, render
+from rankbench.checks import GENERATED, METRICS, times, unit
 from rankbench.finished import finished
 from rankbench.record import load_records, read
 from rankbench.sources import RequestError
@@ -43,9 +43,9 @@ class Measured:
         return "pair" if rank and depth else "exit" if depth else "rank"
 
 
-def text(made: Sequence[Block], closing: Sequence[str], form: str) -> str:
-    """What `choose_rank` found, as Markdown, CSV or LaTeX."""
-    return "\n".join([render(made, form), *(_wrapped(line, COMMENT[form]) for line in closing)]) + "\n"
+def text(made: Sequence[Block], closing: Sequence[str], form: str, width: int | None = None) -> str:
+    """What `choose_rank` found, as Markdown, CSV or LaTeX; `width` is that of `tables.render`."""
+    return "\n".join([render(made, form, width), *(_wrapped(line, COMMENT[form]) for line in closing)]) + "\n"
 
 
 def choose_rank(folder: Path, metric: str | None = None, margin: float = 0.5) -> tuple[list[Block], list[str]]:
@@ -162,15 +162,14 @@ def _block(
     p = found.p if measured.right is None else stats.mcnemar(measured.right, measured.right[best])
     others = [place for place in range(len(subs)) if place != best]
     adjusted = dict(zip(others, stats.holm(p[others]), strict=True))
-    unit = f"{measured.metric} x {factor}" if factor > 1 else measured.metric
     rows = {
-        unit: [f"{factor * value:.{digits}f}" for value in found.value],
+        unit(measured.metric): [f"{factor * value:.{digits}f}" for value in found.value],
         "minus best": [f"{factor * value:+.{digits}f}" for value in found.difference],
         "interval": [
             f"{factor * low:+.{digits}f} to {factor * high:+.{digits}f}"
             for low, high in zip(found.low, found.high, strict=True)
         ],
-        "p": [_p(adjusted[place]) if place in adjusted else "-" for place in range(len(subs))],
+        "p": [chance(adjusted[place]) if place in adjusted else "-" for place in range(len(subs))],
         f"within {margin:g}": ["yes" if place in within else "no" for place in range(len(subs))],
         "best of half": [f"{100 * share:.0f} %" for share in halves.chosen],
         "parameters": [f"{sub['parameters']['trainable']:,}" for sub in subs],
@@ -248,7 +247,3 @@ def _trained(note: dict[str, Any], sub: Submodel) -> bool:
 
 def _digits(measured: Measured) -> int:
     return 1 if times(measured.metric) > 1 else 3
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -12,6 +12,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rankbench.checks import times, unit
+
 # Okabe and Ito's palette, told apart by the colour-blind; markers repeat the distinction.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
@@ -20,8 +22,8 @@ MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 def draw(table: pd.DataFrame, metric: str, title: str) -> Figure | None:
     """The picture that fits the family: a curve over ranks or exits, a heat map over pairs; None where it has neither.
 
-    `table` is `tables.curve_long`'s: columns label, rank, depth, mean, std, n. Of several methods over pairs the first
-    is drawn.
+    `table` is `tables.curve_long`'s: columns label, rank, depth, mean, std, n, in the metric's own unit; every picture
+    shows them as people read the metric, a share x 100. Of several methods over pairs the first is drawn.
     """
     pairs = table.dropna(subset=["rank", "depth"])
     if len(pairs):
@@ -35,8 +37,11 @@ def draw(table: pd.DataFrame, metric: str, title: str) -> Figure | None:
 
 
 def heat_map(table: pd.DataFrame, metric: str, title: str) -> Figure:
-    """Metric of each pair, depth upwards and rank to the right, its value written in the cell."""
-    grid = table.pivot(index="depth", columns="rank", values="mean").sort_index(ascending=False)
+    """Metric of each pair, depth upwards and rank to the right, its value written in the cell.
+
+    `table` is as in `draw`, of one method.
+    """
+    grid = _as_read(table, metric).pivot(index="depth", columns="rank", values="mean").sort_index(ascending=False)
     figure = Figure(figsize=(1.6 + 0.62 * grid.shape[1], 1.4 + 0.42 * grid.shape[0]), dpi=150, layout="constrained")
     axes: Axes = figure.subplots()
     values = grid.to_numpy(dtype=float)
@@ -50,16 +55,17 @@ def heat_map(table: pd.DataFrame, metric: str, title: str) -> Figure:
     axes.set_xlabel("rank b")
     axes.set_ylabel("depth d")
     axes.set_title(title, fontsize=9)
-    figure.colorbar(image, label=metric.replace("_", " "))
+    figure.colorbar(image, label=_named(metric))
     return figure
 
 
 def curve(table: pd.DataFrame, metric: str, title: str, axis: str = "rank", apart: Sequence[str] = ()) -> Figure:
     """Metric against rank (or depth), a line a method with a band of one standard deviation over seeds.
 
-    `table` is `tables.curve_long`'s form: columns label, rank, depth, mean, std, n. Methods in `apart` trained a model
-    for each rank: points with error bars on top, and no line between them.
+    `table` is as in `draw`. Methods in `apart` trained a model for each rank: points with error bars on top, and no
+    line between them.
     """
+    table = _as_read(table, metric)
     figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     axes: Axes = figure.subplots()
     for i, (label, rows) in enumerate(table.groupby("label", sort=False)):
@@ -82,7 +88,7 @@ def curve(table: pd.DataFrame, metric: str, title: str, axis: str = "rank", apar
         ranks = [r for r in ranks if r & (r - 1) == 0]
     axes.set_xticks(ranks, [str(r) for r in ranks])
     axes.set_xlabel({"rank": "rank b", "depth": "depth d"}[axis])
-    axes.set_ylabel(metric.replace("_", " "))
+    axes.set_ylabel(_named(metric))
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.25)
     bands = "mean; band: one standard deviation over seeds" if table["n"].max() > 1 else None
@@ -93,8 +99,10 @@ def curve(table: pd.DataFrame, metric: str, title: str, axis: str = "rank", apar
 def pareto(table: pd.DataFrame, metric: str, title: str, rises: bool = True) -> Figure:
     """Cost against quality: a point for each method and rank, its trained parameters to the right, metric upwards.
 
-    `table` has the columns label, rank, parameters, mean. The line joins the points that no other beats in both.
+    `table` has the columns label, rank, parameters, mean (in the metric's own unit). The line joins the points that no
+    other beats in both.
     """
+    table = _as_read(table, metric)
     figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     axes: Axes = figure.subplots()
     for i, (label, rows) in enumerate(table.groupby("label", sort=False)):
@@ -109,7 +117,7 @@ def pareto(table: pd.DataFrame, metric: str, title: str, rises: bool = True) -> 
     axes.step(order["parameters"], order["mean"], where="post", color="0.6", linewidth=1, label="not beaten")
     axes.set_xscale("log")
     axes.set_xlabel("trained parameters")
-    axes.set_ylabel(metric.replace("_", " "))
+    axes.set_ylabel(_named(metric))
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, frameon=False, title="numbers: the first and last rank", title_fontsize=8)
@@ -127,6 +135,16 @@ def front(cost: np.ndarray, quality: np.ndarray, rises: bool = True) -> list[int
             for j in range(len(cost))
         )
     ]
+
+
+def _as_read(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The table with its means and deviations multiplied as in tables; by each row's metric where there are several."""
+    factors = table["metric"].map(times) if "metric" in table else times(metric)
+    return table.assign(**{key: factors * table[key] for key in ("mean", "std") if key in table})
+
+
+def _named(metric: str) -> str:
+    return ", ".join(map(unit, metric.split(", "))).replace("_", " ")
 
 
 def save(figure: Figure, file: Path) -> None:

@@ -80,6 +80,20 @@ def load_runs(path: Paths) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(whole, "Int64") | dict.fromkeys(real, "float64"))
 
 
+def of_task(path: Paths, task: str) -> list[Path]:
+    """The record files of one task's runs under the given folder or folders, sorted by run id.
+
+    Raises RequestError as `load_records` does, and when there is no run of that task.
+    """
+    names = {file: str(record["config"]["task"]["name"]) for file, record in _records(path).items()}
+    found = [file for file, name in names.items() if name == task]
+    if not found:
+        raise RequestError(
+            f"none of these runs is of task {task}; they are of {', '.join(sorted(set(names.values())))}"
+        )
+    return found
+
+
 def environment(device: str, precision: str, reason: str) -> dict[str, Any]:
     """What a result depends on beside its settings: versions, commit, device, precision and why, command line."""
     versions: dict[str, str | None] = {}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import html
 import io
+import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rankbench.record import load_records
+from rankbench.record import Paths, load_records, of_task
 from rankbench.sources import RequestError
 
 if TYPE_CHECKING:
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
 
 # As comparisons.COMPARISONS has them, which takes seconds to load.
 NAMES = ("lora_search_vs_dylora", "glue", "distribution", "loss", "flop", "soft_vs_early_exit", "leaderboard")
+EVERY = ("curve", *NAMES, "choose_rank")
 FORMS = ("md", "csv", "latex", "html")
+PICTURES = (".png", ".svg")
+WIDTH = 80  # of what a terminal shows
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 figure { margin: 2rem 0; overflow-x: auto }
@@ -35,74 +40,159 @@ footer { margin-top: 3rem; color: #555; font-size: .875rem }
 """
 
 
+@dataclass(frozen=True, repr=False)
+class Table:
+    """A comparison of runs: blocks over them, what papers printed apart, and closing lines; a notebook shows it all."""
+
+    name: str
+    runs: Paths
+    metric: str | None
+    ours: list[Block]
+    published: list[Block]
+    closing: list[str]
+
+    def pictures(self) -> list[Figure]:
+        """The pictures of these runs, the one that matters most first.
+
+        Raises RequestError where there is none: the runs are of several tasks, or have no ranks or exits.
+        """
+        return _pictures(self.name, self.runs, self.metric)
+
+    def text(self, form: str, width: int | None = None) -> str:
+        """The table as `md`, `csv`, `latex`, or `html`: one page with its pictures.
+
+        With a `width`, in characters, Markdown that is wider goes on in tables below it.
+        """
+        from rankbench import blocks, choose, tables
+
+        if form == "html":
+            return self._page()
+        if self.name == "choose_rank":
+            return choose.text(self.ours, self.closing, form, width)
+        if self.name == "curve":  # one table, so its CSV and LaTeX need no comment
+            frame = self.ours[0].frame
+            return (f"{tables.caption(frame)}\n\n" if form == "md" else "") + tables.render(frame, form, width)
+        return blocks.render([*self.ours, *self.published], form, width)
+
+    def save(self, file: str | os.PathLike[str], form: str | None = None) -> None:
+        """Write the table to a file, in the form that its ending says (.md, .csv, .tex, .html), or in `form`.
+
+        An ending of .png or .svg draws the first picture. Raises RequestError where there is none.
+        """
+        file = Path(file)
+        if file.suffix in PICTURES:
+            from rankbench import plots
+
+            plots.save(self.pictures()[0], file)
+        else:
+            file.write_text(self.text(form or _form(file)), encoding="utf-8")
+
+    def _page(self) -> str:
+        title = self.name.replace("_", " ")
+        if self.name == "choose_rank":
+            return page(f"{title}: {Path(_only(self.runs)).name}", self.ours, [], self.closing)
+        try:
+            drawn = self.pictures()
+        except RequestError:  # several tasks, or no ranks: the tables say it all
+            drawn = []
+        return page(title, [*self.ours, *self.published], drawn, self.closing)
+
+    def __repr__(self) -> str:
+        return self.text("md", WIDTH)
+
+    def _repr_html_(self) -> str:
+        from rankbench import blocks
+
+        return "\n".join([*map(blocks.figure, [*self.ours, *self.published]), *map(_line, self.closing)])
+
+
+def table(name: str, runs: Paths, metric: str | None = None, margin: float = 0.5, task: str | None = None) -> Table:
+    """The comparison that `rankbench table NAME RUNS` prints.
+
+    `runs` are runs folders, run folders or record files, of which `task` keeps one task's. `margin` is the difference,
+    in points or nats, that choose_rank and lora_search_vs_dylora take for none. Raises RequestError for an unknown
+    name, and where the runs cannot be compared.
+    """
+    from rankbench import choose, comparisons
+    from rankbench.comparisons.published import NOT_OURS
+
+    if name not in EVERY:
+        raise RequestError(f"{name} is no table; choose from {', '.join(EVERY)}")
+    if task is not None:
+        runs = of_task(runs, task)
+    closing: list[str] = []
+    if name == "choose_rank":
+        made, closing = choose.choose_rank(Path(_only(runs)), metric, margin)
+    elif name == "curve":
+        made = [_curve(runs, metric)]
+    elif name == "lora_search_vs_dylora":
+        made = comparisons.lora_search_vs_dylora(runs, metric, margin)
+    else:
+        made = comparisons.COMPARISONS[name](runs, metric)
+    theirs = [block for block in made if block.caption.startswith(NOT_OURS)]
+    return Table(name, runs, metric, [block for block in made if block not in theirs], theirs, closing)
+
+
+def choose_rank(run: str | os.PathLike[str], metric: str | None = None, margin: float = 0.5) -> Table:
+    """The ranks (or exits, or pairs) of a finished run held to its best; the closing lines name the one to ship.
+
+    It is the smallest that is surely at most `margin` worse, in points or nats, as `rankbench table choose_rank` says.
+    Raises RequestError when the run is not done, has one sub-model, or its predictions are missing or not its own.
+    """
+    return table("choose_rank", run, metric, margin)
+
+
 def main(words: list[str]) -> None:
     """Compare records, as asked on the command line."""
     parser = argparse.ArgumentParser(prog="rankbench table", description="Compare records.")
     parser.add_argument(
         "name",
         metavar="name",
-        choices=["curve", *NAMES, "choose_rank"],
+        choices=EVERY,
         help="curve: metric against rank or depth, for any set of runs; choose_rank: which rank of one run to ship; or "
         f"a comparison: {', '.join(NAMES)}",
     )
     parser.add_argument("runs", nargs="+", help="runs folders, run folders or record files")
     parser.add_argument("--metric", help="which metric (default: the records' first)")
+    parser.add_argument("--task", help="the runs of this task alone (default: all)")
     parser.add_argument(
-        "--margin", type=float, default=0.5, help="choose_rank: how much worse is as good, in points or nats (0.5)"
+        "--margin",
+        type=float,
+        default=0.5,
+        help="choose_rank, lora_search_vs_dylora: how much worse is as good, in points or nats (0.5)",
     )
     parser.add_argument("--format", choices=FORMS, help="how to print it (default: by the ending of --to, or md)")
     parser.add_argument("--to", type=Path, help="write it to this file; .png and .svg draw the picture instead")
     asked = parser.parse_args(words)
-    endings = {".csv": "csv", ".tex": "latex", ".html": "html"}
-    form = asked.format or endings.get(asked.to.suffix if asked.to else "", "md")
     load_records(asked.runs)  # says what is wrong with them before anything heavy is loaded
-    from rankbench import plots
-
+    runs = asked.runs if asked.task is None else of_task(asked.runs, asked.task)
     try:
-        if asked.to is not None and asked.to.suffix in (".png", ".svg"):
-            plots.save(_pictures(asked.name, asked.runs, asked.metric)[0], asked.to)
+        if asked.to is not None and asked.to.suffix in PICTURES:
+            from rankbench import plots
+
+            plots.save(_pictures(asked.name, runs, asked.metric)[0], asked.to)
             return
-        if asked.name == "choose_rank":
-            text = _choice(asked.runs, asked.metric, asked.margin, form)
-        else:
-            text = _text(asked.name, asked.runs, asked.metric, form)
+        made = table(asked.name, runs, asked.metric, asked.margin)
         if asked.to is None:
-            print(text, end="")
+            print(made.text(asked.format or "md", WIDTH), end="")
         else:
-            asked.to.write_text(text, encoding="utf-8")
+            made.save(asked.to, asked.format)
     except OSError as error:
         raise RequestError(f"--to {asked.to} cannot be written ({error.strerror}); choose another file") from error
 
 
-def _text(name: str, runs: list[str], metric: str | None, form: str) -> str:
-    from rankbench import blocks, tables
-    from rankbench.comparisons import COMPARISONS
-
-    if name == "curve" and form != "html":
-        made = tables.curve(runs, metric)
-        return (f"{tables.caption(made)}\n\n" if form == "md" else "") + tables.render(made, form)
-    made_of = [_curve(runs, metric)] if name == "curve" else COMPARISONS[name](runs, metric)
-    if form != "html":
-        return blocks.render(made_of, form)
-    try:
-        drawn = _pictures(name, runs, metric)
-    except RequestError:  # several tasks, or no ranks: the tables say it all
-        drawn = []
-    return page(name.replace("_", " "), made_of, drawn)
+def _form(file: Path) -> str:
+    return {".csv": "csv", ".tex": "latex", ".html": "html"}.get(file.suffix, "md")
 
 
-def _choice(runs: list[str], metric: str | None, margin: float, form: str) -> str:
-    if len(runs) != 1:
-        raise RequestError(f"choose_rank looks at one run, not {len(runs)}; give the folder of one finished run")
-    from rankbench import choose
-
-    made, closing = choose.choose_rank(Path(runs[0]), metric, margin)
-    if form == "html":
-        return page(f"choose a rank: {Path(runs[0]).name}", made, [], closing)
-    return choose.text(made, closing, form)
+def _only(runs: Paths) -> str | os.PathLike[str]:
+    places = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
+    if len(places) != 1:
+        raise RequestError(f"choose_rank looks at one run, not {len(places)}; give the folder of one finished run")
+    return places[0]
 
 
-def _curve(runs: list[str], metric: str | None) -> Block:
+def _curve(runs: Paths, metric: str | None) -> Block:
     from rankbench import tables
     from rankbench.blocks import Block
 
@@ -110,19 +200,18 @@ def _curve(runs: list[str], metric: str | None) -> Block:
     return Block(f"{tables.title(load_records(runs))}: {tables.caption(made)}.", made)
 
 
-def _pictures(name: str, runs: list[str], metric: str | None) -> list[Figure]:
-    """The pictures of a comparison, the one that matters most first. Raises RequestError where there is none."""
+def _pictures(name: str, runs: Paths, metric: str | None) -> list[Figure]:
     from rankbench import plots, tables
-    from rankbench.comparisons.ranks import pictures
+    from rankbench.comparisons import depth, ranks
 
-    if name in ("curve", "soft_vs_early_exit", "choose_rank"):
+    if name in ("curve", "choose_rank"):
         long = tables.curve_long(runs, metric)
         one = plots.draw(long, ", ".join(dict.fromkeys(long["metric"])), tables.title(load_records(runs)))
         drawn = [one] if one is not None else []
     else:
-        drawn = pictures(runs, metric)
+        drawn = (depth if name == "soft_vs_early_exit" else ranks).pictures(runs, metric)
     if not drawn:
-        raise RequestError("these runs have no ranks or exits, so there is no curve to draw; leave out --to")
+        raise RequestError("these runs have no ranks or exits, so there is no curve to draw; ask for the table")
     return drawn
 
 
@@ -131,14 +220,20 @@ def page(title: str, made: Sequence[Block], drawn: Sequence[Figure], closing: Se
 
     Lines in `closing` follow our tables; an indented one is a command.
     """
+    from rankbench import blocks
     from rankbench.comparisons.published import NOT_OURS
 
     ours = [block for block in made if not block.caption.startswith(NOT_OURS)]
     theirs = [block for block in made if block not in ours]
-    body = [f"<h1>{html.escape(title)}</h1>", *map(_table, ours[:1]), *map(_svg, drawn), *map(_table, ours[1:])]
-    body += [f"<p>{html.escape(line)}</p>" if line[:1] != " " else _command(line) for line in closing]
+    body = [
+        f"<h1>{html.escape(title)}</h1>",
+        *map(blocks.figure, ours[:1]),
+        *map(_svg, drawn),
+        *map(blocks.figure, ours[1:]),
+    ]
+    body += map(_line, closing)
     if theirs:
-        body += ["<section>", "<h2>Published figures, not ours</h2>", *map(_table, theirs), "</section>"]
+        body += ["<section>", "<h2>Published figures, not ours</h2>", *map(blocks.figure, theirs), "</section>"]
     body.append("<footer>Made by <code>rankbench table</code> from records.</footer>")
     return "\n".join(
         [
@@ -152,23 +247,9 @@ def page(title: str, made: Sequence[Block], drawn: Sequence[Figure], closing: Se
     )
 
 
-def _table(block: Block) -> str:
-    flat = block.frame.reset_index()
-    head = "".join(f'<th scope="col">{html.escape(str(column))}</th>' for column in flat.columns)
-    rows = []
-    for first, *cells in flat.itertuples(index=False):
-        others = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
-        rows.append(f'<tr><th scope="row">{html.escape(str(first))}</th>{others}</tr>')
-    caption = html.escape(block.caption)
-    return (
-        f"<figure><figcaption>{caption}</figcaption>\n<table><thead><tr>{head}</tr></thead>\n<tbody>"
-        + "\n".join(rows)
-        + "</tbody></table></figure>"
-    )
-
-
-def _command(line: str) -> str:
-    return f"<pre>{html.escape(line.strip())}</pre>"
+def _line(line: str) -> str:
+    """A closing line; an indented one is a command."""
+    return f"<p>{html.escape(line)}</p>" if line[:1] != " " else f"<pre>{html.escape(line.strip())}</pre>"
 
 
 def _svg(figure: Figure) -> str:

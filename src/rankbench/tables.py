@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from rankbench.checks import times
+from rankbench.checks import times, unit
 from rankbench.config import LATER, VOLATILE
 from rankbench.record import Paths, load_records, load_runs
 from rankbench.sources import RequestError
@@ -115,12 +115,17 @@ def caption(table: pd.DataFrame) -> str:
     """What the cells of `curve` are."""
     seeds = table.attrs["seeds"]
     over = {None: "; over seeds: mean ± standard deviation (seeds)", 1: ", one seed"}
-    metrics = [name if times(name) == 1 else f"{name} x {times(name)}" for name in str(table.columns.name).split(", ")]
-    return ", ".join(metrics) + over.get(seeds, f"; mean ± standard deviation over {seeds} seeds")
+    metrics = ", ".join(map(unit, str(table.columns.name).split(", ")))
+    return metrics + over.get(seeds, f"; mean ± standard deviation over {seeds} seeds")
 
 
-def render(table: pd.DataFrame, form: str) -> str:
-    """The table as Markdown, CSV or LaTeX, ending in a newline."""
+def render(table: pd.DataFrame, form: str, width: int | None = None) -> str:
+    """The table as Markdown, CSV or LaTeX, ending in a newline.
+
+    With a `width`, in characters, Markdown that is wider goes on in tables below it: the same rows, further columns.
+    """
+    if width is not None and form == "md":
+        return "\n".join(render(part, form) for part in _folded(table, width))
     flat = table.reset_index()
     head = [str(column) for column in flat.columns]
     rows = [[str(value) for value in row] for row in flat.itertuples(index=False)]
@@ -130,10 +135,31 @@ def render(table: pd.DataFrame, form: str) -> str:
         lines = [" & ".join(_latex(c) for c in line) + r" \\" for line in [head, *rows]]
         body = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", lines[0], r"\midrule", *lines[1:]]
         return "\n".join([*body, r"\bottomrule", r"\end{tabular}"]) + "\n"
-    widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
+    widths = _widths(table)
     pad = [[cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in [head, *rows]]
     rule = ["-" * (width - 1) + ":" for width in widths]
     return "\n".join("| " + " | ".join(line) + " |" for line in [pad[0], rule, *pad[1:]]) + "\n"
+
+
+def _folded(table: pd.DataFrame, width: int) -> list[pd.DataFrame]:
+    """The columns in as few tables as are at most `width` characters of Markdown; a wider column stands alone."""
+    index, *columns = _widths(table)
+    parts: list[list[int]] = []
+    left = 0
+    for place, size in enumerate(columns):
+        needed = size + 3  # a cell takes three characters beside its text, and a line one more
+        if not parts or needed > left:
+            parts.append([])
+            left = width - index - 4
+        parts[-1].append(place)
+        left -= needed
+    return [table.iloc[:, part] for part in parts] or [table]
+
+
+def _widths(table: pd.DataFrame) -> list[int]:
+    """Characters of the index and of each column, its head included."""
+    flat = table.reset_index()
+    return [max(len(str(cell)) for cell in (name, *flat.iloc[:, place])) for place, name in enumerate(flat.columns)]
 
 
 def _cell(mean: float, std: float, n: int, digits: int, alike: bool) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from rankbench import tables
+from rankbench import plots, tables
 from rankbench.blocks import Block, frame, spread
-from rankbench.checks import rises, times
+from rankbench.checks import rises, times, unit
 from rankbench.comparisons import published
-from rankbench.comparisons.ranks import of_one, unit
+from rankbench.comparisons.ranks import of_one
 from rankbench.record import Paths, load_records
 from rankbench.sources import RequestError
 
@@ -30,16 +32,7 @@ def soft_vs_early_exit(path: Paths, metric: str | None = None) -> list[Block]:
     are of several tasks or models.
     """
     runs = _over_depth(load_records(path))
-    names = {run["run_id"]: name for name, group in _methods(runs).items() for run in group}
-    chosen = metric or next(iter(runs[0]["submodels"][0]["metrics"]))
-    lacking = [run["run_id"] for run in runs if chosen not in run["submodels"][0]["metrics"]]
-    if lacking:
-        have = ", ".join(runs[0]["submodels"][0]["metrics"])
-        raise RequestError(f"--metric {chosen}: {lacking[0]} does not have it; these runs have {have}")
-    cells: dict[tuple[int, str], list[dict[str, Any]]] = {}
-    for run in runs:
-        for sub in _largest_rank(run):
-            cells.setdefault((sub["depth"], names[run["run_id"]]), []).append(sub)
+    chosen, cells = _asked(runs, metric), _cells(runs)
     depths = sorted({depth for depth, _ in cells})
     columns = list(_methods(runs))
 
@@ -66,6 +59,50 @@ def soft_vs_early_exit(path: Paths, metric: str | None = None) -> list[Block]:
     ]
     measured = [block for block in blocks if not (block.frame == "-").all(axis=None)]
     return [*measured, *published.sorted_llama()]
+
+
+def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
+    """Exits against methods, with the names of the table; models that were cut first and fine-tuned alone are points.
+
+    Raises RequestError as `soft_vs_early_exit` does.
+    """
+    runs = _over_depth(load_records(path))
+    chosen = _asked(runs, metric)
+    rows = [
+        {
+            "label": name,
+            "rank": None,
+            "depth": depth,
+            "mean": statistics.mean(values),
+            "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+            "n": len(values),
+        }
+        for (depth, name), subs in _cells(runs).items()
+        for values in [[sub["metrics"][chosen] for sub in subs]]
+    ]
+    table, order = pd.DataFrame(rows), list(_methods(runs))
+    table = table.sort_values("label", key=lambda labels: labels.map(order.index), kind="stable")
+    return [plots.curve(table, chosen, tables.title(runs), "depth", apart=[ALONE])]
+
+
+def _asked(runs: list[dict[str, Any]], metric: str | None) -> str:
+    """The metric that was asked for, or the first. Raises RequestError where a run lacks it."""
+    chosen = metric or next(iter(runs[0]["submodels"][0]["metrics"]))
+    lacking = [run["run_id"] for run in runs if chosen not in run["submodels"][0]["metrics"]]
+    if lacking:
+        have = ", ".join(runs[0]["submodels"][0]["metrics"])
+        raise RequestError(f"--metric {chosen}: {lacking[0]} does not have it; these runs have {have}")
+    return str(chosen)
+
+
+def _cells(runs: list[dict[str, Any]]) -> dict[tuple[int, str], list[dict[str, Any]]]:
+    """(depth, method) -> the sub-models of its seeds."""
+    names = {run["run_id"]: name for name, group in _methods(runs).items() for run in group}
+    cells: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for run in runs:
+        for sub in _largest_rank(run):
+            cells.setdefault((sub["depth"], names[run["run_id"]]), []).append(sub)
+    return cells
 
 
 def _over_depth(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -13,59 +12,16 @@ from matplotlib.figure import Figure
 
 from rankbench import plots, tables
 from rankbench.blocks import Block, frame, spread
-from rankbench.checks import DYLORA, rises, times
+from rankbench.checks import DYLORA, rises, times, unit
 from rankbench.comparisons import published
+from rankbench.comparisons.curves import SEARCH, Curve, Curves, curves
+from rankbench.comparisons.paired import paired
 from rankbench.record import Paths, load_records
 from rankbench.sources import RequestError
 from rankbench.stats import aurac
 
-SEARCH = "LoRA, one training a rank"
 GLUE = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")  # DyLoRA's Table 2, in its order
 GLUE_METRIC = {"mrpc": "f1", "qqp": "accuracy"}  # what the paper averages where a task has several
-# What tells runs of one search apart, and no method.
-OF_SEARCH = ("adapter.r", "evaluate.submodels", "evaluate.cuts")
-
-
-@dataclass
-class Curve:
-    """A method on one task with one seed: a value for each rank (None: the whole), and what its trainings took."""
-
-    values: dict[int | None, float] = field(default_factory=dict)
-    trainable: dict[int | None, int] = field(default_factory=dict)
-    total: dict[int | None, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    trainings: int = 0
-
-
-Curves = dict[str, dict[int, Curve]]  # method -> seed -> curve
-
-
-def curves(records: Sequence[dict[str, Any]], metric: str) -> Curves:
-    """The curves of one task's finished runs; LoRAs that measure their own rank alone make up one, the search.
-
-    A run's cuts are methods beside it, and cost no training of their own.
-    """
-    having = [r for r in records if r["status"] == "done" and r["submodels"] and metric in r["submodels"][0]["metrics"]]
-    own = {record["run_id"]: _is_search(record) for record in having}
-    found: Curves = {}
-    for searched in (True, False):
-        group = [record for record in having if own[record["run_id"]] is searched]
-        names = tables.labels(group, having, OF_SEARCH if searched else OF_SEARCH[1:])
-        for record in group:
-            label = names[record["run_id"]]
-            if searched:
-                label = " ".join([SEARCH, *label.split(" ")[1:]])
-            for row in [*record["submodels"], *record.get("cuts", ())]:
-                column = f"{label} {row['cut']}" if "cut" in row else label
-                curve = found.setdefault(column, {}).setdefault(record["config"]["seed"], Curve())
-                curve.values[row["rank"]] = row["metrics"][metric]
-                curve.trainable[row["rank"]] = row["parameters"]["trainable"]
-                curve.total[row["rank"]] = row["parameters"]["total"]
-            for column in {label} | {f"{label} {row['cut']}" for row in record.get("cuts", ())}:
-                curve = found[column][record["config"]["seed"]]
-                curve.seconds += record["training"]["seconds"]
-                curve.trainings += 1
-    return found
 
 
 def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
@@ -77,8 +33,8 @@ def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
             "label": name,
             "rank": rank,
             "depth": None,
-            "mean": times(metric) * statistics.mean(values),
-            "std": times(metric) * statistics.stdev(values) if len(values) > 1 else 0.0,
+            "mean": statistics.mean(values),
+            "std": statistics.stdev(values) if len(values) > 1 else 0.0,
             "n": len(values),
             "parameters": statistics.mean(c.trainable[rank] for c in seeds.values() if rank in c.values),
         }
@@ -91,21 +47,17 @@ def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
     table, searched = pd.DataFrame(rows), {row["label"] for row in rows if row["label"].startswith(SEARCH)}
     named = tables.title(records)
     return [
-        plots.curve(table, unit(metric), named, apart=sorted(searched)),
-        plots.pareto(table, unit(metric), named, rises(metric)),
+        plots.curve(table, metric, named, apart=sorted(searched)),
+        plots.pareto(table, metric, named, rises(metric)),
     ]
 
 
-def _is_search(record: dict[str, Any]) -> bool:
-    adapter = record["config"]["adapter"]
-    return adapter["name"] == "lora" and [row["rank"] for row in record["submodels"]] == [adapter["r"]]
+def lora_search_vs_dylora(path: Paths, metric: str | None = None, margin: float = 0.5) -> list[Block]:
+    """The search over LoRA ranks against one nested run and the cuts of one LoRA: curve, best, cost, and tests by seed.
 
-
-def lora_search_vs_dylora(path: Paths, metric: str | None = None) -> list[Block]:
-    """The search over LoRA ranks against one nested run and the cuts of one LoRA: curve, best, cost.
-
-    Each "best" is over the same ranks, those that the search trained, for every method. Raises RequestError when the
-    runs are of several tasks or models, or none is done.
+    Each "best" is over the same ranks, those that the search trained, for every method. `margin`, in points or nats,
+    is the difference that counts as none. Raises RequestError when the runs are of several tasks or models, or none is
+    done.
     """
     records = of_one(load_records(path))
     metric = metric or _first_metric(records)
@@ -124,6 +76,7 @@ def lora_search_vs_dylora(path: Paths, metric: str | None = None) -> list[Block]
             "these over one nested run's.",
             _bests(found, metric, ranks, nested),
         ),
+        *paired(found, metric, ranks, margin),
         *published.dylora("5", "seconds"),
     ]
 
@@ -314,11 +267,6 @@ def of_one(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _first_metric(records: Sequence[dict[str, Any]]) -> str:
     return str(next(iter(records[0]["submodels"][0]["metrics"])))
-
-
-def unit(metric: str) -> str:
-    """A metric with what it is multiplied by where people read it."""
-    return f"{metric} x {times(metric)}" if times(metric) > 1 else metric
 
 
 def _last(rank: int | None) -> int:
