@@ -145,6 +145,13 @@ def test_exact_match_is_tested_where_every_question_accepts_one_text(metric: str
     several = a_run(tmp_path / "several", columns, wanted, (metric,), [[text, "?"] for text in wanted])
     with pytest.raises(RequestError, match=r"accept several texts .* use --metric loss"):
         choose.choose_rank(several)
+    kept = pd.read_parquet(several / "predictions.parquet")
+    kept[metric] = [
+        text in (reference, "?") for text, reference in zip(kept["prediction"], kept["reference"], strict=True)
+    ]
+    kept.to_parquet(several / "predictions.parquet")
+    value = json.loads((several / "record.json").read_text())["submodels"][0]["metrics"][metric]
+    assert shown(choose.choose_rank(several)[0], 1)[f"{metric} x 100"] == f"{100 * value:.1f}"
 
 
 def test_a_split_is_chosen_by_its_metrics_name(tmp_path: Path) -> None:

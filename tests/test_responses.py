@@ -331,7 +331,7 @@ def test_answers_come_without_the_space_they_begin_with(encoded: Encoded) -> Non
         tuning.model, tuning, [encoded], [Submodel(rank=1)], ["exact_match"], batch_size=4, pad_id=0, responses=answers
     )
     assert set(found.predictions["train"]["prediction"]) == {"yes2"} and list(found.predictions["train"]) == [
-        "prediction"
+        *("prediction", "exact_match")
     ]
 
 
@@ -384,13 +384,16 @@ def test_a_run_records_losses_and_answers_of_every_rank(words: list[str]) -> Non
     found = execute(run)
     assert [sub["rank"] for sub in found["submodels"]] == [1, 2, 3, 4]
     frame = pd.read_parquet(run.folder / "predictions.parquet")
-    assert list(frame.columns) == ["rank", "depth", "split", "index", "loss", "tokens", "prediction", "reference"]
+    matches = ["exact_match", "exact_match_normalized"]
+    columns = ["rank", "depth", "split", "index", "loss", "tokens", "prediction", *matches, "reference"]
+    assert list(frame.columns) == columns
     assert set(frame["reference"]) == {("la " * i).strip() for i in range(1, 6)}
     for sub in found["submodels"]:
         part = frame[frame["rank"] == sub["rank"]]
         again = part["loss"].sum() / part["tokens"].sum()
         assert sub["metrics"]["loss"] == pytest.approx(again, rel=1e-6)
         assert sub["metrics"]["perplexity"] == pytest.approx(math.exp(again), rel=1e-6)
+        assert [sub["metrics"][name] for name in matches] == [part[name].mean() for name in matches]
         assert sub["parameters"]["head"] == 0
 
 

@@ -101,12 +101,14 @@ def _measured(folder: Path, record: dict[str, Any], metric: str | None) -> Measu
         base, columns, references = _columns(pd.read_parquet(file), chosen, [_place(sub) for sub in subs])
     except (LookupError, ValueError, OSError, StopIteration) as error:
         raise RequestError(f"{file} is not of this run, or damaged ({error}); {again}") from error
+    if base in columns:  # any accepted text counted, of which the file keeps the first alone
+        base, columns, references = "accuracy", {"prediction": columns[base]}, np.ones_like(references, dtype=bool)
     sums = stats.sums(base, columns, references)
     if not np.allclose(sums.whole(), [sub["metrics"][chosen] for sub in subs], rtol=1e-6):
         if base in GENERATED:  # who accepts more texts finds more right: the same number means the same answers
             raise RequestError(
-                f"--metric {chosen}: these questions accept several texts and predictions.parquet keeps the first, so "
-                "it does not tell which answers were right; use --metric loss, where the run has it"
+                f"--metric {chosen}: these questions accept several texts and this older predictions.parquet keeps the "
+                "first, so it does not tell which answers were right; use --metric loss, or repeat it with fresh=true"
             )
         raise RequestError(f"{file} does not give the {chosen} of the record; {again}")
     right = stats.right(base, columns["prediction"], references) if base in stats.SHARES else None
@@ -129,9 +131,8 @@ def _columns(
         frame = frame[frame["cut"].isna()]
     frame = frame.fillna({"rank": 0, "depth": 0}).sort_values(["depth", "rank", "index"])
     shape = len(places), -1
-    found = {
-        key: frame[key].to_numpy().reshape(shape) for key in ("depth", "rank", "index", "reference", *stats.needs(base))
-    }
+    answered = (base,) if base in GENERATED and base in frame else stats.needs(base)
+    found = {key: frame[key].to_numpy().reshape(shape) for key in ("depth", "rank", "index", "reference", *answered)}
     for key in ("index", "reference"):
         if (found[key] != found[key][0]).any():
             raise ValueError(f"its sub-models differ in {key}")

@@ -16,7 +16,7 @@ from rankbench.batches import IGNORED, Encoded, collate, sorted_batches
 from rankbench.checks import GENERATED
 from rankbench.generate import generate
 from rankbench.lm import response_nll
-from rankbench.metrics import score
+from rankbench.metrics import hits, score
 from rankbench.samplers import Submodel
 
 # Stack ranks while a forward stays below this many tokens: small forwards are bound by overhead, large ones by
@@ -47,7 +47,7 @@ class Score:
     """One sub-model's measurement; `predictions` holds for each split columns (n,) as predictions.parquet keeps them.
 
     `prediction` is a class number, a value or a text; a language model has `loss` (nats, summed over the response)
-    and `tokens` (of the response).
+    and `tokens` (of the response), and under the name of each exact match whether any accepted text is met.
     """
 
     submodel: Submodel
@@ -92,7 +92,10 @@ def evaluate(
                 if set(metrics) - set(GENERATED):
                     columns |= _predict(model, adapter, split, members, batch_size, pad_id, budget, device, seconds)
                 if responses is not None and set(metrics) & set(GENERATED):
-                    columns["prediction"] = _answers(model, adapter, split, members, pad_id, responses, generated)
+                    answers = _answers(model, adapter, split, members, pad_id, responses, generated)
+                    columns["prediction"] = answers
+                    for name in (name for name in metrics if name in GENERATED):
+                        columns[name] = np.array([hits(name, texts, split.references) for texts in answers])
                 outputs[split.name] = columns
     finally:
         adapter.activate(adapter.family[-1])

@@ -6,7 +6,7 @@ import math
 import re
 import string
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -94,8 +94,7 @@ class ExactMatch(_TextMetric):
     description = "share of texts equal to an accepted one, case-sensitive"
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        hits = [text in accepted for text, accepted in zip(predictions, references, strict=True)]
-        return {"exact_match": float(np.mean(hits))}
+        return {"exact_match": float(hits("exact_match", predictions, references).mean())}
 
 
 class ExactMatchNormalized(_TextMetric):
@@ -104,11 +103,15 @@ class ExactMatchNormalized(_TextMetric):
     description = "share of texts equal to an accepted one, normalised as TriviaQA does"
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        hits = [
-            bool(text) and normalized(text) in map(normalized, accepted)
-            for text, accepted in zip(predictions, references, strict=True)
-        ]
-        return {"exact_match_normalized": float(np.mean(hits))}
+        return {"exact_match_normalized": float(hits("exact_match_normalized", predictions, references).mean())}
+
+
+def hits(metric: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+    """Which of n texts equal one of their accepted texts (n,), as exact_match or exact_match_normalized has it."""
+    pairs = zip(texts, references, strict=True)
+    if metric == "exact_match":
+        return np.array([text in accepted for text, accepted in pairs])
+    return np.array([bool(text) and normalized(text) in map(normalized, accepted) for text, accepted in pairs])
 
 
 def normalized(text: str) -> str:
