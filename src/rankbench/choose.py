@@ -101,7 +101,7 @@ def _measured(folder: Path, record: dict[str, Any], metric: str | None) -> Measu
         base, columns, references = _columns(pd.read_parquet(file), chosen, [_place(sub) for sub in subs])
     except (LookupError, ValueError, OSError, StopIteration) as error:
         raise RequestError(f"{file} is not of this run, or damaged ({error}); {again}") from error
-    if base in columns:  # any accepted text counted, of which the file keeps the first alone
+    if base in GENERATED and base in columns:  # any accepted text counted, of which the file keeps the first alone
         base, columns, references = "accuracy", {"prediction": columns[base]}, np.ones_like(references, dtype=bool)
     sums = stats.sums(base, columns, references)
     if not np.allclose(sums.whole(), [sub["metrics"][chosen] for sub in subs], rtol=1e-6):
