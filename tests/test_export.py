@@ -689,6 +689,59 @@ def test_an_svd_cut_beyond_the_trained_rank_is_refused(bert: Done, tmp_path: Pat
             export.export(bert.folder, tmp_path / "out", rank, svd=True)
 
 
+def test_the_global_svd_cut_is_shipped_as_it_was_measured(tmp_path: Path) -> None:
+    """Plain and merged: the ranks of the record, and for every row the prediction that evaluate.cuts stored."""
+    words = ("adapter=lora", "adapter.target_modules=all-linear", "evaluate.cuts=[svd_global]")
+    done = train(tmp_path, "tiny_llama", *words)
+    texts = tmp_path / "data" / "validation.jsonl"
+    frame = pd.read_parquet(done.folder / "predictions.parquet")
+    record = json.loads((done.folder / "record.json").read_text())
+    seen = []
+    for rank in (1, 2):
+        (row,) = (row for row in record["cuts"] if row["rank"] == rank)
+        for merge in (False, True):
+            place = tmp_path / f"{rank}-{merge}"
+            export.export(done.folder, place, rank, svd_global=True, merge=merge)
+            logits = card_logits(place, texts)
+            own = frame[(frame["cut"] == "svd_global") & (frame["rank"] == rank)].sort_values("index")
+            assert logits.argmax(-1).tolist() == own["prediction"].tolist()
+            seen.append(logits)
+        assert close(seen[-1], seen[-2])
+        card = (tmp_path / f"{rank}-False" / "README.md").read_text()
+        accuracy = f"{100 * row['metrics']['accuracy']:.2f}"
+        assert f"This cut was measured there too: accuracy x 100 {accuracy}." in card and "(this one)" not in card
+        config = json.loads((tmp_path / f"{rank}-False" / "adapter_config.json").read_text())
+        assert sorted(config["rank_pattern"].values()) == sorted(r for r in row["ranks_by_layer"] if r)
+        assert config["alpha_pattern"] == config["rank_pattern"], "the factors carry the scale"
+        stored = slices.read(tmp_path / f"{rank}-False").layers().values()
+        assert sum(a.numel() + b.numel() for a, b in stored) == row["parameters"]["adapter"]
+    assert not close(seen[0], seen[2]) and len(set(config["rank_pattern"].values())) > 1
+
+
+def test_the_global_svd_cut_at_the_whole_rank_is_the_adapter_itself(bert: Done, tmp_path: Path) -> None:
+    export.export(bert.folder, tmp_path / "out", svd_global=True)
+    (found,) = stock_logits(tmp_path, bert, {tmp_path / "out": False}).values()
+    assert close(found, own_logits(bert, inputs(), 4))
+    export.export(bert.folder, tmp_path / "less", 2, svd_global=True)
+    assert "(this one)" not in (tmp_path / "less" / "README.md").read_text()
+    assert "not of this cut, which was not measured" in (tmp_path / "less" / "README.md").read_text()
+
+
+def test_a_global_svd_cut_that_cannot_be_made_is_refused(
+    bert: Done, make_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    for rank in (0, 5):
+        with pytest.raises(RequestError, match=f"--rank {rank} is outside 1 to 4, the trained rank that --svd-global"):
+            export.export(bert.folder, tmp_path / "out", rank, svd_global=True)
+    with pytest.raises(RequestError, match="--svd and --svd-global are two ways"):
+        export.export(bert.folder, tmp_path / "out", 2, svd=True, svd_global=True)
+    run = make_run("adapter=full", "train.max_steps=1")
+    execute(run)
+    with pytest.raises(RequestError, match="no ranks; leave out --svd-global"):
+        export.export(run.folder, tmp_path / "out", svd_global=True)
+    assert not (tmp_path / "out").exists()
+
+
 # Refusals
 
 

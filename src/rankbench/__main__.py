@@ -103,10 +103,18 @@ def decode(words: list[str]) -> None:
     decode.main(words)
 
 
+def layers(words: list[str]) -> None:
+    """`rankbench layers RUN --budget 4`: a rank for each layer of a finished run."""
+    from rankbench import layers
+
+    layers.main(words)
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "decode": decode,
     "doctor": doctor,
     "export": export,
+    "layers": layers,
     "plan": plan,
     "table": table,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rankbench.checks import times
@@ -14,7 +15,9 @@ from rankbench.finished import Base, Finished, ranks_in_words
 class Made:
     """What an export is: `form` adapter, merged or full; `rank` and `scale` None for full; `num_labels` of a head.
 
-    `depth` is an exit before the last, None for the whole depth.
+    `depth` is an exit before the last, None for the whole depth. Where layers differ in rank, `ranks` has each layer's
+    and `rank` is the one in every layer that would have as many parameters; `choice` is what chose them by a loss, and
+    what they scored, as Markdown.
     """
 
     form: str
@@ -25,6 +28,8 @@ class Made:
     num_labels: int | None = None
     skipped: tuple[str, ...] = ()  # modules that 4- and 8-bit storage leaves alone: the trained head
     depth: int | None = None
+    ranks: Mapping[str, int] | None = None
+    choice: str = ""
 
 
 def card(found: Finished, made: Made, name: str) -> str:
@@ -58,7 +63,9 @@ def title(found: Finished, made: Made) -> str:
     if made.rank is None:
         return ", ".join([names.get(found.note["method"], found.note["method"]), *depth])
     cut = (
-        f"ranks {_ranks(found)} of {found.note['r']}"
+        f"ranks {_ranks(made.ranks)} of {found.note['r']}, the parameters of rank {made.rank}"
+        if made.ranks
+        else f"ranks {_ranks(found.note['ranks'])} of {found.note['r']}"
         if "ranks" in found.note
         else f"SVD cut of rank {max(found.note['trained_ranks'])} to rank {made.rank}"
         if made.svd
@@ -82,8 +89,8 @@ def _what(found: Finished, made: Made) -> str:
     elif found.factorised:
         said.append(
             f"A model of which every weight was trained, those of {len(found.note['ranks'])} layers as products of two "
-            f"factors pruned to ranks {_ranks(found)} (FLOP). Here the factors are multiplied out, since no other "
-            "library can load them: it is as large as its base. rankbench.load gives the small one."
+            f"factors pruned to ranks {_ranks(found.note['ranks'])} (FLOP). Here the factors are multiplied out, since "
+            "no other library can load them: it is as large as its base. rankbench.load gives the small one."
         )
     else:
         said.append("A model of which every weight was trained.")
@@ -121,6 +128,8 @@ def _adapter_sentence(found: Finished, made: Made) -> str:
     targets, largest = found.run.adapter.target_modules, found.note["r"]
     where = targets if isinstance(targets, str) else ", ".join(targets)
     adds = f"it adds s B A x to the output of {where}"
+    if made.ranks:
+        return _layers_sentence(found, made, method, adds)
     if made.svd:
         largest = max(found.note["trained_ranks"])
         return (
@@ -130,8 +139,8 @@ def _adapter_sentence(found: Finished, made: Made) -> str:
     part = f"The {method} adapter of rank {largest}"
     if "ranks" in found.note:
         return (
-            f"A LoRA that gates pruned from rank {largest} to ranks {_ranks(found)}, one for each layer; {adds}, with "
-            f"s = {made.scale:g} in every layer."
+            f"A LoRA that gates pruned from rank {largest} to ranks {_ranks(found.note['ranks'])}, one for each layer; "
+            f"{adds}, with s = {made.scale:g} in every layer."
         )
     if found.note.get("nested"):
         rows = f"the first {made.rank} rows of A and columns of B"
@@ -139,10 +148,31 @@ def _adapter_sentence(found: Finished, made: Made) -> str:
     return f"{part}; {adds}, with s = {made.scale:g}, the scale that this rank was trained with."
 
 
-def _ranks(found: Finished) -> str:
-    """The least and the largest rank that pruning left in a layer."""
-    ranks = found.note["ranks"].values()
-    return f"{min(ranks)} to {max(ranks)}"
+def _layers_sentence(found: Finished, made: Made, method: str, adds: str) -> str:
+    """What an adapter with a rank for each layer is, and by what the ranks were chosen."""
+    assert made.ranks is not None
+    largest, ranks = max(found.note["trained_ranks"]), _ranks(made.ranks)
+    size = f"with no more parameters than rank {made.rank} in every layer has"
+    if not made.choice:
+        return (
+            f"SVD cut of a {method} adapter of rank {largest}, not trained at these ranks: of its whole update the "
+            f"largest singular values of all layers together, {size}. So the layers have ranks {ranks}; {adds}, with "
+            "s = 1."
+        )
+    alpha = found.run.adapter.lora_alpha
+    scale = {"alpha_over_b": f"{alpha:g} / b", "alpha_over_sqrt_b": f"{alpha:g} / sqrt(b)"}
+    trained = scale.get(found.note["scale"], f"{alpha / found.note['r']:g}")
+    part = "the closest product of rank b to its whole update (SVD)" if made.svd else "its first b rows and columns"
+    return (
+        f"A {method} adapter of rank {largest} with a rank of its own in each layer, {ranks}, chosen by the loss on "
+        f"half of the validation rows, {size}. A layer of rank b holds {part}, one of rank 0 is the base's own; "
+        f"{adds}, with s = {'1' if made.svd else trained}."
+    )
+
+
+def _ranks(ranks: Mapping[str, int]) -> str:
+    """The least and the largest rank of a layer."""
+    return f"{min(ranks.values())} to {max(ranks.values())}"
 
 
 def _base_sentence(found: Finished, made: Made) -> str:
@@ -176,7 +206,7 @@ def _measured(found: Finished, made: Made) -> str:
     keys = [key for key in ("rank", "depth") if any(row.get(key) is not None for row in rows)] or ["rank"]
     lines = [[*keys, *heads, "trained parameters"]]
     for row in rows:
-        own = row["rank"] in (None, made.rank) and row.get("depth") == depth and not made.svd
+        own = row["rank"] in (None, made.rank) and row.get("depth") == depth and not made.svd and not made.ranks
         places = ["whole" if row[key] is None else str(row[key]) for key in keys]
         if own and len(rows) > 1:
             places = [f"**{place}**" for place in places]
@@ -187,14 +217,26 @@ def _measured(found: Finished, made: Made) -> str:
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     count = f"On the {rows[0]['n']:,} examples of {', '.join(found.run.task.validation_splits)}." if rows else ""
     note = ""
-    if made.svd:
+    if made.choice:
+        note = " These are the metrics of one rank in every layer."
+    elif made.ranks and (cuts := _cut_row(found, made)):
+        values = ", ".join(f"{head} {times(name) * cuts[name]:.2f}" for head, name in zip(heads, names, strict=True))
+        note = f" This cut was measured there too: {values}. The table has the prefixes."
+    elif made.svd:
         note = " These are the metrics of the prefixes, not of this cut, which was not measured."
     elif not any(row["rank"] in (None, made.rank) and row.get("depth") == depth for row in rows):
         this = f"Rank {made.rank}" if made.rank else f"Depth {depth}"
         note = f" {this}{f' at depth {depth}' if made.rank and exits else ''} was trained, but not measured."
     elif "nested" in found.note and not found.note.get("nested") and len(rows) > 1:
         note = f" Only rank {found.note['r']} was trained; the others are its first rows and columns."
-    return f"{count}{note}\n\n{table}"
+    return "\n\n".join([*([made.choice] if made.choice else []), f"{count}{note}", table])
+
+
+def _cut_row(found: Finished, made: Made) -> dict[str, float] | None:
+    """The metrics of this svd_global cut where the run measured it."""
+    rows = found.record.get("cuts") or []
+    wanted = [row["metrics"] for row in rows if row["cut"] == "svd_global" and row["rank"] == made.rank]
+    return wanted[0] if wanted and made.depth is None else None
 
 
 def _loading(found: Finished, made: Made, name: str) -> str:
@@ -241,7 +283,7 @@ def _by_rankbench(found: Finished, made: Made, here: str, *before: str) -> list[
     """Python that loads the export over the backbone as rankbench stores it."""
     run, ranks = json.dumps(str(found.folder.absolute())), found.note["trained_ranks"]
     depth = f", depth={made.depth}" if made.depth else ""
-    if not made.svd:
+    if not made.svd and made.ranks is None:
         rank = "" if found.sized else f", rank={made.rank}"
         return ["", f"model = rankbench.load({run}{rank}{depth})"]
     base = f"rankbench.load({run}, rank={ranks[-1]}{depth}).unload()"

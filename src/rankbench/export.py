@@ -24,6 +24,7 @@ from rankbench.finished import (
     cut,
     exit_of,
     finished,
+    global_cut,
     head_width,
     refuse_rank,
 )
@@ -52,9 +53,16 @@ def main(words: list[str]) -> None:
     parser.add_argument("--depth", type=int, help="an exit that the run trained (default: all layers)")
     parser.add_argument("--merge", action="store_true", help="write the whole model, the adapter added to its weights")
     parser.add_argument("--svd", action="store_true", help="cut rank r down by SVD: any rank, trained or not")
+    parser.add_argument(
+        "--svd-global",
+        action="store_true",
+        help="keep the largest singular values of all layers together: each layer gets a rank of its own, and all "
+        "together have the parameters of --rank",
+    )
     asked = parser.parse_args(words)
     speak()
-    print("\n".join(export(asked.run, asked.to, asked.rank, asked.depth, merge=asked.merge, svd=asked.svd)))
+    ways = {"merge": asked.merge, "svd": asked.svd, "svd_global": asked.svd_global}
+    print("\n".join(export(asked.run, asked.to, asked.rank, asked.depth, **ways)))
 
 
 def export(
@@ -65,31 +73,52 @@ def export(
     *,
     merge: bool = False,
     svd: bool = False,
+    svd_global: bool = False,
 ) -> list[str]:
     """Write a sub-model of the finished run in the folder `run` into the new folder `to`; returns what to say of it.
 
     By default the stock PEFT adapter of the run's largest rank, made without loading the backbone; `merge` writes the
-    whole model in float32 instead. `svd` cuts the largest rank down rather than take a trained prefix. At a depth the
-    model has so many layers; where every weight was trained it is whole in any case, factors multiplied out. Raises
-    RequestError, and leaves nothing behind, when the run or the rank cannot be exported or `to` cannot be written.
+    whole model in float32 instead. `svd` cuts the largest rank down rather than take a trained prefix, and `svd_global`
+    does so over all layers together, each of which gets a rank of its own. At a depth the model has so many layers;
+    where every weight was trained it is whole in any case, factors multiplied out. Raises RequestError, and leaves
+    nothing behind, when the run or the rank cannot be exported or `to` cannot be written.
     """
+    if svd and svd_global:
+        raise RequestError("--svd and --svd-global are two ways to cut a rank down; leave one out")
     found = finished(Path(run))
-    place = Path(to).expanduser()
-    _vacant(place)
+    place = vacant(to)
     layers = exit_of(found, depth)
     base = base_of(found, layers)
-    refuse_rank(found, rank, svd)
+    refuse_rank(found, rank, "--svd" if svd else "--svd-global" if svd_global else "")
     if found.whole:
         made = Made("full", base, depth=layers)
         as_it_is = layers is None and not found.early and not found.factorised
         write = functools.partial(_copy, _whole_files(found)) if as_it_is else _model(_plain(whole(found, layers)))
+        return _write(found, made, place, write)
+    if svd_global:
+        adapter, ranks = global_cut(found, rank, layers)
+        made = Made("adapter", base, rank or max(found.note["trained_ranks"]), 1.0, True, depth=layers, ranks=ranks)
     else:
         adapter = cut(found, rank, svd, layers)
-        labels = head_width(found, adapter)
-        _check_backbone_brings_all(found, adapter, base, labels, merge)
-        form, skipped = "merged" if merge else "adapter", tuple(sorted({name.split(".")[0] for name in adapter.head}))
-        made = Made(form, base, adapter.rank, adapter.scale, svd, labels, skipped, layers)
-        write = _merged(found, adapter, labels, layers) if merge else _adapter(adapter, base)
+        made = Made("adapter", base, adapter.rank, adapter.scale, svd, depth=layers)
+    return ship(found, adapter, made, place, merge)
+
+
+def ship(found: Finished, adapter: Adapter, made: Made, place: Path, merge: bool = False) -> list[str]:
+    """Write an adapter of the run, which `made` describes, into the new folder `place`; returns what to say of it.
+
+    Raises RequestError as `export` does.
+    """
+    labels = head_width(found, adapter)
+    _check_backbone_brings_all(found, adapter, made.base, labels, merge)
+    form, skipped = "merged" if merge else "adapter", tuple(sorted({name.split(".")[0] for name in adapter.head}))
+    made = dataclasses.replace(made, form=form, num_labels=labels, skipped=skipped)
+    write = _merged(found, adapter, labels, made.depth) if merge else _adapter(adapter, made.base)
+    return _write(found, made, place, write)
+
+
+def _write(found: Finished, made: Made, place: Path, write: Callable[[Path], None]) -> list[str]:
+    """The folder, with the run's tokenizer and the card."""
     with _new(place) as folder:
         write(folder)
         _write_tokenizer(found, folder)
@@ -161,8 +190,9 @@ def _on_disk(found: Finished) -> Path | None:
     return None
 
 
-def _vacant(place: Path) -> None:
-    """Refuse a place that holds something or cannot be written, before anything heavy is loaded."""
+def vacant(to: str | os.PathLike[str]) -> Path:
+    """The place that --to names. Raises RequestError where it holds something or cannot be written."""
+    place = Path(to).expanduser()
     if place.exists() and not place.is_dir():
         raise RequestError(f"--to {place} is a file; choose another folder")
     if place.is_dir() and any(place.iterdir()):
@@ -172,6 +202,7 @@ def _vacant(place: Path) -> None:
     above = next(folder for folder in place.resolve().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise RequestError(f"--to {place} cannot be written ({above} is closed to you); choose another folder")
+    return place
 
 
 @contextlib.contextmanager

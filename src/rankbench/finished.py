@@ -142,13 +142,13 @@ def exit_of(found: Finished, depth: int | None) -> int | None:
     return None if depth == found.note["exits"][-1] else depth
 
 
-def refuse_rank(found: Finished, rank: int | None, svd: bool) -> None:
-    """Refuse a rank of a run that has none to choose. Raises RequestError."""
-    if found.sized and (rank is not None or svd):
+def refuse_rank(found: Finished, rank: int | None, way: str = "") -> None:
+    """Refuse a rank, or the option that is a way to cut to one, of a run that has none. Raises RequestError."""
+    if found.sized and (rank is not None or way):
         why = "has no low-rank factors" if "ranks" not in found.note else "gave each layer a rank of its own"
         raise RequestError(
             f"{found.folder} {why} (adapter={found.note['method']}), so no ranks; leave out "
-            f"{'--rank' if rank is not None else '--svd'}"
+            f"{'--rank' if rank is not None else way}"
         )
 
 
@@ -175,6 +175,26 @@ def cut(found: Finished, rank: int | None, svd: bool, layers: int | None = None)
         whole = slices.first_layers(whole, layers)
     prefix = slices.prefix(whole, trained[-1] if svd else rank, found.note["scale"])
     return slices.svd_cut(prefix, rank) if svd else prefix
+
+
+def global_cut(found: Finished, rank: int | None, layers: int | None = None) -> tuple[Adapter, dict[str, int]]:
+    """The largest singular values of all layers together that rank `rank` in each pays for, and each layer's rank.
+
+    What `evaluate.cuts=[svd_global]` measures. Raises RequestError as `cut` does.
+    """
+    from rankbench import slices
+    from rankbench.adapters.cuts import spread
+
+    largest = max(found.note["trained_ranks"])
+    rank = largest if rank is None else rank
+    if not 1 <= rank <= largest:
+        raise RequestError(f"--rank {rank} is outside 1 to {largest}, the trained rank that --svd-global cuts down")
+    turned = cut(found, largest, svd=True, layers=layers)
+    factors = turned.layers()
+    values = [a.norm(dim=1) * b.norm(dim=0) for a, b in factors.values()]  # each factor carries the root
+    kept = spread(values, [a.shape[1] + b.shape[0] for a, b in factors.values()], rank)
+    ranks = dict(zip(factors, kept, strict=True))
+    return slices.by_layer(turned, ranks, lambda _: 1.0), ranks
 
 
 def ranks_in_words(ranks: list[int]) -> str:

@@ -39,6 +39,23 @@ def check_packing(model: Any) -> None:
         )
 
 
+def row_losses(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss (n,) of each row, and how many targets (n,) it sums over.
+
+    In nats over the response's tokens for a language model; of one label the cross-entropy, of one value the squared
+    error.
+    """
+    labels = batch["labels"]
+    if labels.dim() == 2:
+        return response_nll(model, batch).sum(1), (labels != IGNORED).sum(1)
+    logits = model(**{key: value for key, value in batch.items() if key != "labels"}).logits.float()
+    if logits.shape[-1] == 1:
+        each = F.mse_loss(logits.squeeze(-1), labels.float(), reduction="none")
+    else:
+        each = F.cross_entropy(logits, labels, reduction="none")
+    return each, torch.ones_like(labels, dtype=torch.long)
+
+
 def loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """The mean loss of a batch: per response token, or per example of a classifier."""
     if batch["labels"].dim() == 1:

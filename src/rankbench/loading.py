@@ -16,7 +16,9 @@ from rankbench.sources import RequestError, Source, fingerprint, locate
 if TYPE_CHECKING:
     import torch
 
+    from rankbench.adapters.lora import DyLora
     from rankbench.adapters.stack import Stack
+    from rankbench.backbone import Backbone
     from rankbench.slices import Adapter
 
 
@@ -30,7 +32,7 @@ def load(run: str | os.PathLike[str], rank: int | None = None, depth: int | None
     """
     found = finished(Path(run))
     layers = exit_of(found, depth)
-    refuse_rank(found, rank, svd=False)
+    refuse_rank(found, rank)
     if found.whole:
         return whole(found, layers)
     adapter = cut(found, rank, svd=False, layers=layers)
@@ -176,7 +178,43 @@ def with_adapter(
     """The backbone in float32, or stored as the run stored it, carrying the adapter as stock PEFT carries one."""
     quiet_libraries()  # first: bitsandbytes, which PEFT brings, speaks when it is imported
     import torch
-    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+    from peft import PeftConfig, get_peft_model
+
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # the caller's draws go on as they were
+        body, device = _body(found, num_labels, as_stored, layers)
+        config = PeftConfig.from_peft_type(**copy.deepcopy(adapter.config) | {"inference_mode": True})
+        carrying = get_peft_model(body.model, config)
+    _fill(found, carrying, adapter)
+    return carrying.to(device)
+
+
+def of_all_ranks(found: Finished, adapter: Adapter) -> tuple[DyLora, Backbone]:
+    """The run's own method over its backbone as stored, holding `adapter` at its largest rank; and that backbone.
+
+    So every rank up to that can be made active, of each layer by itself.
+    """
+    quiet_libraries()
+    import torch
+
+    from rankbench import adapters
+    from rankbench.adapters.lora import DyLora
+
+    alpha = float(adapter.config["lora_alpha"])  # a prefix of a plain LoRA has another
+    sized = dataclasses.replace(found.run.adapter, r=adapter.rank, lora_alpha=alpha)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        body, device = _body(found, head_width(found, adapter), as_stored=True, layers=None)
+        tuning = adapters.attach(dataclasses.replace(found.run, adapter=sized), body.model)
+    assert isinstance(tuning, DyLora)
+    _fill(found, tuning.model, adapter)
+    tuning.model.to(device).eval()
+    return tuning, body
+
+
+def _body(
+    found: Finished, num_labels: int | None, as_stored: bool, layers: int | None
+) -> tuple[Backbone, torch.device]:
+    """The backbone under a fresh head, in float32 on the CPU or as the run stored it, and where it lies then."""
+    import torch
 
     from rankbench import backbone, quantize
 
@@ -187,10 +225,13 @@ def with_adapter(
     if as_stored:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         storage = quantize.storage(run.quantization, found.record["environment"]["precision"], device)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # the caller's draws go on as they were
-        body = backbone.load(model, num_labels, run.task.regression, run.seed, storage)
-        config = PeftConfig.from_peft_type(**copy.deepcopy(adapter.config) | {"inference_mode": True})
-        carrying = get_peft_model(body.model, config)
+    return backbone.load(model, num_labels, run.task.regression, run.seed, storage), storage.device
+
+
+def _fill(found: Finished, carrying: Any, adapter: Adapter) -> None:
+    """Put the adapter's tensors into a PEFT model. Raises RequestError where they do not fit."""
+    from peft import set_peft_model_state_dict
+
     try:
         result: Any = set_peft_model_state_dict(carrying, adapter.tensors)
         lacking = [name for name in result.missing_keys if "lora_" in name or "modules_to_save" in name]
@@ -201,4 +242,3 @@ def with_adapter(
         raise RequestError(
             f"{found.adapter} does not fit the backbone of its run ({cause}); run it again with fresh=true"
         ) from error
-    return carrying.to(storage.device)

@@ -32,10 +32,15 @@ class Progress:
         left = elapsed / max(1, step - self.start) * (self.steps - step)
         pace = f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
         line = f"step {step}/{self.steps}  loss {loss:.4f}  {submodel}  {pace} examples/s  {_clock(left)} left"
+        self.tell(line, step == self.steps)
+
+    def tell(self, line: str, last: bool = False) -> None:
+        """Show a line now if it is the last or the time has come."""
+        elapsed = time.monotonic() - self.began
         if self.terminal:
             sys.stderr.write(f"\r\x1b[2K{line[:79]}")
             sys.stderr.flush()
-        elif elapsed - self.shown >= self.every or step == self.steps:
+        elif elapsed - self.shown >= self.every or last:
             self.shown = elapsed
             log.info(line)
 

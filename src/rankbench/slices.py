@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,8 @@ class Adapter:
 
     def rank_of(self, layer: str) -> int:
         """Rows of A in the layer of this name, as `layers` has it."""
-        inside, rank = layer.removeprefix("base_model.model.").removesuffix("."), self.rank
-        return int((self.config.get("rank_pattern") or {}).get(inside, rank))
+        rank = self.rank
+        return int((self.config.get("rank_pattern") or {}).get(inside_base(layer), rank))
 
     @property
     def scale(self) -> float:
@@ -105,6 +106,34 @@ def svd_cut(adapter: Adapter, rank: int) -> Adapter:
     return replace(made, config=made.config | {"use_rslora": False})
 
 
+def by_layer(adapter: Adapter, ranks: Mapping[str, int], scale_of: Callable[[int], float]) -> Adapter:
+    """A[:b] and B[:, :b] with a rank b of its own in each layer, named as `layers` has it, at the scale of that rank.
+
+    In PEFT's words rank_pattern and alpha_pattern; a layer of rank 0 is left out, so that it stays the backbone's.
+    """
+    kept = {name: rank for name, rank in ranks.items() if rank}
+    factors = {
+        name: (adapter.layers()[name][0][:rank], adapter.layers()[name][1][:, :rank]) for name, rank in kept.items()
+    }
+    largest = max(kept.values())
+    made = _cut(adapter, factors, largest, largest * scale_of(largest))
+    dropped = {name + part for name in ranks if name not in kept for part in (A, B)}
+    inside = {inside_base(name): rank for name, rank in kept.items()}
+    patterns = {
+        "target_modules": list(inside),
+        "rank_pattern": inside,
+        "alpha_pattern": {name: _whole(rank * scale_of(rank)) for name, rank in inside.items()},
+        "use_rslora": False,  # PEFT would divide by the root of a layer's rank
+    }
+    tensors = {name: tensor for name, tensor in made.tensors.items() if name not in dropped}
+    return Adapter(tensors, made.config | patterns)
+
+
+def inside_base(layer: str) -> str:
+    """A layer of `Adapter.layers` by its name in the backbone."""
+    return layer.removeprefix("base_model.model.").removesuffix(".")
+
+
 def closest(a: torch.Tensor, b: torch.Tensor, scale: float, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A' (rank, in) and B' (out, rank) with B' A' the nearest to scale B A in the Frobenius norm.
 
@@ -122,8 +151,11 @@ def _cut(adapter: Adapter, factors: dict[str, tuple[torch.Tensor, torch.Tensor]]
     for name, (a, b) in factors.items():
         tensors |= {name + A: a.clone(memory_format=torch.contiguous_format)}
         tensors |= {name + B: b.clone(memory_format=torch.contiguous_format)}
-    whole = int(alpha) if float(alpha).is_integer() else alpha
-    return Adapter(tensors, adapter.config | {"r": rank, "lora_alpha": whole})
+    return Adapter(tensors, adapter.config | {"r": rank, "lora_alpha": _whole(alpha)})
+
+
+def _whole(number: float) -> float:
+    return int(number) if float(number).is_integer() else number
 
 
 def _in_order(targets: Any) -> Any:

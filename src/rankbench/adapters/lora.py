@@ -57,6 +57,7 @@ class Prefix(LoraVariant):
         self.scale = scale
         self.gates: torch.Tensor | None = None  # (rows, R): per row of the batch, s_b for columns below b, else 0
         self.ranks: dict[nn.Module, int] = {}  # of layers that are held at another rank
+        self.scales: dict[nn.Module, float] = {}  # and the scale that each of them has there
 
     def forward(
         self, module: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any
@@ -67,9 +68,11 @@ class Prefix(LoraVariant):
         x = module.lora_dropout[active_adapter](x)
         if self.gates is None:
             rank = self.ranks.get(module, self.rank)
+            if rank == 0:
+                return result
             if rank < a.shape[0]:
                 a, b = a[:rank], b[:, :rank]
-            low = F.linear(x, a) * self.scale
+            low = F.linear(x, a) * self.scales.get(module, self.scale)
         else:
             if x.shape[0] != self.gates.shape[0]:
                 raise RuntimeError(f"a layer sees {x.shape[0]} rows of a batch of {self.gates.shape[0]}: cannot stack")
@@ -114,6 +117,7 @@ class DyLora(FineTuning):
         b = self._check(submodel)
         self.prefix.rank, self.prefix.scale, self.prefix.gates = b, self.scale_of(b), None
         self.prefix.ranks = self._ranks(b)
+        self.prefix.scales = {layer: self.scale_of(rank) for layer, rank in self.prefix.ranks.items() if rank}
 
     def _ranks(self, b: int) -> dict[nn.Module, int]:
         return dict(zip(self.layers, self.by_layer[b], strict=True)) if b in self.by_layer else {}
@@ -204,7 +208,7 @@ class Lora(DyLora):
         """At rank R under its own scale PEFT's forward runs untouched."""
         super().activate(submodel)
         stock = submodel.rank == self.r and self.scale_of(self.r) == self.run.adapter.lora_alpha / self.r
-        self._hook(not stock)
+        self._hook(not stock or bool(self.prefix.ranks))
 
     def activate_rows(self, submodels: Sequence[Submodel]) -> None:
         """As DyLoRA's."""
