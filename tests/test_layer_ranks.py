@@ -418,7 +418,7 @@ def test_a_run_without_ranks_to_choose_is_refused(
 ) -> None:
     done = train(tmp_path, "tiny_bert", *words, "train.max_steps=2")
     said = refused(call_main, str(done.folder), "--budget", "2")
-    assert "no ranks to choose by layer; give a run of adapter=lora, dylora or qdylora" in said
+    assert "no ranks to choose by layer; give a run of adapter=lora, dylora, dylora_late or qdylora" in said
 
 
 def test_too_few_examples_are_refused(dylora: Done, call_main: Callable[..., Answer]) -> None:
