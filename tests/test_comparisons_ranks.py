@@ -174,7 +174,9 @@ def test_glue_has_a_column_for_each_task_and_averages_whole_rows_alone(tmp_path:
     a_record(tmp_path, values={1: 0.5, 2: 0.6})
     a_record(tmp_path, "task=mrpc", values={1: 0.8, 2: 0.9})
     a_record(tmp_path, "task=mrpc", *LORA, values={1: 0.8})
-    dylora, lora, *paper = comparisons.glue(tmp_path, None)
+    areas, dylora, lora, *paper = comparisons.glue(tmp_path, None)
+    assert areas.frame.loc["dylora"].tolist() == ["55.0", "42.5"]
+    assert areas.frame.loc[lora.caption.split(":")[0]].tolist() == ["-", "-"]  # one rank is no curve
     assert list(dylora.frame.columns) == ["sst2", "mrpc", "average of 2"]
     assert dylora.frame.loc["1"].tolist() == ["50.0", "40.0", "45.0"]  # MRPC by F1, which a_record halves
     assert lora.frame.loc["1"].tolist() == ["-", "40.0", "40.0"] and "average of 1" in lora.frame.columns

@@ -149,7 +149,8 @@ def _ablation(path: Paths, metric: str | None) -> list[Block]:
 def glue(path: Paths, metric: str | None = None) -> list[Block]:
     """Tasks beside each other, a block a method and a row a rank (DyLoRA Table 2); tasks without runs show as "-".
 
-    The average is over the tasks that every row of the block has, and says of how many.
+    The first block has the area under each curve. The average is over the tasks that every row of the block has, and
+    says of how many.
     """
     by_task: dict[str, list[dict[str, Any]]] = {}
     for record in load_records(path):
@@ -167,7 +168,10 @@ def glue(path: Paths, metric: str | None = None) -> list[Block]:
     if not by_method:
         raise RequestError("none of these runs is done, so there is nothing to compare yet")
     used = ", ".join(f"{task} {unit(metrics[task])}" for task in tasks if task in metrics)
-    blocks = []
+    areas = {
+        name: [_area(of_task.get(task, {}), metrics.get(task)) for task in tasks] for name, of_task in by_method.items()
+    }
+    blocks = [Block(f"AURAC, the mean of each curve over log2 rank: {used}.", frame(areas, tasks, "method"))]
     for name, of_task in by_method.items():
         ranks = sorted({r for seeds in of_task.values() for c in seeds.values() for r in c.values}, key=_last)
         rows = {"whole" if rank is None else str(rank): _glue_row(of_task, tasks, metrics, rank) for rank in ranks}
@@ -185,6 +189,13 @@ def _glue_row(
         cells.append(_spread([times(metrics[task]) * v for v in values], metrics[task]) if values else "-")
         means += [times(metrics[task]) * statistics.mean(values)] if values else []
     return [*cells, f"{statistics.mean(means):.1f}" if len(means) == len(of_task) else "-"]
+
+
+def _area(seeds: dict[int, Curve], metric: str | None) -> str:
+    """The area under the curve over seeds, of those that measured two ranks or more."""
+    own = [{rank: value for rank, value in curve.values.items() if rank} for curve in seeds.values()]
+    areas = [times(metric or "") * aurac(list(c), list(c.values())) for c in own if len(c) > 1]
+    return _spread(areas, metric) if areas and metric else "-"
 
 
 def _union(of_task: dict[str, dict[int, Curve]]) -> dict[int, Curve]:
