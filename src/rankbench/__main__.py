@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rankbench import processes
 from rankbench.checks import build
 from rankbench.config import Run
 from rankbench.refusal import explain, near
@@ -48,6 +49,8 @@ _failures: list[Exception] = []
 def _job(config: DictConfig) -> None:
     run = build(config)
     record = execute(run)
+    if not processes.first():
+        return
     print(summary(record))
     print(f"record: {run.folder / 'record.json'}")
 

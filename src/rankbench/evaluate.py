@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from rankbench import processes
 from rankbench.adapters import FineTuning
 from rankbench.batches import IGNORED, Encoded, collate, sorted_batches
 from rankbench.checks import GENERATED
@@ -118,10 +119,11 @@ def _answers(
     def spent(member: Submodel, share: float) -> None:
         generated[member].seconds += share
 
+    prompts = split.prompts[processes.place() :: processes.count()]
     tokens = generate(
         model,
         adapter,
-        split.prompts,
+        prompts,
         members,
         max_new_tokens=responses.max_new_tokens,
         ends=responses.ends,
@@ -130,7 +132,12 @@ def _answers(
     )
     for member, answers in zip(members, tokens, strict=True):
         generated[member].tokens += sum(map(len, answers))
-    return np.array([[responses.decode(answer).strip() for answer in row] for row in tokens], dtype=object)
+    texts = np.empty((len(members), len(split.prompts)), dtype=object)
+    own = [[responses.decode(answer).strip() for answer in row] for row in tokens]
+    for place, part in enumerate(processes.gathered(own)):
+        for member, answers in enumerate(part):
+            texts[member, place :: processes.count()] = answers
+    return texts
 
 
 def _predict(
@@ -150,7 +157,7 @@ def _predict(
         most = LOGIT_BYTES // (2 * 4 * adapter.model.config.vocab_size)
         batch_size = max(1, min(batch_size, most // int(split.lengths.max())))
         budget = min(budget, most)
-    for rows in sorted_batches(split.lengths, batch_size):
+    for rows in list(sorted_batches(split.lengths, batch_size))[processes.place() :: processes.count()]:
         inputs = {k: v.to(device) for k, v in collate(split, rows, pad_id).items()}
         tokens = inputs["input_ids"].numel()
         fit = max(1, min(len(members), budget // tokens)) if adapter.stacks else 1
@@ -165,7 +172,8 @@ def _predict(
                 whole[i : i + len(group), rows] = found
             for member in group:
                 seconds[member] += (time.perf_counter() - start) / len(group)
-    return results
+    parts = [part for part in processes.gathered(results) if part]
+    return {column: np.sum([part[column] for part in parts], 0, values.dtype) for column, values in parts[0].items()}
 
 
 def _groups(members: list[Submodel], most: int) -> Iterator[tuple[int, list[Submodel]]]:

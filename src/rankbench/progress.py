@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from rankbench import processes
+
 log = logging.getLogger("rankbench")
 
 
@@ -22,7 +24,7 @@ class Progress:
 
     def __init__(self, steps: int, start: int = 0, every_seconds: float = 30.0) -> None:
         self.steps, self.start, self.every = steps, start, every_seconds
-        self.terminal = sys.stderr.isatty()
+        self.terminal = sys.stderr.isatty() and processes.first()
         self.began = time.monotonic()
         self.shown = -every_seconds
 
@@ -64,7 +66,7 @@ def speak() -> None:
         ("TQDM_DISABLE", "1"),
     ):
         os.environ.setdefault(name, value)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.INFO if processes.first() else logging.ERROR)
     log.propagate = False
     if not log.handlers:
         handler = logging.StreamHandler()

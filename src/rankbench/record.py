@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankbench import processes
 from rankbench.sources import RequestError
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def environment(device: str, precision: str, reason: str) -> dict[str, Any]:
         "versions": versions,
         "git": _git(),
         "device": device,
+        "processes": processes.count(),
         "precision": precision,
         "precision_reason": reason,
         "command": " ".join(["python -m rankbench", *sys.argv[1:]]),

@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 
-from rankbench import device
+from rankbench import device, processes
 from rankbench import record as records
 from rankbench.checks import GENERATED, times
 from rankbench.config import Run, settings
@@ -46,15 +46,17 @@ def execute(run: Run) -> dict[str, Any]:
         raise RequestError(
             f"runs_dir={run.runs_dir} cannot be written ({error.strerror}); choose another runs_dir"
         ) from error
-    with locked(folder):
-        if run.fresh:
+    with locked(folder) if processes.first() else contextlib.nullcontext():
+        if run.fresh and processes.first():
             empty(folder)
+        processes.wait()
         found = records.read(folder)
+        processes.wait()
         if found and found["status"] == "done":
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             log.info("already done: %s", folder)
             return found
-        with written_to(folder / "run.log"):
+        with written_to(folder / "run.log") if processes.first() else contextlib.nullcontext():
             return _attempt(run, folder)
 
 
@@ -65,7 +67,8 @@ def _attempt(run: Run, folder: Path) -> dict[str, Any]:
     base = {"schema": records.SCHEMA, "run_id": run.run_id, "config": settings(run), "submodels": []}
     tracker = track.Silent()
     try:
-        write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(base["config"])))
+        if processes.first():
+            write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(base["config"])))
         doctor.refuse(run)
         loaded = data.load(run.task)
         base["data"] = loaded.origin
@@ -75,10 +78,13 @@ def _attempt(run: Run, folder: Path) -> dict[str, Any]:
         precision, reason = backbone.choose_precision(run)
         log.info("precision %s: %s", precision, reason)
         base["environment"] = records.environment(device.device_name(), precision, reason)
-        tracker = track.start(run, base["config"])
+        if processes.first():
+            tracker = track.start(run, base["config"])
         record = base | _measure(run, folder, loaded, precision, tracker)
-        _finish(folder, record)
+        if processes.first():
+            _finish(folder, record)
         tracker.finish(record, folder / "curve.png")
+        processes.wait()
         return record
     except RequestError:
         tracker.finish(base | {"status": "refused"}, None)
@@ -88,6 +94,9 @@ def _attempt(run: Run, folder: Path) -> dict[str, Any]:
     except Exception as error:
         status = "oom" if _out_of_memory(error) else "failed"
         record = base | {"status": status, "error": str(error), "traceback": traceback.format_exc()}
+        if not processes.first():
+            log.error("rankbench: process %d of %s %s: %s", processes.place(), folder, status, _advice(error, status))
+            raise RunFailed(f"{folder}: {_advice(error, status)}") from error
         with contextlib.suppress(OSError):  # on a full disk the exit status and stderr still say it
             write_atomic(folder / "record.json", json.dumps(record, indent=1))
         tracker.finish(record, None)
@@ -107,6 +116,11 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
 
     AcceleratorState._reset_state(True)  # a run before this one in the same process may have had another precision
     accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+    if accelerator.distributed_type.value not in ("NO", "MULTI_CPU", "MULTI_GPU"):
+        raise RequestError(
+            f"{accelerator.distributed_type.value} would split the weights, which no method here can yet; start with "
+            "torchrun, or accelerate launch --multi_gpu, which give every process a copy"
+        )
     device.obey(run.hardware)
     memory = {"forecast": _forecast(run), "before": device.resident_memory(accelerator.device.type)}
     storage = quantize.storage(run.quantization, precision, accelerator.device)
@@ -147,9 +161,10 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
         adapter.save(place)
         body.tokenizer.save_pretrained(place)
 
-    replace_folder(folder / "adapter", save)
-    write_atomic(folder / "metrics.csv", train.metrics_csv(past))
-    _write_predictions(folder / "predictions.parquet", scores, by_cut, validation)
+    if processes.first():
+        replace_folder(folder / "adapter", save)
+        write_atomic(folder / "metrics.csv", train.metrics_csv(past))
+        _write_predictions(folder / "predictions.parquet", scores, by_cut, validation)
     return {
         "status": "done",
         "submodels": [_entry(score, adapter) | speeds.get(score.submodel.depth, {}) for score in scores],

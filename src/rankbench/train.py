@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from rankbench import checkpoint, seeds
+from rankbench import checkpoint, processes, seeds
 from rankbench.adapters import FineTuning
 from rankbench.batches import Encoded, collate, epoch_batches
 from rankbench.config import Optimizer, Run, Schedule, Train, Update
@@ -128,7 +128,7 @@ def train(
     plan = Plan(data.lengths, settings, run.seed, data.targets)
     if settings.gradient_checkpointing:
         _checkpoint_activations(adapter)
-    model = accelerator.prepare(adapter.model)
+    model = accelerator.prepare_model(adapter.model, evaluation_mode=True)  # gradients are added up here, not in hooks
     own = adapter.own_rates()
     optimizer = accelerator.prepare(make_optimizer(run, adapter.optimized(), own))
     trained = adapter.trained()
@@ -137,7 +137,7 @@ def train(
     past = _restore(folder, trained, optimizer, accelerator)
     progress = Progress(plan.steps, past.step)
     began = time.perf_counter() - past.seconds
-    recent = torch.tensor(past.pending_loss, device=accelerator.device)
+    recent = torch.tensor(past.pending_loss if processes.first() else 0.0, device=accelerator.device)
     turns = {max(1, round(share * plan.steps)) for share in run.adapter.reorder_at}
     skipped = 0
     adapter.model.train()
@@ -146,13 +146,15 @@ def train(
         for group in optimizer.param_groups:
             if not group.get("constant"):
                 group["lr"] = settings.learning_rate * factor
-        torch.manual_seed(seeds.integer(run.seed, "dropout", step))
+        torch.manual_seed(seeds.integer(run.seed, f"dropout{processes.place() or ''}", step))
         alone: Draw = ((adapter.family[-1], 1.0),) if step < run.sampler.whole_first * plan.steps else ()
         for place, (rows, share) in enumerate(plan.micro_batches(step)):
-            batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in collate(data, rows, pad_id).items()}
+            mine, share = _part(plan, rows, share)
+            batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in collate(data, mine, pad_id).items()}
             if run.sampler.per_row and not alone:
                 each = draw_rows(run.sampler, adapter.family, run.seed, step, len(rows), place)
-                recent += adapter.accumulate_rows(model, batch, each, share, accelerator.backward)
+                its = [each[i] for i in processes.own(np.arange(len(rows)))] or each[:1]
+                recent += adapter.accumulate_rows(model, batch, its, share, accelerator.backward)
                 drawn = tuple((submodel, 1 / len(each)) for submodel in dict.fromkeys(each))
             else:
                 drawn = alone or draw(run.sampler, adapter.family, run.seed, step, place)
@@ -161,7 +163,8 @@ def train(
             past.examples += int(data.examples[rows].sum())
         penalty = adapter.penalty(step, plan.steps)
         if penalty is not None:
-            accelerator.backward(penalty)
+            accelerator.backward(penalty / processes.count())
+        processes.add_up(p.grad for p in trained.values() if p.grad is not None)
         adapter.shape_gradients(drawn[-1][0])
         if settings.max_grad_norm:
             accelerator.clip_grad_norm_(clipped, settings.max_grad_norm)
@@ -178,6 +181,7 @@ def train(
         past.step, past.seconds = step + 1, time.perf_counter() - began
         last = past.step == plan.steps
         if past.step % settings.log_steps == 0 or last:
+            processes.add_up([recent])
             mean = recent.item() / (past.step - (past.losses[-1]["step"] if past.losses else 0))
             recent.zero_()
             if not math.isfinite(mean) and not skipped:
@@ -199,10 +203,22 @@ def train(
                 past.evaluations += _rows(past.step, score)
             began = time.perf_counter() - past.seconds  # evaluation is not training time
         if last or past.step % settings.checkpoint_steps == 0:
-            past.pending_loss = recent.item()
-            _save(folder, trained, optimizer, accelerator, past)
+            past.pending_loss = sum(processes.gathered(recent.item()))
+            if processes.first():
+                _save(folder, trained, optimizer, accelerator, past)
     progress.close()
     return model, past
+
+
+def _part(plan: Plan, rows: np.ndarray, share: float) -> tuple[np.ndarray, float]:
+    """This process's rows of a micro-batch and their share of the step's targets.
+
+    Where it has none, a row that counts nothing: its gradients are zeros of the right shapes.
+    """
+    mine = processes.own(rows)
+    if not len(mine):
+        return rows[:1], 0.0
+    return mine, share * float(plan.targets[mine].sum()) / float(plan.targets[rows].sum())
 
 
 def metrics_csv(past: Progression) -> str:

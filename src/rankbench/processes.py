@@ -1,0 +1,70 @@
+"""Several processes as one run, as `torchrun` or `accelerate launch` start them; alone, all of this is nothing.
+
+Every process draws the same sub-models (a draw is a pure function of seed and step), reads its own rows of each
+micro-batch, and adds its gradients to the others' once a step. So a run of n processes computes what one would, but
+that dropout and the noise of gates are each process's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+def count() -> int:
+    """How many processes the run has."""
+    return int(os.environ["WORLD_SIZE"]) if "MASTER_ADDR" in os.environ and "WORLD_SIZE" in os.environ else 1
+
+
+def place() -> int:
+    """Which of them this is, from 0."""
+    return int(os.environ["RANK"]) if count() > 1 else 0
+
+
+def first() -> bool:
+    """Whether this is the process that speaks and writes."""
+    return place() == 0
+
+
+def wait() -> None:
+    """Go on when every process has come here; the first call makes the group."""
+    if count() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+def own(rows: np.ndarray) -> np.ndarray:
+    """This process's part of a batch's row numbers; none where the batch has fewer rows than there are processes."""
+    return rows[place() :: count()]
+
+
+def add_up(tensors: Iterable[Any]) -> None:
+    """Replace every tensor by its sum over the processes, which all give the same shapes in the same order."""
+    if count() == 1:
+        return
+    import torch
+    from torch import distributed
+
+    by_type: dict[Any, list[Any]] = {}
+    for tensor in tensors:
+        by_type.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for alike in by_type.values():  # one message rather than one for each tensor
+        flat = torch.cat([tensor.reshape(-1) for tensor in alike])
+        distributed.all_reduce(flat)
+        for tensor, part in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def gathered(value: Any) -> list[Any]:
+    """What every process gives, in their order, on all of them."""
+    if count() == 1:
+        return [value]
+    from torch import distributed
+
+    values: list[Any] = [None] * count()
+    distributed.all_gather_object(values, value)
+    return values
