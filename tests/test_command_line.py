@@ -169,7 +169,18 @@ def test_an_answer_that_needs_no_run_imports_nothing_heavy(command_line: Call, c
     answer = command_line(*QUICK[case], python=("-X", "importtime"))
     imported = {line.rsplit("|", 1)[1].strip() for line in answer.said if line.startswith("import time:")}
     assert "rankbench.config" in imported
-    heavy = {"torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "wandb", "matplotlib", "sklearn"}
+    heavy = {
+        "numpy",
+        "torch",
+        "transformers",
+        "peft",
+        "accelerate",
+        "datasets",
+        "evaluate",
+        "wandb",
+        "matplotlib",
+        "sklearn",
+    }
     assert imported & heavy == set()
 
 
