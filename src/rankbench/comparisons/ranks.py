@@ -102,7 +102,7 @@ def _bests(found: Curves, metric: str, ranks: list[int], nested: list[str]) -> p
             _spread(best, metric),
             ", ".join(str(rank) for rank, _ in at.most_common()) or "-",
             _spread(area, metric),
-            f"{statistics.mean(curve.trainings for curve in seeds.values()):g}",
+            f"{statistics.mean(curve.trainings for curve in seeds.values()):.2g}",
             f"{statistics.mean(seconds):,.0f}",
             ratio,
         ]
