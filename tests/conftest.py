@@ -39,6 +39,7 @@ CONF = REPOSITORY / "conf"
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
 GOOD = ("fine", "lovely", "bright", "warm", "happy")
 BAD = ("dull", "gloomy", "harsh", "cold", "sad")
+LAUNCHERS = {"local_parallel": "hydra_plugins.hydra_joblib_launcher", "slurm": "hydra_plugins.hydra_submitit_launcher"}
 THINGS = ("film", "book", "song", "meal", "walk", "play", "house", "garden")
 
 
@@ -54,6 +55,12 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Any:
         log.removeHandler(handler)
     log.propagate = True
     os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def needs(cluster: str) -> None:
+    """Skip the test where the cluster's launcher is not installed."""
+    if cluster in LAUNCHERS:
+        pytest.importorskip(LAUNCHERS[cluster], reason=f"pip install 'rankbench[{cluster}]'")
 
 
 def sentences(n: int, start: int = 0) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -16,6 +15,7 @@ import pytest
 import torch
 from conftest import CONF, Answer, compose_run, sentences, write_jsonl
 
+from rankbench import lock
 from rankbench.__main__ import _sweep_name
 from rankbench.run import summary
 
@@ -132,12 +132,9 @@ def test_a_runs_dir_that_cannot_be_written_is_refused(
 def test_a_folder_in_use_by_a_live_run_is_refused(call_main: Call, tiny: list[str]) -> None:
     folder = compose_run(*tiny).folder
     folder.mkdir(parents=True)
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.write("pid 4242 on somewhere")
-        lock.flush()
+    with lock.held(folder):
         answer = call_main(*tiny)
-    is_a_refusal(answer, str(folder), "in use", "pid 4242 on somewhere", "wait for it")
+    is_a_refusal(answer, str(folder), "in use", f"pid {os.getpid()} on ", "wait for it")
 
 
 def test_a_refused_request_leaves_no_folder_behind(call_main: Call, tiny: list[str], tmp_path: Path) -> None:
@@ -154,6 +151,7 @@ QUICK = {
     "contradiction": ["adapter.r=0"],
     "misspelt_verb": ["tabel"],
     "no_records": ["table", "curve", "."],
+    "status": ["status", "."],
 }
 
 
@@ -283,9 +281,9 @@ def test_a_failing_job_does_not_stop_a_sweep(call_main: Call, tiny: list[str], t
 def test_a_refused_job_does_not_stop_a_sweep_and_each_is_named(
     call_main: Call, tiny: list[str], tmp_path: Path
 ) -> None:
-    answer = call_main("-m", *tiny, "adapter.r=0,33,2", "train.max_steps=1")
-    assert answer.rc == 2
-    assert "adapter.r=0" in answer.err and "adapter.r=33" in answer.err
+    answer = call_main("-m", *tiny, "adapter.r=34,33,2", "train.max_steps=1")  # the model is as wide as 32
+    assert answer.rc == 1
+    assert "adapter.r=34" in answer.err and "adapter.r=33" in answer.err and "1 done, 2 refused" in answer.out
     (record,) = (tmp_path / "runs").glob("*/record.json")
     assert json.loads(record.read_text())["config"]["adapter"]["r"] == 2
 
@@ -296,7 +294,7 @@ def test_a_sweep_asked_again_does_only_what_is_missing(call_main: Call, tiny: li
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*/record.json")}
     answer = call_main("-m", *words, "seed=0,1,2")
     assert answer.rc == 0
-    assert answer.err.count("already done") == 2
+    assert "2 of 3 runs are done already" in answer.err and answer.out.count("record: ") == 1
     after = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*/record.json")}
     assert len(after) == 3 and before.items() <= after.items()
 

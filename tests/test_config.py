@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONF, REPOSITORY, compose, compose_run, tiny_overrides, write_tiny
+from conftest import CONF, REPOSITORY, compose, compose_run, needs, tiny_overrides, write_tiny
 from omegaconf import OmegaConf
 
 from rankbench.checks import KNOWN, build
@@ -26,6 +26,7 @@ SOURCES = sorted((REPOSITORY / "src").rglob("*.py"))
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_of_every_group_composes_and_passes_the_checks(choice: str) -> None:
     group, name = choice.split("=")
+    needs(name)
     run = compose_run(choice, *COMPANIONS.get(group, []))
     if group != "train":
         assert getattr(run, group).name == name

@@ -52,7 +52,7 @@ def test_a_finished_folder_holds_what_the_contract_lists(finished: Path) -> None
 
 
 def test_no_half_written_file_is_left(finished: Path) -> None:
-    assert [p.name for p in finished.rglob(".*")] == [".lock"]
+    assert [p.name for p in finished.rglob(".*")] == [".lock-1"]
 
 
 def test_the_record_has_every_part_of_the_schema(found: dict[str, Any], finished: Path) -> None:

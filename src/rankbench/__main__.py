@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,17 +17,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rankbench import processes
+from rankbench import apart, processes, stopping
 from rankbench.checks import build
 from rankbench.config import Run
 from rankbench.refusal import explain, near
 from rankbench.run import RunFailed, execute, summary
 from rankbench.sources import RequestError
+from rankbench.stopping import Stopped
 
 _INSTALLED = Path(__file__).parent / "conf"
 CONF = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[2] / "conf"
 
 OmegaConf.register_new_resolver("rankbench.home", lambda: str(CONF.parent), replace=True)
+OmegaConf.register_new_resolver("rankbench.at_once", apart.at_once, replace=True)
+OmegaConf.register_new_resolver("rankbench.or", lambda chosen, default: chosen or default or 1, replace=True)
 ConfigStore.instance().store(name="schema", node=Run)
 
 
@@ -35,8 +39,14 @@ def job(config: DictConfig) -> None:
     """What Hydra calls for each composed config."""
     try:
         _job(config)
+    except Stopped as stop:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            stopping.hand_over(stop)
+        raise
     except Exception as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
+            if processes.count() > 1 and not isinstance(error, RequestError):
+                os._exit(1)  # Slurm then ends the others, who may be waiting for this one
             if not isinstance(error, RunFailed):  # that one has spoken; Hydra would name the first failed job alone
                 print(f"rankbench: {error}", file=sys.stderr)
             raise
@@ -47,8 +57,13 @@ _failures: list[Exception] = []
 
 
 def _job(config: DictConfig) -> None:
-    run = build(config)
-    record = execute(run)
+    run, words = build(config), list(HydraConfig.get().overrides.task)
+    if HydraConfig.get().mode is not RunMode.MULTIRUN and run.cluster.name != "local":
+        raise RequestError(f"cluster={run.cluster.name} takes sweeps, of one run too: rankbench -m {' '.join(words)}")
+    if run.cluster.name == "slurm":
+        processes.join_slurm()
+    words = [word for word in words if not re.match(r"cluster[.=]|log\.group=", word)]  # where, not what
+    record = (apart.execute if run.cluster.own_process else execute)(run, words)
     if not processes.first():
         return
     print(summary(record))
@@ -66,6 +81,19 @@ def _sweep_name(words: list[str]) -> str:
     """What W&B groups a multirun's runs by: the sweep file's name, or a hash of the command."""
     named = [word.split("=", 1)[1] for word in words if word.lstrip("+").startswith("sweeps=")]
     return named[0] if named else "sweep-" + hashlib.sha256(" ".join(words).encode()).hexdigest()[:8]
+
+
+def _prepare_sweep(words: list[str]) -> None:
+    from rankbench import sweep
+
+    if processes.count() > 1:
+        raise RequestError("a sweep starts its own processes; with cluster=slurm cluster.gpus=4 every run has four")
+    sweep.install()
+    if not any(word.startswith("log.group=") for word in words):
+        beside = next(
+            (i for i, word in enumerate(sys.argv[1:], 1) if "=" in word[1:] and word[0] != "-"), len(sys.argv)
+        )
+        sys.argv.insert(beside, f"log.group={_sweep_name(words)}")  # settings have to stand together
 
 
 def composed(words: list[str]) -> Run:
@@ -113,12 +141,20 @@ def layers(words: list[str]) -> None:
     layers.main(words)
 
 
+def status(words: list[str]) -> None:
+    """`rankbench status RUNS`: which runs are done, running, stopped, failed or missing."""
+    from rankbench import status
+
+    status.main(words)
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "decode": decode,
     "doctor": doctor,
     "export": export,
     "layers": layers,
     "plan": plan,
+    "status": status,
     "table": table,
 }
 
@@ -133,8 +169,8 @@ def main() -> None:
         elif words and "=" not in words[0] and not words[0].startswith(("-", "~")):
             raise RequestError(f"{words[0]} is no verb{near(words[0], VERBS)}; settings are KEY=VALUE, see --help")
         else:
-            if {"-m", "--multirun"} & set(words) and not any(word.startswith("log.group=") for word in words):
-                sys.argv.append(f"log.group={_sweep_name(words)}")
+            if {"-m", "--multirun"} & set(words):
+                _prepare_sweep(words)
             job()
             if _failures:
                 raise _failures.pop()
@@ -146,6 +182,9 @@ def main() -> None:
     except KeyboardInterrupt:
         print("rankbench: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+    except Stopped as stop:
+        print(f"rankbench: {stop}", file=sys.stderr)
+        sys.exit(stop.code)
     except RunFailed:  # said already, and written to its record
         sys.exit(1)
     except OSError as error:

@@ -221,6 +221,18 @@ def check(run: Run) -> None:
         _check_prompts(task)
     _check_quantization(run)
     require(run.seed >= 0, f"seed={run.seed} must not be negative")
+    for key, least in (
+        ("at_once", 1),
+        ("nodes", 1),
+        ("gpus", 0),
+        ("processes", 1),
+        ("cpus", 1),
+        ("minutes", 1),
+        ("signal_seconds", 0),
+        ("requeues", 0),
+    ):
+        value = getattr(run.cluster, key)
+        require(value is None or value >= least, f"cluster.{key}={value} must be at least {least}")
     require(run.log.mode in ("auto", "online", "offline"), f"log.mode={run.log.mode}: use auto, online or offline")
 
 

@@ -18,6 +18,7 @@ VOLATILE = (
     "runs_dir",
     "fresh",
     "log",
+    "cluster",
     "train.eval_batch_size",
     "train.eval_steps",
     "train.checkpoint_steps",
@@ -287,6 +288,30 @@ class Log:
 
 
 @dataclass
+class Cluster:
+    """Where the runs of a sweep (-m) are done: `name` is the launcher's, the rest what a job asks for.
+
+    `at_once` jobs run side by side; `own_process` gives each a process of its own, with a GPU of its own. A Slurm job
+    has `nodes` with `gpus`, and on each as many `processes` of one run (default: one for each GPU) with `cpus`. Slurm
+    signals it `signal_seconds` before its time is over, and runs it again up to `requeues` times after that.
+    """
+
+    name: str = "local"
+    own_process: bool = False
+    at_once: int = 1
+    partition: str | None = None
+    account: str | None = None
+    nodes: int = 1
+    gpus: int = 0
+    processes: int | None = None
+    cpus: int = 4
+    memory_gb: int | None = None
+    minutes: int = 240
+    signal_seconds: int = 120
+    requeues: int = 20
+
+
+@dataclass
 class Run:
     """One config, one training; everything after this reads only it."""
 
@@ -298,6 +323,7 @@ class Run:
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
     log: Log = field(default_factory=Log)
+    cluster: Cluster = field(default_factory=Cluster)
     seed: int = 0
     runs_dir: str = "runs"
     fresh: bool = False

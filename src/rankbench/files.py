@@ -1,18 +1,12 @@
-"""Files and folders written whole or not at all, checksums, and the lock of a folder."""
+"""Files and folders written whole or not at all, and checksums."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
-import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-from rankbench.sources import RequestError
 
 
 def write_atomic(file: Path, text: str) -> None:
@@ -63,27 +57,9 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
 def empty(folder: Path) -> None:
     """Remove everything in a folder but its lock."""
     for item in folder.iterdir():
+        if item.name.startswith(".lock"):
+            continue
         if item.is_dir():
             shutil.rmtree(item)
-        elif item.name != ".lock":
+        else:
             item.unlink()
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the kernel frees it on any death. Raises RequestError when a live run holds it."""
-    try:
-        lock = open(folder / ".lock", "a+")  # noqa: SIM115 (closed below, which frees it)
-    except OSError as error:
-        raise RequestError(f"{folder} cannot be written ({error.strerror}); choose another runs_dir") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            raise RequestError(f"{folder} is in use by a live run ({holder}); wait for it, or stop it") from error
-        lock.truncate(0)
-        lock.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        lock.flush()
-        yield

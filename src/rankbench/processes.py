@@ -31,11 +31,17 @@ def first() -> bool:
 
 
 def wait() -> None:
-    """Go on when every process has come here; the first call makes the group."""
+    """Go on when every process has come here."""
     if count() > 1:
-        from accelerate import PartialState
+        _group().wait_for_everyone()
 
-        PartialState().wait_for_everyone()
+
+def join_slurm() -> None:
+    """Make the tasks of a Slurm job step the processes of one run, as `torchrun` would have."""
+    if int(os.environ.get("SLURM_NTASKS") or 1) > 1:
+        from submitit.helpers import TorchDistributedEnvironment
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
 
 
 def own(rows: np.ndarray) -> np.ndarray:
@@ -60,12 +66,31 @@ def add_up(tensors: Iterable[Any]) -> None:
             tensor.copy_(part.view_as(tensor))
 
 
+def one_of(said: bool) -> bool:
+    """Whether any process says so; the same answer on all of them."""
+    if count() == 1:
+        return said
+    import torch
+
+    votes = torch.tensor(float(said), device=_group().device)
+    add_up([votes])
+    return votes.item() > 0
+
+
 def gathered(value: Any) -> list[Any]:
     """What every process gives, in their order, on all of them."""
     if count() == 1:
         return [value]
     from torch import distributed
 
+    _group()
     values: list[Any] = [None] * count()
     distributed.all_gather_object(values, value)
     return values
+
+
+def _group() -> Any:
+    """The processes' group, made by the first call."""
+    from accelerate import PartialState
+
+    return PartialState()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rankbench import processes
+from rankbench.files import write_atomic
 
 log = logging.getLogger("rankbench")
 
@@ -19,21 +21,37 @@ log = logging.getLogger("rankbench")
 class Progress:
     """Reports the steps of a training: a line rewritten in place on a terminal, plain lines now and then elsewhere.
 
-    `start` is where a resumed training begins.
+    `start` is where a resumed training begins. `file` is kept for those who look from outside: the step, the steps of
+    the whole and the seconds left.
     """
 
-    def __init__(self, steps: int, start: int = 0, every_seconds: float = 30.0) -> None:
+    def __init__(self, steps: int, start: int = 0, file: Path | None = None, every_seconds: float = 30.0) -> None:
         self.steps, self.start, self.every = steps, start, every_seconds
         self.terminal = sys.stderr.isatty() and processes.first()
+        self.file = file if processes.first() else None
         self.began = time.monotonic()
-        self.shown = -every_seconds
+        self.shown = self.noted = -every_seconds
+        self.note(start)
+
+    def note(self, step: int) -> None:
+        """Write the file anew where it is older than ten seconds, and after the last step."""
+        elapsed = time.monotonic() - self.began
+        if self.file is None or (elapsed - self.noted < 10 and step < self.steps):
+            return
+        self.noted = elapsed
+        left = round(self._left(step)) if step > self.start else None
+        with contextlib.suppress(OSError):  # a full disk is the checkpoint's to report
+            self.file.parent.mkdir(exist_ok=True)
+            write_atomic(self.file, json.dumps({"step": step, "steps": self.steps, "seconds_left": left}))
+
+    def _left(self, step: int) -> float:
+        return (time.monotonic() - self.began) / max(1, step - self.start) * (self.steps - step)
 
     def show(self, step: int, loss: float, submodel: str, rate: float) -> None:
         """Report after `step` steps; `rate` is in examples a second."""
-        elapsed = time.monotonic() - self.began
-        left = elapsed / max(1, step - self.start) * (self.steps - step)
         pace = f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
-        line = f"step {step}/{self.steps}  loss {loss:.4f}  {submodel}  {pace} examples/s  {_clock(left)} left"
+        left = clock(self._left(step))
+        line = f"step {step}/{self.steps}  loss {loss:.4f}  {submodel}  {pace} examples/s  {left} left"
         self.tell(line, step == self.steps)
 
     def tell(self, line: str, last: bool = False) -> None:
@@ -52,7 +70,8 @@ class Progress:
             sys.stderr.write("\n")
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as people read them: 0:42, 1:02:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

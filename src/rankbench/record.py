@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -95,7 +94,7 @@ def of_task(path: Paths, task: str) -> list[Path]:
     return found
 
 
-def environment(device: str, precision: str, reason: str) -> dict[str, Any]:
+def environment(device: str, precision: str, reason: str, words: Iterable[str]) -> dict[str, Any]:
     """What a result depends on beside its settings: versions, commit, device, precision and why, command line."""
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
@@ -113,7 +112,7 @@ def environment(device: str, precision: str, reason: str) -> dict[str, Any]:
         "processes": processes.count(),
         "precision": precision,
         "precision_reason": reason,
-        "command": " ".join(["python -m rankbench", *sys.argv[1:]]),
+        "command": " ".join(["python -m rankbench", *words]),
     }
 
 

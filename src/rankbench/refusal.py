@@ -17,6 +17,9 @@ from rankbench.sources import RequestError
 
 def explain(error: Exception, words: list[str], conf: Path) -> str:
     """One line for a wrong request: what is wrong, the close match, the choices."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, Exception):  # of one job of a sweep
+        return f"{explain(cause, words, conf)} ({getattr(error, 'which', '')})"
     if isinstance(error, RequestError):
         return str(error)
     text = "\n".join(_chain(error))
@@ -24,6 +27,8 @@ def explain(error: Exception, words: list[str], conf: Path) -> str:
         return f"'{error.override}' cannot be read; settings are KEY=VALUE, verbs come first (quote values with spaces)"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
+        if group == "hydra/launcher" and (needs := _needs(choice, conf)):
+            return needs
         known = error.options or [p.stem for p in sorted((conf / group).glob("*.yaml"))]
         return f"{group}={choice}: no such choice{near(choice, known)}; choose from {', '.join(known)}"
     if found := re.search(r"Could not override '([^']+)'", text):
@@ -37,6 +42,14 @@ def explain(error: Exception, words: list[str], conf: Path) -> str:
     if found := re.search(r"Could not override '?([^'.\n]+)'?\.\s*No match in the defaults list", text):
         return f"{found[1]}: no such group{near(found[1], [p.name for p in conf.iterdir() if p.is_dir()])}"
     return " ".join(text.split())
+
+
+def _needs(launcher: str, conf: Path) -> str | None:
+    """What to install for a cluster whose launcher is not there: the extra has the cluster's name."""
+    for file in sorted((conf / "cluster").glob("*.yaml")):
+        if re.search(rf"(?m)override /hydra/launcher: {re.escape(launcher)}$", file.read_text()):
+            return f"cluster={file.stem} needs a launcher that is not installed; pip install 'rankbench[{file.stem}]'"
+    return None
 
 
 def _chain(error: BaseException | None) -> Iterable[str]:

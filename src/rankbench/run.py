@@ -8,8 +8,9 @@ import json
 import logging
 import os
 import shutil
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from typing import Any
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 
-from rankbench import device, processes
+from rankbench import device, lock, processes, stopping
 from rankbench import record as records
 from rankbench.checks import GENERATED, times
 from rankbench.config import Run, settings
-from rankbench.files import empty, locked, replace_folder, write_atomic
+from rankbench.files import empty, replace_folder, write_atomic
 from rankbench.progress import quiet_libraries, speak, written_to
 from rankbench.sources import RequestError
 
@@ -32,11 +33,12 @@ class RunFailed(Exception):
     """The run failed; its record says how. The command line exits with 1."""
 
 
-def execute(run: Run) -> dict[str, Any]:
+def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:
     """Do the run, or join what is there of it, and return its record.
 
     A done run is returned as it is; a started one goes on from its newest good checkpoint. Raises RequestError when
-    the request is wrong (nothing is written then beyond the folder), RunFailed when the run fails.
+    the request is wrong (nothing is written then beyond the folder), InUse when a live run holds the folder, RunFailed
+    when the run fails, Stopped when a signal ends it. `words` are the settings that the record gives as its command.
     """
     speak()
     folder = run.folder
@@ -46,7 +48,7 @@ def execute(run: Run) -> dict[str, Any]:
         raise RequestError(
             f"runs_dir={run.runs_dir} cannot be written ({error.strerror}); choose another runs_dir"
         ) from error
-    with locked(folder) if processes.first() else contextlib.nullcontext():
+    with stopping.obeyed(), _held(folder) as mine:
         if run.fresh and processes.first():
             empty(folder)
         processes.wait()
@@ -57,10 +59,26 @@ def execute(run: Run) -> dict[str, Any]:
             log.info("already done: %s", folder)
             return found
         with written_to(folder / "run.log") if processes.first() else contextlib.nullcontext():
-            return _attempt(run, folder)
+            return _attempt(run, folder, mine, sys.argv[1:] if words is None else words)
 
 
-def _attempt(run: Run, folder: Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[lock.Held]:
+    """The folder's lock, which the first process takes for all. Raises what `lock.held` raises, in every process."""
+    with contextlib.ExitStack() as stack:
+        mine, refused = lock.Held(folder), None
+        if processes.first():
+            try:
+                mine = stack.enter_context(lock.held(folder))
+            except RequestError as error:
+                refused = error
+        refused = processes.gathered(refused)[0]
+        if refused:
+            raise refused
+        yield mine
+
+
+def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str]) -> dict[str, Any]:
     from rankbench import data, doctor, track
 
     log.info("run %s", folder)
@@ -77,31 +95,33 @@ def _attempt(run: Run, folder: Path) -> dict[str, Any]:
 
         precision, reason = backbone.choose_precision(run)
         log.info("precision %s: %s", precision, reason)
-        base["environment"] = records.environment(device.device_name(), precision, reason)
+        base["environment"] = records.environment(device.device_name(), precision, reason, words)
         if processes.first():
             tracker = track.start(run, base["config"])
         record = base | _measure(run, folder, loaded, precision, tracker)
         if processes.first():
+            mine.check()
             _finish(folder, record)
         tracker.finish(record, folder / "curve.png")
         processes.wait()
         return record
     except RequestError:
         tracker.finish(base | {"status": "refused"}, None)
-        if not (folder / "checkpoints").exists() and not (folder / "record.json").exists():
+        if processes.first() and not any((folder / name).exists() for name in ("checkpoints", "record.json")):
             shutil.rmtree(folder)  # a refused request leaves nothing behind
         raise
     except Exception as error:
         status = "oom" if _out_of_memory(error) else "failed"
-        record = base | {"status": status, "error": str(error), "traceback": traceback.format_exc()}
+        reason = _advice(error, status)
+        record = base | {"status": status, "reason": reason, "error": str(error), "traceback": traceback.format_exc()}
         if not processes.first():
-            log.error("rankbench: process %d of %s %s: %s", processes.place(), folder, status, _advice(error, status))
-            raise RunFailed(f"{folder}: {_advice(error, status)}") from error
+            log.error("rankbench: process %d of %s %s: %s", processes.place(), folder, status, reason)
+            raise RunFailed(f"{folder}: {reason}") from error
         with contextlib.suppress(OSError):  # on a full disk the exit status and stderr still say it
             write_atomic(folder / "record.json", json.dumps(record, indent=1))
         tracker.finish(record, None)
-        log.error("rankbench: %s %s: %s", folder, status, _advice(error, status))
-        raise RunFailed(f"{folder}: {_advice(error, status)}") from error
+        log.error("rankbench: %s %s: %s", folder, status, reason)
+        raise RunFailed(f"{folder}: {reason}") from error
     except BaseException:  # stopped by hand or by a signal: the checkpoint goes on, the tracker is closed
         tracker.finish(base | {"status": "stopped"}, None)
         raise

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from rankbench import checkpoint, processes, seeds
+from rankbench import checkpoint, processes, seeds, stopping
 from rankbench.adapters import FineTuning
 from rankbench.batches import Encoded, collate, epoch_batches
 from rankbench.config import Optimizer, Run, Schedule, Train, Update
@@ -122,7 +122,8 @@ def train(
     """Train to the last step, from the newest good checkpoint under `folder` if there is one.
 
     Returns the prepared model and what happened. `measure(model)` is the periodic evaluation, `observe(entry)` sees
-    each new entry of `losses`. Raises TrainingError when the loss is not finite or fp16 keeps overflowing.
+    each new entry of `losses`. Raises TrainingError when the loss is not finite or fp16 keeps overflowing, and Stopped,
+    after a checkpoint, when a signal asks for that.
     """
     settings = run.train
     plan = Plan(data.lengths, settings, run.seed, data.targets)
@@ -135,12 +136,13 @@ def train(
     apart = {id(p) for _, parameters in own for p in parameters}
     clipped = [p for p in trained.values() if id(p) not in apart]
     past = _restore(folder, trained, optimizer, accelerator)
-    progress = Progress(plan.steps, past.step)
+    progress = Progress(plan.steps, past.step, folder / "progress.json")
     began = time.perf_counter() - past.seconds
     recent = torch.tensor(past.pending_loss if processes.first() else 0.0, device=accelerator.device)
     turns = {max(1, round(share * plan.steps)) for share in run.adapter.reorder_at}
     skipped = 0
     adapter.model.train()
+    stopping.hold()
     for step in range(past.step, plan.steps):
         factor = learning_rate_factor(settings, step, plan.steps)
         for group in optimizer.param_groups:
@@ -202,10 +204,16 @@ def train(
             for score in measure(model):
                 past.evaluations += _rows(past.step, score)
             began = time.perf_counter() - past.seconds  # evaluation is not training time
-        if last or past.step % settings.checkpoint_steps == 0:
+        stop = processes.one_of(stopping.asked())
+        if last or stop or past.step % settings.checkpoint_steps == 0:
             past.pending_loss = sum(processes.gathered(recent.item()))
             if processes.first():
                 _save(folder, trained, optimizer, accelerator, past)
+        if stop:
+            processes.wait()  # for the first one's checkpoint
+            stopping.leave()
+        progress.note(past.step)
+    stopping.release()
     progress.close()
     return model, past
 
