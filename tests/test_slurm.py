@@ -13,10 +13,13 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
+import torch
 from conftest import REPOSITORY, compose_run, tiny_overrides, write_tiny
+from safetensors.torch import load_file
 from test_resume_exact import outcome
 
 from rankbench import lock
+from rankbench import record as records
 from rankbench.config import Run
 from rankbench.run import execute
 
@@ -135,3 +138,33 @@ def test_a_cancelled_run_stays_cancelled_with_its_checkpoint(sweep: Sweep, ask: 
     said = sweep.finish(process)
     assert process.returncode == 1 and "1 stopped" in said and "/500 kept" in said, said
     assert ask("squeue", "--noheader") == ""
+
+
+TWO = [
+    "cluster.processes=2",
+    "train.max_steps=200",
+    "train.batch_size=6",
+    "train.checkpoint_steps=20",
+    "train.eval_steps=null",
+]
+TWO += ["adapter.lora_dropout=0", "+model.random.hidden_dropout_prob=0", "+model.random.attention_probs_dropout_prob=0"]
+
+
+@pytest.mark.parametrize("way", ["USR2", "KILL"])
+def test_a_run_of_two_processes_is_requeued_or_ends_whole_and_gives_what_one_gives(sweep: Sweep, way: str) -> None:
+    sweep.overrides += TWO[1:]
+    process = sweep.start("seed=0", TWO[0])
+    of_one = "pkill -KILL -f 'submitit.*_[s]ubmit' --newest" if way == "KILL" else ""
+    sweep.disturb(process, [["sh", "-c", of_one] if of_one else ["scancel", f"--signal={way}"]])
+    said = sweep.finish(process)
+    if way == "KILL":  # the other one was waiting for it, and has ended with it
+        assert process.returncode == 1 and ("1 stopped" in said or "another process of this run died" in said), said
+        process = sweep.start("seed=0", TWO[0])
+        said = sweep.finish(process)
+    assert process.returncode == 0 and "1 done" in said, said
+    folder, alone = sweep.run(0).folder, sweep.run(0, "whole")
+    execute(alone)
+    assert "resumed at step" in (folder / "run.log").read_text()
+    assert records.read(folder)["environment"]["processes"] == 2
+    ours, theirs = (load_file(f / "adapter" / "adapter_model.safetensors") for f in (folder, alone.folder))
+    assert all(torch.allclose(ours[name], theirs[name], rtol=0, atol=1e-5) for name in theirs)

@@ -383,6 +383,8 @@ def _out_of_memory(error: BaseException) -> bool:
 
 def _advice(error: BaseException, status: str) -> str:
     line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if processes.count() > 1 and ("gloo" in line or "NCCL" in line):
+        return f"another process of this run died; its own output says why, and the same command goes on ({line})"
     if status == "oom":
         return f"out of memory ({line}); lower train.batch_size, or set train.gradient_checkpointing=true"
     if (isinstance(error, OSError) and error.errno is not None) or isinstance(error, SafetensorError):
