@@ -86,6 +86,8 @@ def _sweep_name(words: list[str]) -> str:
 def _prepare_sweep(words: list[str]) -> None:
     from rankbench import sweep
 
+    if shows := {"--cfg", "-c", "--info", "-i"} & {word.partition("=")[0] for word in words}:
+        raise RequestError(f"{shows.pop()} shows the settings of one run; leave -m and the lists out")
     if processes.count() > 1:
         raise RequestError("a sweep starts its own processes; with cluster=slurm cluster.gpus=4 every run has four")
     sweep.install()
