@@ -85,7 +85,7 @@ def report(asked: argparse.Namespace, text: str, figures: dict[str, Any], precis
     print(f"{text}\n\n{device_name()}; {precision[0]}; torch {torch.__version__}")
     if asked.to is None:
         return
-    environment = record.environment(device_name(), *precision)
+    environment = record.environment(device_name(), *precision, sys.argv[1:])
     environment["command"] = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     settings = {key: value for key, value in vars(asked).items() if key != "to"}
     asked.to.parent.mkdir(parents=True, exist_ok=True)
