@@ -61,6 +61,14 @@ def test_the_search_is_one_method_beside_nested_runs_and_cuts(search: Path) -> N
     assert len(paper) == 2 and all(block.caption.startswith("Published, not ours: DyLoRA") for block in paper)
 
 
+def test_a_lora_that_measures_lower_ranks_too_gives_the_search_its_own(search: Path) -> None:
+    a_record(search, *LORA, "adapter.r=8", "seed=0", values={1: 0.1, 8: 0.9}, training=trained(80))
+    curve, best, *_ = comparisons.lora_search_vs_dylora(search, None)
+    assert curve.frame.loc[["1", "8"], ranks.SEARCH].tolist() == ["50.5 ± 0.7", "90.0 (1)"]
+    row = best.frame.loc[ranks.SEARCH]
+    assert (row["trainings"], row["seconds"]) == ("3.5", "110")
+
+
 def test_a_best_is_over_the_ranks_that_the_search_trained(search: Path) -> None:
     """A nested run with more ranks has no more candidates."""
     a_record(search, "adapter=dylora", "adapter.update=frozen_grad", values={1: 0.1, 2: 0.2, 3: 0.9, 4: 0.3})

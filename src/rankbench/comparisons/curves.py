@@ -23,6 +23,17 @@ class Curve:
     seconds: float = 0.0
     trainings: int = 0
 
+    def put(self, row: dict[str, Any], metric: str) -> None:
+        """Take a record's entry in."""
+        self.values[row["rank"]] = row["metrics"][metric]
+        self.trainable[row["rank"]] = row["parameters"]["trainable"]
+        self.total[row["rank"]] = row["parameters"]["total"]
+
+    def pay(self, record: dict[str, Any]) -> None:
+        """Count a record's training."""
+        self.seconds += record["training"]["seconds"]
+        self.trainings += 1
+
 
 Curves = dict[str, dict[int, Curve]]  # method -> seed -> curve
 
@@ -30,7 +41,8 @@ Curves = dict[str, dict[int, Curve]]  # method -> seed -> curve
 def curves(records: Sequence[dict[str, Any]], metric: str) -> Curves:
     """The curves of one task's finished runs; LoRAs that measure their own rank alone make up one, the search.
 
-    A run's cuts are methods beside it, and cost no training of their own.
+    A LoRA that measures lower ranks too gives the search its own rank, where that has none. A run's cuts are methods
+    beside it, and cost no training of their own.
     """
     having = [r for r in records if r["status"] == "done" and r["submodels"] and metric in r["submodels"][0]["metrics"]]
     own = {record["run_id"]: _is_search(record) for record in having}
@@ -41,18 +53,26 @@ def curves(records: Sequence[dict[str, Any]], metric: str) -> Curves:
         for record in group:
             label = names[record["run_id"]]
             if searched:
-                label = " ".join([SEARCH, *label.split(" ")[1:]])
+                label = _of_search(label)
             for row in [*record["submodels"], *record.get("cuts", ())]:
                 column = f"{label} {row['cut']}" if "cut" in row else label
-                curve = found.setdefault(column, {}).setdefault(record["config"]["seed"], Curve())
-                curve.values[row["rank"]] = row["metrics"][metric]
-                curve.trainable[row["rank"]] = row["parameters"]["trainable"]
-                curve.total[row["rank"]] = row["parameters"]["total"]
+                found.setdefault(column, {}).setdefault(record["config"]["seed"], Curve()).put(row, metric)
             for column in {label} | {f"{label} {row['cut']}" for row in record.get("cuts", ())}:
-                curve = found[column][record["config"]["seed"]]
-                curve.seconds += record["training"]["seconds"]
-                curve.trainings += 1
+                found[column][record["config"]["seed"]].pay(record)
+    loras = [record for record in having if record["config"]["adapter"]["name"] == "lora"]
+    names = tables.labels(loras, having, OF_SEARCH)
+    for record in loras:
+        search = found.get(_of_search(names[record["run_id"]]), {}).get(record["config"]["seed"])
+        rank = record["config"]["adapter"]["r"]
+        whole = [row for row in record["submodels"] if row["rank"] == rank]
+        if search and whole and rank not in search.values:
+            search.put(whole[0], metric)
+            search.pay(record)
     return found
+
+
+def _of_search(label: str) -> str:
+    return " ".join([SEARCH, *label.split(" ")[1:]])
 
 
 def _is_search(record: dict[str, Any]) -> bool:
