@@ -37,6 +37,7 @@ class Recorder:
     def init(self, **settings: Any) -> Recorder:
         self._at("init")
         self.settings = settings
+        self.dir = f"{settings['dir']}/wandb/offline-run-2-{settings['id']}/files"
         return self
 
     def define_metric(self, name: str, step_metric: str | None = None, **_: Any) -> None:
@@ -102,8 +103,8 @@ def test_the_runs_of_a_sweep_share_a_group_and_a_single_run_has_none(
     assert call_main("-m", *words, "seed=0,1").rc == 0
     assert call_main("-m", *words, "log.group=mine", "seed=2,3").rc == 0
     assert call_main(*words, "seed=4").rc == 0
-    assert groups[0] == groups[1] is not None
-    assert groups[2:] == ["mine", "mine", None]
+    assert groups[0] == groups[1] == groups[2] is not None  # two runs and the sweep's summary
+    assert groups[3:] == ["mine", "mine", "mine", None]
 
 
 def test_every_rank_is_logged_with_its_metrics_over_rank(

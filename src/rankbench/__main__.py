@@ -56,13 +56,16 @@ def job(config: DictConfig) -> None:
 _failures: list[Exception] = []
 
 
+_WHERE = re.compile(r"cluster[.=]|hydra\.launcher\.|log\.group=")  # where a run is done, not what it is
+
+
 def _job(config: DictConfig) -> None:
     run, words = build(config), list(HydraConfig.get().overrides.task)
     if HydraConfig.get().mode is not RunMode.MULTIRUN and run.cluster.name != "local":
         raise RequestError(f"cluster={run.cluster.name} takes sweeps, of one run too: rankbench -m {' '.join(words)}")
     if run.cluster.name == "slurm":
         processes.join_slurm()
-    words = [word for word in words if not re.match(r"cluster[.=]|log\.group=", word)]  # where, not what
+    words = [word for word in words if not _WHERE.match(word)]
     record = (apart.execute if run.cluster.own_process else execute)(run, words)
     if not processes.first():
         return
@@ -80,7 +83,8 @@ def table(words: list[str]) -> None:
 def _sweep_name(words: list[str]) -> str:
     """What W&B groups a multirun's runs by: the sweep file's name, or a hash of the command."""
     named = [word.split("=", 1)[1] for word in words if word.lstrip("+").startswith("sweeps=")]
-    return named[0] if named else "sweep-" + hashlib.sha256(" ".join(words).encode()).hexdigest()[:8]
+    asked = " ".join(word for word in words if not _WHERE.match(word))
+    return named[0] if named else "sweep-" + hashlib.sha256(asked.encode()).hexdigest()[:8]
 
 
 def _prepare_sweep(words: list[str]) -> None:

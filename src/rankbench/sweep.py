@@ -20,9 +20,9 @@ from hydra.errors import HydraException
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from rankbench import lock, slurm, stopping
+from rankbench import lock, slurm, stopping, sweep_summary
 from rankbench.checks import build
-from rankbench.config import Run
+from rankbench.config import Log, Run
 from rankbench.files import write_atomic
 from rankbench.progress import speak
 from rankbench.run import RunFailed
@@ -45,6 +45,7 @@ class Job:
     run_id: str
     folder: Path
     fresh: bool
+    log: Log
 
 
 class Sweep(BasicSweeper):
@@ -75,6 +76,8 @@ class Sweep(BasicSweeper):
         there = {job.run_id: standing(job.folder) for job in jobs if job.folder.is_dir()}
         found = of_sweep(Listed(asked, refused, None), there)
         print(table(found))
+        if jobs[0].log.name == "wandb":
+            sweep_summary.mirror(file, jobs, found)
         undone = sum(s.state != "done" for s in found)
         if undone:
             text = f"{undone} of {len(jobs)} runs are not done; the same command goes on with them"
@@ -93,7 +96,7 @@ class Sweep(BasicSweeper):
         for number, job_words in enumerate(asked, 1):
             try:
                 run = self._composed(job_words)
-                found.setdefault(run.run_id, Job(tuple(job_words), run.run_id, run.folder, run.fresh))
+                found.setdefault(run.run_id, Job(tuple(job_words), run.run_id, run.folder, run.fresh, run.log))
             except (RequestError, HydraException, OmegaConfBaseException) as error:
                 place = f"job {number} of {len(asked)}: {telling[number - 1]}; " if asked[1:] else ""
                 raise WrongJob(error, f"{place}nothing was started") from error

@@ -6,15 +6,17 @@ import contextlib
 import logging
 import netrc
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rankbench.config import Run
+from rankbench.config import Log, Run
 from rankbench.sources import reachable
 
 log = logging.getLogger("rankbench")
 
+SECONDS = 60.0  # that W&B may take to begin or to end; its own default is to wait for a dead network without end
 WANDB_HOSTS = {"api.wandb.ai", "api.forge.coreweave.com"}  # wandb's versions note a key under one or the other
 
 
@@ -29,44 +31,48 @@ class Silent:
 
 
 class Wandb(Silent):
-    """One W&B run with the run's id as id, group = sweep, job type = adapter."""
+    """One W&B run with the run's id as id, group = sweep, job type = adapter; a restart goes on with it.
+
+    A restart says all losses again up to its checkpoint. Those that W&B has, or was told after the checkpoint, are
+    left out; offline files that were not sent are replaced by whole ones, for `wandb sync` stops for good at a file
+    that a kill has cut short.
+    """
 
     def __init__(self, run: Run, config: dict[str, Any]) -> None:
         self.run: Any = None
+        replaced = unsent(run.folder)
+        self.logged = max([0, *(_noted(folder) for folder in _folders(run.folder) if folder not in replaced)])
         try:
             import wandb
 
             self.wandb = wandb
-            mode = _mode(run.log.mode, wandb)
-            folder = run.folder / "wandb"
-            folder.mkdir(parents=True, exist_ok=True)
-            self.run = wandb.init(
-                project=run.log.project,
-                entity=run.log.entity,
-                group=run.log.group,
+            self.run = opened(
+                run.log,
+                run.folder,
                 job_type=run.adapter.name,
                 id=run.run_id,
                 name=f"{run.run_id} seed {run.seed}",
                 config=config,
-                dir=str(run.folder),
-                mode=mode,
-                resume="allow" if mode == "online" else None,
-                settings=wandb.Settings(silent=True, console="off", init_timeout=60),
+                resume="allow" if self.logged else None,  # None begins the W&B run anew
             )
+            for folder in replaced:
+                shutil.rmtree(folder)
+            self.note = run.folder / "wandb" / f"{Path(self.run.dir).parent.name}.step"
             self.run.define_metric("train/step")
             self.run.define_metric("train/*", step_metric="train/step")
             self.run.define_metric("rank")
             self.run.define_metric("by_rank/*", step_metric="rank")
-            log.info("W&B %s: %s/%s", mode, run.log.project, run.run_id)
         except Exception as error:
             self._give_up(error)
 
     def loss(self, entry: dict[str, Any]) -> None:
-        """The training loss, as it comes."""
-        if self.run is None:
+        """The training loss, as it comes; nothing where W&B has it."""
+        if self.run is None or entry["step"] <= self.logged:
             return
         try:
             self.run.log({"train/step": entry["step"], "train/loss": entry["loss"]})
+            self.logged = entry["step"]
+            self.note.write_text(str(self.logged))
         except Exception as error:
             self._give_up(error)
 
@@ -98,10 +104,7 @@ class Wandb(Silent):
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        log.warning(
-            "W&B: %s; the run goes on, its record is on disk",
-            str(error).strip().splitlines()[0] if str(error) else error,
-        )
+        complain(error, "the run goes on, its record is on disk")
         if self.run is not None:
             self.run = None
             try:
@@ -113,6 +116,52 @@ class Wandb(Silent):
 def start(run: Run, config: dict[str, Any]) -> Silent:
     """The tracker that the run asks for."""
     return Wandb(run, config) if run.log.name == "wandb" else Silent()
+
+
+def opened(settings: Log, folder: Path, **said: Any) -> Any:
+    """A W&B run whose files lie in `folder`/wandb; `said` is what wandb.init takes beside that. Raises what W&B does.
+
+    What is resumed offline says so in its files, so that `wandb sync` appends it.
+    """
+    import wandb
+
+    mode = _mode(settings.mode, wandb)
+    (folder / "wandb").mkdir(parents=True, exist_ok=True)
+    limits = {"init_timeout": SECONDS, "finish_timeout": SECONDS, "finish_timeout_raises": True}
+    run = wandb.init(
+        project=settings.project,
+        entity=settings.entity,
+        group=settings.group,
+        dir=str(folder),
+        mode=mode,
+        settings=wandb.Settings(silent=True, console="off", **limits),
+        **said,
+    )
+    log.info("W&B %s: %s/%s", mode, settings.project, said["id"])
+    return run
+
+
+def complain(error: Exception, consolation: str) -> None:
+    """Say in one line what W&B did not do."""
+    log.warning("W&B: %s; %s", (str(error).strip() or type(error).__name__).splitlines()[0], consolation)
+
+
+def unsent(place: Path) -> list[Path]:
+    """The folders of offline W&B runs that lie in `place`/wandb and that `wandb sync` has not marked as sent."""
+    offline = [folder for folder in _folders(place) if folder.name.startswith("offline-")]
+    return [folder for folder in offline if not any(folder.glob("*.wandb.synced"))]
+
+
+def _folders(place: Path) -> list[Path]:
+    return sorted(folder for folder in place.glob("wandb/*run-2*") if folder.is_dir())
+
+
+def _noted(folder: Path) -> int:
+    """The last training step that went into a W&B folder; kept beside it, for what lies inside is W&B's."""
+    try:
+        return int(folder.with_name(f"{folder.name}.step").read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def _mode(asked: str, wandb: Any) -> str:

@@ -122,8 +122,8 @@ def train(
     """Train to the last step, from the newest good checkpoint under `folder` if there is one.
 
     Returns the prepared model and what happened. `measure(model)` is the periodic evaluation, `observe(entry)` sees
-    each new entry of `losses`. Raises TrainingError when the loss is not finite or fp16 keeps overflowing, and Stopped,
-    after a checkpoint, when a signal asks for that.
+    each entry of `losses`, a checkpoint's first. Raises TrainingError when the loss is not finite or fp16 keeps
+    overflowing, and Stopped, after a checkpoint, when a signal asks for that.
     """
     settings = run.train
     plan = Plan(data.lengths, settings, run.seed, data.targets)
@@ -136,6 +136,8 @@ def train(
     apart = {id(p) for _, parameters in own for p in parameters}
     clipped = [p for p in trained.values() if id(p) not in apart]
     past = _restore(folder, trained, optimizer, accelerator)
+    for entry in past.losses:
+        observe(entry)
     progress = Progress(plan.steps, past.step, folder / "progress.json")
     began = time.perf_counter() - past.seconds
     recent = torch.tensor(past.pending_loss if processes.first() else 0.0, device=accelerator.device)
