@@ -117,11 +117,11 @@ def test_torchrun_starts_a_run_and_the_same_command_again_finds_it_done(tmp_path
     assert json.loads(record.read_text())["environment"]["processes"] == 2
 
 
-def test_a_launcher_that_would_split_the_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_that_no_method_knows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tiny(tmp_path / "data")
     run = a_run("task=classification", f"task.data_dir={tmp_path / 'data'}", f"runs_dir={tmp_path / 'runs'}")
-    monkeypatch.setattr("accelerate.Accelerator.distributed_type", DistributedType.FSDP)
-    with pytest.raises(RequestError, match=r"FSDP would split the weights.*torchrun"):
+    monkeypatch.setattr("accelerate.Accelerator.distributed_type", DistributedType.MULTI_XPU)
+    with pytest.raises(RequestError, match=r"MULTI_XPU is no way .*torchrun"):
         execute(run)
 
 

@@ -7,11 +7,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from rankbench import processes
+from rankbench import processes, sharding
 from rankbench.adapters import FineTuning
 from rankbench.batches import IGNORED, Encoded, collate, sorted_batches
 from rankbench.checks import GENERATED
@@ -119,7 +120,7 @@ def _answers(
     def spent(member: Submodel, share: float) -> None:
         generated[member].seconds += share
 
-    prompts = split.prompts[processes.place() :: processes.count()]
+    prompts = split.prompts[_part(adapter)]
     tokens = generate(
         model,
         adapter,
@@ -134,9 +135,10 @@ def _answers(
         generated[member].tokens += sum(map(len, answers))
     texts = np.empty((len(members), len(split.prompts)), dtype=object)
     own = [[responses.decode(answer).strip() for answer in row] for row in tokens]
-    for place, part in enumerate(processes.gathered(own)):
+    parts = _gathered(adapter, own)
+    for place, part in enumerate(parts):
         for member, answers in enumerate(part):
-            texts[member, place :: processes.count()] = answers
+            texts[member, place :: len(parts)] = answers
     return texts
 
 
@@ -157,7 +159,7 @@ def _predict(
         most = LOGIT_BYTES // (2 * 4 * adapter.model.config.vocab_size)
         batch_size = max(1, min(batch_size, most // int(split.lengths.max())))
         budget = min(budget, most)
-    for rows in list(sorted_batches(split.lengths, batch_size))[processes.place() :: processes.count()]:
+    for rows in list(sorted_batches(split.lengths, batch_size))[_part(adapter)]:
         inputs = {k: v.to(device) for k, v in collate(split, rows, pad_id).items()}
         tokens = inputs["input_ids"].numel()
         fit = max(1, min(len(members), budget // tokens)) if adapter.stacks else 1
@@ -172,8 +174,18 @@ def _predict(
                 whole[i : i + len(group), rows] = found
             for member in group:
                 seconds[member] += (time.perf_counter() - start) / len(group)
-    parts = [part for part in processes.gathered(results) if part]
+    parts = [part for part in _gathered(adapter, results) if part]
     return {column: np.sum([part[column] for part in parts], 0, values.dtype) for column, values in parts[0].items()}
+
+
+def _part(adapter: FineTuning) -> slice:
+    """What this process scores: of a sharded model all, since no process may run another number of forwards."""
+    return slice(None) if sharding.sharded(adapter.model) else slice(processes.place(), None, processes.count())
+
+
+def _gathered(adapter: FineTuning, own: Any) -> list[Any]:
+    """Every process's part; where each has all of it, its own."""
+    return [own] if sharding.sharded(adapter.model) else processes.gathered(own)
 
 
 def _groups(members: list[Submodel], most: int) -> Iterator[tuple[int, list[Submodel]]]:

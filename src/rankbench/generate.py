@@ -13,6 +13,7 @@ import psutil
 import torch
 from transformers import DynamicCache
 
+from rankbench import processes, sharding
 from rankbench.adapters import FineTuning
 from rankbench.samplers import Submodel
 
@@ -48,7 +49,9 @@ def generate(
     """
     device = next(adapter.model.parameters()).device
     longest = max(map(len, prompts)) + max_new_tokens
+    together = sharding.sharded(adapter.model)  # every process decodes the same, step by step
     rows = rows or rows_that_fit(adapter.model, device, longest)
+    rows = min(processes.gathered(rows)) if together else rows
     answers: list[list[list[int]]] = [[[] for _ in prompts] for _ in members]
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))  # the longest first: it fails at once
     jobs = [Job(prompt, member) for prompt in order for member in range(len(members))]
@@ -66,7 +69,7 @@ def generate(
             try:
                 tokens = _decode(model, adapter, batch, prompts, members, max_new_tokens, ends, pad_id, device)
             except torch.cuda.OutOfMemoryError:
-                if len(batch) == 1:
+                if len(batch) == 1 or together:
                     raise
                 torch.cuda.empty_cache()
                 half = (len(batch) + 1) // 2
@@ -133,6 +136,7 @@ def _decode(
     _activate(adapter, [members[job.member] for job in jobs])
     cache = DynamicCache(config=adapter.model.config)  # of as many layers as the active depth has
     answers: list[list[int]] = [[] for _ in jobs]
+    together = sharding.sharded(adapter.model)
     alive = list(range(len(jobs)))
     for step in range(max_new_tokens):
         logits = model(
@@ -146,6 +150,8 @@ def _decode(
         if not torch.isfinite(logits).all():
             raise FloatingPointError(f"generation: {members[jobs[alive[0]].member]} gives logits that are not finite")
         chosen = logits.argmax(-1)
+        if together:
+            processes.follow_first(chosen)
         stay = []
         for place, token in enumerate(chosen.tolist()):
             if token not in ends:

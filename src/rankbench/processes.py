@@ -7,8 +7,9 @@ that dropout and the noise of gates are each process's own.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,8 +33,24 @@ def first() -> bool:
 
 def wait() -> None:
     """Go on when every process has come here."""
-    if count() > 1:
-        _group().wait_for_everyone()
+    gathered(None)  # accelerate's own barrier is none on CPUs
+
+
+@contextlib.contextmanager
+def in_turn() -> Iterator[None]:
+    """What is inside, one process of a machine does after the other; one whose request is wrong lets the next see."""
+    turns, mine = max(gathered(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))), int(os.environ.get("LOCAL_RANK", 0))
+    for _ in range(mine):
+        wait()
+    failed = None
+    try:
+        yield
+    except Exception as error:
+        failed = error
+    for _ in range(mine, turns):
+        wait()
+    if failed:
+        raise failed
 
 
 def join_slurm() -> None:
@@ -64,6 +81,14 @@ def add_up(tensors: Iterable[Any]) -> None:
         distributed.all_reduce(flat)
         for tensor, part in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
             tensor.copy_(part.view_as(tensor))
+
+
+def follow_first(tensor: Any) -> None:
+    """Replace the tensor by the first process's."""
+    if count() > 1:
+        from torch import distributed
+
+        distributed.broadcast(tensor, 0)
 
 
 def one_of(said: bool) -> bool:

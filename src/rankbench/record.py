@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankbench import processes
+from rankbench import processes, sharding
 from rankbench.sources import RequestError
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def environment(device: str, precision: str, reason: str, words: Iterable[str]) 
         "git": _git(),
         "device": device,
         "processes": processes.count(),
+        "sharded": sharding.asked(),
         "precision": precision,
         "precision_reason": reason,
         "command": " ".join(["python -m rankbench", *words]),

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 
-from rankbench import device, lock, processes, stopping
+from rankbench import device, lock, processes, sharding, stopping
 from rankbench import record as records
 from rankbench.checks import GENERATED, times
 from rankbench.config import Run, settings
@@ -41,6 +41,7 @@ def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:
     when the run fails, Stopped when a signal ends it. `words` are the settings that the record gives as its command.
     """
     speak()
+    sharding.refuse(run)
     folder = run.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,8 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str]) -> d
         base["environment"] = records.environment(device.device_name(), precision, reason, words)
         if processes.first():
             tracker = track.start(run, base["config"])
-        record = base | _measure(run, folder, loaded, precision, tracker)
+        with sharding.by_hand() as split:
+            record = base | _measure(run, folder, loaded, precision, tracker, split)
         if processes.first():
             mine.check()
             _finish(folder, record)
@@ -127,8 +129,11 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str]) -> d
         raise
 
 
-def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) -> dict[str, Any]:
-    """Train and evaluate; leaves everything but the record on disk and returns the record's parts."""
+def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any, split: bool) -> dict[str, Any]:
+    """Train and evaluate, with frozen weights split over the processes or not; returns the record's parts.
+
+    Leaves everything but the record on disk.
+    """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
@@ -138,14 +143,18 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any) 
     accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
     if accelerator.distributed_type.value not in ("NO", "MULTI_CPU", "MULTI_GPU"):
         raise RequestError(
-            f"{accelerator.distributed_type.value} would split the weights, which no method here can yet; start with "
-            "torchrun, or accelerate launch --multi_gpu, which give every process a copy"
+            f"{accelerator.distributed_type.value} is no way to start several processes here; use torchrun, or "
+            "accelerate launch with distributed_type MULTI_GPU or FSDP"
         )
     device.obey(run.hardware)
     memory = {"forecast": _forecast(run), "before": device.resident_memory(accelerator.device.type)}
-    storage = quantize.storage(run.quantization, precision, accelerator.device)
-    body = backbone.load(run.model, loaded.num_labels, run.task.regression, run.seed, storage)
-    adapter = adapters.attach(run, body.model)
+    over = sharding.mesh(accelerator.device.type) if split else None
+    storage = quantize.storage(run.quantization, precision, quantize.CPU if over else accelerator.device)
+    with processes.in_turn() if over else contextlib.nullcontext():
+        body = backbone.load(run.model, loaded.num_labels, run.task.regression, run.seed, storage)
+        adapter = adapters.attach(run, body.model)
+        if over:
+            sharding.shard(body.model, adapter.trained().values(), over)
     encoded, validation, responses = _encode(run, loaded, body)
     pad_id = body.tokenizer.pad_token_id
     _check_chosen(run, adapter.family)
