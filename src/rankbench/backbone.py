@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import importlib.util
 import logging
 import sys
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from rankbench import quantize, seeds
+from rankbench import gguf, quantize, seeds
 from rankbench.config import Hardware, Model, Precision, Run
 from rankbench.sources import RequestError, fetch, fingerprint, locate
 
@@ -74,10 +73,11 @@ def load(
         config = _of_layers(model, _random_config(source.random or {}, tokenizer, head))
         return Backbone(_random(config, num_labels, storage), tokenizer, {"source": "random", "fingerprint": "random"})
     folder = fetch("model", model, source, FILES, needed=[("config.json",), ("*.safetensors",), TOKENIZERS])
-    gguf = {"gguf_file": folder.name} if folder.suffix == ".gguf" else {}
-    options: dict[str, Any] = {"trust_remote_code": model.trust_remote_code, **gguf}
-    if gguf:
-        _needs_gguf()
+    packed = folder.suffix == ".gguf"
+    options: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
+    if packed:
+        options["gguf_file"] = folder.name
+        gguf.check_installed()
         folder = folder.parent
     else:
         _check_folder(folder)
@@ -86,7 +86,7 @@ def load(
     if model.layers is not None:
         options["num_hidden_layers"] = _of_layers(model, whole).num_hidden_layers
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        tokenizer = gguf.tokenizer(folder, **options) if packed else AutoTokenizer.from_pretrained(folder, **options)
         loaded = _pretrained(folder, num_labels, head, storage, options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise RequestError(f"{folder} cannot be loaded as a {kind}: {str(error).splitlines()[0]}") from error
@@ -111,7 +111,7 @@ def config_of(model: Model, num_labels: int | None) -> Any:
         return _of_layers(model, _random_config(model.shape, None, head))
     folder = fetch("model", model, source, ["config.json"])
     if folder.suffix == ".gguf":
-        _needs_gguf()
+        gguf.check_installed()
         return _of_layers(model, _config(folder.parent, gguf_file=folder.name, **head))
     _check_folder(folder, weights=False)
     return _of_layers(model, _config(folder, trust_remote_code=model.trust_remote_code, **head))
@@ -173,11 +173,6 @@ def _check_folder(folder: Path, weights: bool = True) -> None:
         raise RequestError(f"{folder} holds no *.safetensors; convert the weights, pickled files are never loaded")
 
 
-def _needs_gguf() -> None:
-    if importlib.util.find_spec("gguf") is None:
-        raise RequestError("a GGUF file needs the package gguf: pip install gguf")
-
-
 def _pretrained(
     folder: Path, num_labels: int | None, head: dict[str, Any], storage: quantize.Storage, options: dict[str, Any]
 ) -> nn.Module:
@@ -186,19 +181,16 @@ def _pretrained(
     options = {**options, **head, "use_safetensors": True, "dtype": storage.dtype}
     if head:
         options["ignore_mismatched_sizes"] = True  # a head of another width is replaced
-    gguf = "gguf_file" in options
-    if gguf:
+    packed = "gguf_file" in options
+    if packed:
         del options["use_safetensors"]
-    streamed = storage.quantized and not gguf and storage.settings.block_size == quantize.STREAMED_BLOCK
+    streamed = storage.quantized and not packed and storage.settings.block_size == quantize.STREAMED_BLOCK
     if streamed:  # never more floats in memory than one tensor
         with torch.device("meta"):
             skip = quantize.kept_out(kind.from_config(config))
         options |= {"quantization_config": quantize.loader_config(storage, skip), "device_map": {"": storage.device}}
     with quantize.plain_linears() if storage.quantized else contextlib.nullcontext():
-        model = kind.from_pretrained(folder, **options)
-    if gguf:  # its weights are plain floats now, whatever they were in the file
-        del model.config.quantization_config
-        model.is_quantized, model.hf_quantizer = False, None
+        model = gguf.model(kind, folder, **options) if packed else kind.from_pretrained(folder, **options)
     if storage.quantized:
         if not streamed:
             quantize.quantize(model, storage)

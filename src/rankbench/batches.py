@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from rankbench.data import Split
 from rankbench.seeds import generator
 from rankbench.sources import RequestError
+from rankbench.tokens import Ids, tokenised
 
 if TYPE_CHECKING:
     import torch
@@ -72,12 +73,9 @@ class Encoded:
         )
 
 
-def encode(split: Split, tokenizer: Any, max_length: int) -> Encoded:
-    """Tokenise a split once; texts longer than `max_length` tokens are cut, the longer of a pair first."""
-    encoded = tokenizer(
-        *split.texts, truncation=True, max_length=max_length, padding=False, return_attention_mask=False
-    )
-    features = {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}
+def encode(split: Split, tokenizer: Any, max_length: int, ids: Callable[..., Ids] = tokenised) -> Encoded:
+    """Tokenise a split by `ids`; texts longer than `max_length` tokens are cut, the longer of a pair first."""
+    features = ids(tokenizer, split.texts, truncation=True, max_length=max_length)
     lengths = np.array([len(ids) for ids in features["input_ids"]])
     if not lengths.all():
         row = int(split.index[int(np.argmin(lengths))])
@@ -85,15 +83,15 @@ def encode(split: Split, tokenizer: Any, max_length: int) -> Encoded:
     return Encoded(split.name, features, split.labels, split.index, lengths)
 
 
-def encode_responses(split: Split, tokenizer: Any, max_length: int) -> Encoded:
-    """Tokenise prompts and responses apart, so that generation sees the very tokens that training saw.
+def encode_responses(split: Split, tokenizer: Any, max_length: int, ids: Callable[..., Ids] = tokenised) -> Encoded:
+    """Tokenise prompts and responses apart, by `ids`, so that generation sees the very tokens that training saw.
 
     The response ends in the end mark, unless it is cut at `max_length` tokens (prompt included). Raises RequestError
     for a prompt that leaves no room.
     """
     if tokenizer.eos_token_id is None:
         raise RequestError("the model's tokenizer has no end mark; set eos_token in its tokenizer_config.json")
-    prompts, responses = (tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in split.texts)
+    prompts, responses = (ids(tokenizer, [texts], add_special_tokens=False)["input_ids"] for texts in split.texts)
     begin = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
     prompts = [[*begin, *prompt] for prompt in prompts]
     too_long = [i for i, prompt in enumerate(prompts) if not 0 < len(prompt) < max_length]
@@ -107,10 +105,10 @@ def encode_responses(split: Split, tokenizer: Any, max_length: int) -> Encoded:
     cut = sum(len(ids) > max_length for ids in whole)
     if cut:
         log.info("%s: %d of %d responses are cut at task.max_length=%d", split.name, cut, len(whole), max_length)
-    ids = [tokens[:max_length] for tokens in whole]
-    labels = [[IGNORED] * len(prompt) + row[len(prompt) :] for prompt, row in zip(prompts, ids, strict=True)]
-    lengths = np.array([len(row) for row in ids])
-    features = {"input_ids": ids, "labels": labels}
+    rows = [tokens[:max_length] for tokens in whole]
+    labels = [[IGNORED] * len(prompt) + row[len(prompt) :] for prompt, row in zip(prompts, rows, strict=True)]
+    lengths = np.array([len(row) for row in rows])
+    features = {"input_ids": rows, "labels": labels}
     return Encoded(split.name, features, np.zeros(0, np.int64), split.index, lengths, prompts, split.references)
 
 

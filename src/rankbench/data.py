@@ -15,8 +15,9 @@ import numpy as np
 
 from rankbench.config import Task
 from rankbench.files import sha256
+from rankbench.last import Last
 from rankbench.seeds import generator
-from rankbench.sources import RequestError, fetch, locate
+from rankbench.sources import RequestError, Source, fetch, locate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,14 +61,28 @@ class Data:
         return len(self.label_names) if self.label_names else 1
 
 
+_last: Last[Data] = Last()
+
+
 def load(task: Task) -> Data:
-    """Read and check every split of the task. Raises RequestError for anything that would train on wrong data."""
+    """Read and check every split of the task. Raises RequestError for anything that would train on wrong data.
+
+    What was read last is given again while the task and the content of its files are the same: do not change it.
+    """
     source = locate("task", task)
     names = [task.train_split] if task.validation_fraction else [task.train_split, *task.validation_splits]
     inside = f"{task.hub_config}/" if task.hub_config else ""
     patterns = [f"{inside}{name}-*.parquet" for name in names]
     root = fetch("task", task, source, patterns)
     files = _split_files(task, root / inside if source.kind == "hub" else root)
+    try:
+        sums = {file: sha256(file) for file in files.values()}
+    except OSError as error:
+        raise RequestError(f"{error.filename} cannot be read: {error.strerror}") from error
+    return _last.of(repr((task, source, files, sums)), lambda: _load(task, source, files, sums))
+
+
+def _load(task: Task, source: Source, files: dict[str, Path], sums: dict[Path, str]) -> Data:
     frames = {name: _read(file, task.encoding, as_text=task.kind == "causal_lm") for name, file in files.items()}
     for name, frame in frames.items():
         _check_columns(frame, task, files[name])
@@ -91,7 +106,10 @@ def load(task: Task) -> Data:
         "location": task.package if source.kind == "package" else source.hub or task.data_dir,
         "revision": source.revision,
         "label_names": label_names,
-        "splits": {name: _origin(file_of[name], len(split)) for name, split in splits.items()},
+        "splits": {
+            name: {"file": file_of[name].name, "sha256": sums[file_of[name]], "rows": len(split)}
+            for name, split in splits.items()
+        },
     }
     return Data(
         train=splits[task.train_split],
@@ -100,10 +118,6 @@ def load(task: Task) -> Data:
         origin=origin,
         kind=task.kind,
     )
-
-
-def _origin(file: Path, rows: int) -> dict[str, Any]:
-    return {"file": file.name, "sha256": sha256(file), "rows": rows}
 
 
 def _split_files(task: Task, root: Path) -> dict[str, Path]:

@@ -21,8 +21,9 @@ from safetensors import SafetensorError
 from rankbench import device, lock, processes, sharding, stopping
 from rankbench import record as records
 from rankbench.checks import GENERATED, times
-from rankbench.config import Run, settings
+from rankbench.config import Run, identity, settings
 from rankbench.files import empty, replace_folder, write_atomic
+from rankbench.last import Last
 from rankbench.progress import quiet_libraries, speak, written_to
 from rankbench.sources import RequestError
 
@@ -275,12 +276,16 @@ def _check_chosen(run: Run, family: Any) -> None:
         )
 
 
+_last_forecast: Last[Any] = Last()
+
+
 def _forecast(run: Run) -> dict[str, int] | None:
     """The forecast bytes; None, and said so, for an architecture that cannot be traced without its weights."""
     from rankbench import cost
 
+    asked = json.dumps(identity(run) | {"seed": None})  # no forecast depends on the seed
     try:
-        return asdict(cost.forecast(run))
+        return asdict(_last_forecast.of(asked, lambda: cost.forecast(run)))
     except RequestError:
         raise
     except Exception as error:  # code that came with a model may do anything on fake tensors
@@ -293,13 +298,15 @@ def _encode(run: Run, loaded: Any, body: Any) -> tuple[Any, list[Any], Any]:
     from rankbench import backbone, lm
     from rankbench.batches import encode, encode_responses, packed
     from rankbench.evaluate import Responses
+    from rankbench.tokens import Kept
 
     limit = min(run.task.max_length, backbone.longest(body))
     splits = (loaded.train, *loaded.validation)
+    ids = Kept(Path(run.runs_dir) / ".cache" / "tokens")
     if loaded.kind != "causal_lm":
-        train, *validation = (encode(split, body.tokenizer, limit) for split in splits)
+        train, *validation = (encode(split, body.tokenizer, limit, ids) for split in splits)
         return train, validation, None
-    train, *validation = (encode_responses(split, body.tokenizer, limit) for split in splits)
+    train, *validation = (encode_responses(split, body.tokenizer, limit, ids) for split in splits)
     if run.task.packing:
         lm.check_packing(body.model)
         train = packed(train, limit)
