@@ -278,7 +278,7 @@ def test_a_key_in_netrc_is_enough_and_nothing_waits_for_the_service(
     assert recorder.settings["mode"] == "offline" and "no network" in capfd.readouterr().err
 
 
-def test_with_a_key_and_a_network_the_run_is_online_and_can_be_resumed(
+def test_with_a_key_and_a_network_the_run_is_online_and_begins_anew(
     record_wandb: Callable[..., Recorder], make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import socket
@@ -288,7 +288,7 @@ def test_with_a_key_and_a_network_the_run_is_online_and_can_be_resumed(
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         recorder = record_wandb()
         execute(make_run("log=wandb"))
-    assert (recorder.settings["mode"], recorder.settings["resume"]) == ("online", "allow")
+    assert (recorder.settings["mode"], recorder.settings["resume"]) == ("online", None)
 
 
 @pytest.mark.parametrize("mode", ["offline", "disabled"])

@@ -57,7 +57,7 @@ class Wandb(Silent):
             )
             for folder in replaced:
                 shutil.rmtree(folder)
-            self.note = run.folder / "wandb" / f"{Path(self.run.dir).parent.name}.step"
+            self.note = run.folder / "wandb" / f".{Path(self.run.dir).parent.name}.step"
             self.run.define_metric("train/step")
             self.run.define_metric("train/*", step_metric="train/step")
             self.run.define_metric("rank")
@@ -159,7 +159,7 @@ def _folders(place: Path) -> list[Path]:
 def _noted(folder: Path) -> int:
     """The last training step that went into a W&B folder; kept beside it, for what lies inside is W&B's."""
     try:
-        return int(folder.with_name(f"{folder.name}.step").read_text())
+        return int(folder.with_name(f".{folder.name}.step").read_text())
     except (OSError, ValueError):
         return 0
 
