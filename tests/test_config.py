@@ -360,7 +360,8 @@ def test_the_source_loads_no_pickle_and_calls_no_named_code(file: Path) -> None:
     ):
         assert forbidden not in text
     assert not re.search(r"\b(c?pickle|joblib|dill|cloudpickle|shelve|marshal)\b", text)
-    for node in ast.walk(ast.parse(text)):
+    safe = re.compile(r"\bnp\.load\([^()]*, allow_pickle=False\)")
+    for node in ast.walk(ast.parse(safe.sub("read", text))):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             assert (node.value.id, node.attr) not in {("torch", "load"), ("pd", "read_pickle"), ("np", "load")}
 
