@@ -7,6 +7,7 @@ that dropout and the noise of gates are each process's own.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
@@ -115,7 +116,10 @@ def gathered(value: Any) -> list[Any]:
 
 
 def _group() -> Any:
-    """The processes' group, made by the first call."""
+    """The processes' group, made by the first call; it is taken apart before Python goes, which else may abort."""
     from accelerate import PartialState
+    from torch import distributed
 
+    if not distributed.is_initialized():
+        atexit.register(lambda: distributed.is_initialized() and distributed.destroy_process_group())
     return PartialState()
