@@ -89,7 +89,9 @@ def report(asked: argparse.Namespace, text: str, figures: dict[str, Any], precis
     environment["command"] = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     settings = {key: value for key, value in vars(asked).items() if key != "to"}
     asked.to.parent.mkdir(parents=True, exist_ok=True)
-    asked.to.write_text(json.dumps({"settings": settings, "environment": environment, **figures}, indent=1) + "\n")
+    asked.to.write_text(
+        json.dumps({"settings": settings, "environment": environment, **figures}, indent=1, default=str) + "\n"
+    )
 
 
 def _wait_for_device() -> None:

@@ -16,8 +16,9 @@ from conftest import REAL_DATA, Answer, compose_run, write_jsonl
 from safetensors.torch import load_file
 from tiny import attached
 
-from rankbench import backbone, data, lm
+from rankbench import backbone, choose, data, lm
 from rankbench.batches import IGNORED, Encoded, collate, encode_responses, packed
+from rankbench.checks import BLEU_COUNTS
 from rankbench.evaluate import Responses, evaluate
 from rankbench.metrics import normalized, score
 from rankbench.run import execute
@@ -306,6 +307,17 @@ def test_exact_match_keeps_case_and_takes_any_alias() -> None:
     }
 
 
+def test_bleu_takes_every_accepted_text_as_a_reference() -> None:
+    given = {"prediction": ["the cat sat on the mat .", "a dog barked at the man"]}
+    first, both = (
+        (("The cat sat on the mat.",), ("a dog barked",)),
+        (("The cat sat on the mat.",), ("x", "a dog barked at the man")),
+    )
+    one, two = (score(["bleu_sacre"], given, accepted)["bleu_sacre"] for accepted in (first, both))
+    expected = (((6 + 6) / 13) * ((5 + 5) / 11) * ((4 + 4) / 9) * ((3 + 3) / 7)) ** (1 / 4)
+    assert two == pytest.approx(expected) and one < two
+
+
 def test_an_empty_answer_is_never_right() -> None:
     assert score(["exact_match_normalized"], {"prediction": [""]}, (("A",),)) == {"exact_match_normalized": 0.0}
 
@@ -380,12 +392,12 @@ def test_a_loss_that_is_not_finite_is_an_error(encoded: Encoded) -> None:
 
 
 def test_a_run_records_losses_and_answers_of_every_rank(words: list[str]) -> None:
-    run = compose_run(*words, "task.metrics=[exact_match,exact_match_normalized,loss,perplexity]")
+    run = compose_run(*words, "task.metrics=[exact_match,exact_match_normalized,bleu_sacre,loss,perplexity]")
     found = execute(run)
     assert [sub["rank"] for sub in found["submodels"]] == [1, 2, 3, 4]
     frame = pd.read_parquet(run.folder / "predictions.parquet")
     matches = ["exact_match", "exact_match_normalized"]
-    columns = ["rank", "depth", "split", "index", "loss", "tokens", "prediction", *matches, "reference"]
+    columns = ["rank", "depth", "split", "index", "loss", "tokens", "prediction", *matches, *BLEU_COUNTS, "reference"]
     assert list(frame.columns) == columns
     assert set(frame["reference"]) == {("la " * i).strip() for i in range(1, 6)}
     for sub in found["submodels"]:
@@ -394,7 +406,11 @@ def test_a_run_records_losses_and_answers_of_every_rank(words: list[str]) -> Non
         assert sub["metrics"]["loss"] == pytest.approx(again, rel=1e-6)
         assert sub["metrics"]["perplexity"] == pytest.approx(math.exp(again), rel=1e-6)
         assert [sub["metrics"][name] for name in matches] == [part[name].mean() for name in matches]
+        again = score(["bleu_sacre"], {"prediction": part["prediction"]}, [[text] for text in part["reference"]])
+        assert sub["metrics"]["bleu_sacre"] == pytest.approx(again["bleu_sacre"], rel=1e-9)
         assert sub["parameters"]["head"] == 0
+    for metric in found["submodels"][0]["metrics"]:  # what is kept gives each of them again
+        assert choose.choose_rank(run.folder, metric)[0]
 
 
 def test_a_run_without_generated_metrics_generates_nothing(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

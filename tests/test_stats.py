@@ -15,6 +15,7 @@ CLASSES = ("accuracy", "f1", "matthews_correlation")
 VALUES = ("pearson", "spearman")
 TEXTS = ("exact_match", "exact_match_normalized")
 LOSSES = ("loss", "perplexity")
+BLEU = "bleu_sacre"
 
 
 def some(metric: str, classes: int = 3, k: int = 4, n: int = 60) -> tuple[dict[str, Any], Any]:
@@ -28,6 +29,15 @@ def some(metric: str, classes: int = 3, k: int = 4, n: int = 60) -> tuple[dict[s
         made = (truth + draw.normal(size=(k, n))).astype("float32")
         made[-1] = 0.1
         return {"prediction": made}, truth
+    if metric == BLEU:
+        words = np.array(["The", "the", "cat", "dog's", "sat,", "on", "a", "mat", "."])
+        made = np.array([[" ".join(draw.choice(words, draw.integers(9))) for _ in range(n)] for _ in range(k)], object)
+        made[-1] = "elsewhere"
+        accepted = np.empty(n, dtype=object)
+        for i in range(n):
+            accepted[i] = tuple(" ".join(draw.choice(words, draw.integers(1, 9))) for _ in range(draw.integers(1, 4)))
+        counts = [metrics.bleu_counts(texts, accepted) for texts in made]
+        return {"prediction": made, **{key: np.array([own[key] for own in counts]) for key in counts[0]}}, accepted
     if metric in TEXTS:
         words = np.array(["the Cat", "cat", "a dog!", "dog", ""], dtype=object)
         return {"prediction": words[draw.integers(5, size=(k, n))]}, words[draw.integers(5, size=n)]
@@ -56,7 +66,7 @@ def coins(k: int, n: int, chance: float = 0.5, seed: int = 0) -> stats.Sums:
 
 @pytest.mark.parametrize(
     ("metric", "classes"),
-    [*((m, c) for m in CLASSES for c in (2, 3, 7)), *((m, 0) for m in (*VALUES, *TEXTS, *LOSSES))],
+    [*((m, c) for m in CLASSES for c in (2, 3, 7)), *((m, 0) for m in (*VALUES, *TEXTS, BLEU, *LOSSES))],
 )
 def test_a_metric_from_sums_is_the_recorded_metric(metric: str, classes: int) -> None:
     columns, references = some(metric, classes)
@@ -65,7 +75,7 @@ def test_a_metric_from_sums_is_the_recorded_metric(metric: str, classes: int) ->
     assert found.rises == (metric not in LOSSES)
 
 
-@pytest.mark.parametrize("metric", [*CLASSES, "pearson", *TEXTS, *LOSSES])
+@pytest.mark.parametrize("metric", [*CLASSES, "pearson", *TEXTS, BLEU, *LOSSES])
 def test_a_resample_by_weights_is_a_resample_by_rows(metric: str) -> None:
     columns, references = some(metric)
     found = stats.sums(metric, columns, references)
@@ -73,6 +83,17 @@ def test_a_resample_by_weights_is_a_resample_by_rows(metric: str) -> None:
     weights = np.bincount(rows, minlength=found.n)
     expected = recorded(metric, columns, references, rows)
     assert found.value(weights @ found.columns, found.n) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("texts", [["a b", "a"], ["a b c x", "y"], ["", ""], ["a b c d e f g", "a"], ["x", "y z"]])
+def test_bleu_of_few_words_is_sacrebleus(texts: list[str]) -> None:
+    """No n-gram of some length, or none that matches: smoothed, or 0."""
+    references = np.empty(2, dtype=object)
+    references[:] = [("a b c d", "a b"), ("a",)]
+    counts = {key: own[None] for key, own in metrics.bleu_counts(texts, references).items()}
+    (expected,) = recorded(BLEU, {"prediction": np.array([texts], object)}, references, slice(None))
+    assert stats.sums(BLEU, counts, references).whole() == pytest.approx([expected], abs=1e-12)
+    assert (expected > 0) == (texts == ["a b c d e f g", "a"] or texts == ["a b c x", "y"])
 
 
 def test_macro_f1_of_a_resample_leaves_out_a_class_that_it_lacks() -> None:

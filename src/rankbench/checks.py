@@ -32,6 +32,7 @@ METRICS = {
     "spearman": Measure("regression"),
     "exact_match": Measure("causal_lm"),
     "exact_match_normalized": Measure("causal_lm"),
+    "bleu_sacre": Measure("causal_lm"),
     "loss": Measure("causal_lm", times=1, rises=False),
     "perplexity": Measure("causal_lm", times=1, rises=False),
 }
@@ -59,7 +60,14 @@ def _measure(metric: str) -> Measure | None:
     return METRICS[max(known, key=len)] if known else None
 
 
-GENERATED = ("exact_match", "exact_match_normalized")  # metrics that need a generated response
+MATCHES = ("exact_match", "exact_match_normalized")  # metrics by which a generated response is right or wrong
+GENERATED = (*MATCHES, "bleu_sacre")  # metrics that need a generated response
+BLEU_COUNTS = (  # columns of predictions.parquet: what a response adds to the counts of a corpus's BLEU
+    *(f"bleu_matched_{n}" for n in range(1, 5)),
+    *(f"bleu_total_{n}" for n in range(1, 5)),
+    "bleu_length",
+    "bleu_reference_length",
+)
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 DYLORA = ("dylora", "dylora_late", "qdylora")  # one adapter over ranks
 NESTED = (*DYLORA, "sorted_lora")  # adapters whose every prefix is trained

@@ -15,7 +15,7 @@ import pandas as pd
 
 from rankbench import stats
 from rankbench.blocks import COMMENT, Block, chance, render
-from rankbench.checks import GENERATED, METRICS, times, unit
+from rankbench.checks import MATCHES, METRICS, times, unit
 from rankbench.finished import finished
 from rankbench.record import load_records, read
 from rankbench.sources import RequestError
@@ -101,11 +101,11 @@ def _measured(folder: Path, record: dict[str, Any], metric: str | None) -> Measu
         base, columns, references = _columns(pd.read_parquet(file), chosen, [_place(sub) for sub in subs])
     except (LookupError, ValueError, OSError, StopIteration) as error:
         raise RequestError(f"{file} is not of this run, or damaged ({error}); {again}") from error
-    if base in GENERATED and base in columns:  # any accepted text counted, of which the file keeps the first alone
+    if base in MATCHES and base in columns:  # any accepted text counted, of which the file keeps the first alone
         base, columns, references = "accuracy", {"prediction": columns[base]}, np.ones_like(references, dtype=bool)
     sums = stats.sums(base, columns, references)
     if not np.allclose(sums.whole(), [sub["metrics"][chosen] for sub in subs], rtol=1e-6):
-        if base in GENERATED:  # who accepts more texts finds more right: the same number means the same answers
+        if base in MATCHES:  # who accepts more texts finds more right: the same number means the same answers
             raise RequestError(
                 f"--metric {chosen}: these questions accept several texts and this older predictions.parquet keeps the "
                 "first, so it does not tell which answers were right; use --metric loss, or repeat it with fresh=true"
@@ -131,7 +131,7 @@ def _columns(
         frame = frame[frame["cut"].isna()]
     frame = frame.fillna({"rank": 0, "depth": 0}).sort_values(["depth", "rank", "index"])
     shape = len(places), -1
-    answered = (base,) if base in GENERATED and base in frame else stats.needs(base)
+    answered = (base,) if base in MATCHES and base in frame else stats.needs(base)
     found = {key: frame[key].to_numpy().reshape(shape) for key in ("depth", "rank", "index", "reference", *answered)}
     for key in ("index", "reference"):
         if (found[key] != found[key][0]).any():

@@ -18,7 +18,7 @@ from rankbench.batches import IGNORED, Encoded, collate, sorted_batches
 from rankbench.checks import GENERATED
 from rankbench.generate import generate
 from rankbench.lm import response_nll
-from rankbench.metrics import hits, score
+from rankbench.metrics import answered, score
 from rankbench.samplers import Submodel
 
 # Stack ranks while a forward stays below this many tokens: small forwards are bound by overhead, large ones by
@@ -49,7 +49,8 @@ class Score:
     """One sub-model's measurement; `predictions` holds for each split columns (n,) as predictions.parquet keeps them.
 
     `prediction` is a class number, a value or a text; a language model has `loss` (nats, summed over the response)
-    and `tokens` (of the response), and under the name of each exact match whether any accepted text is met.
+    and `tokens` (of the response), under the name of each exact match whether any accepted text is met, and for BLEU
+    the counts of `checks.BLEU_COUNTS`.
     """
 
     submodel: Submodel
@@ -96,8 +97,8 @@ def evaluate(
                 if responses is not None and set(metrics) & set(GENERATED):
                     answers = _answers(model, adapter, split, members, pad_id, responses, generated)
                     columns["prediction"] = answers
-                    for name in (name for name in metrics if name in GENERATED):
-                        columns[name] = np.array([hits(name, texts, split.references) for texts in answers])
+                    scored = [answered(metrics, texts, split.references) for texts in answers]
+                    columns |= {name: np.array([own[name] for own in scored]) for name in scored[0]}
                 outputs[split.name] = columns
     finally:
         adapter.activate(adapter.family[-1])

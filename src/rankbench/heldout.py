@@ -14,7 +14,7 @@ from rankbench import backbone, evaluate, lm, stats
 from rankbench.adapters.lora import DyLora
 from rankbench.backbone import Backbone
 from rankbench.batches import Encoded, collate, sorted_batches
-from rankbench.checks import GENERATED
+from rankbench.checks import GENERATED, MATCHES
 from rankbench.config import Task
 from rankbench.samplers import Submodel
 
@@ -104,7 +104,7 @@ def scores(
 
 
 def _sums(metric: str, pair: list[dict[str, np.ndarray]], split: Encoded) -> stats.Sums:
-    if metric in GENERATED:  # a question may accept several texts, so what is compared are the right answers
+    if metric in MATCHES:  # a question may accept several texts, so what is compared are the right answers
         right = np.array([own[metric] for own in pair])
         return stats.sums("accuracy", {"prediction": right}, np.ones(len(split), dtype=bool))
     references = split.labels if len(split.labels) else np.zeros(len(split))

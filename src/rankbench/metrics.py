@@ -15,6 +15,8 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
 
+from rankbench.checks import BLEU_COUNTS, MATCHES
+
 
 class _Metric(evaluate.Metric):
     """A metric of (prediction, reference) pairs, both class numbers or both real numbers."""
@@ -106,6 +108,42 @@ class ExactMatchNormalized(_TextMetric):
         return {"exact_match_normalized": float(hits("exact_match_normalized", predictions, references).mean())}
 
 
+class BleuSacre(_TextMetric):
+    """Corpus BLEU of sacreBLEU (Post 2018): `13a` tokens, case kept, smoothed `exp`, as a share.
+
+    All accepted texts of a row are its references. Papers report the BLEU of other scripts, whose values differ.
+    """
+
+    description = "corpus BLEU by sacreBLEU, 13a tokens, case-sensitive"
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        most = max(map(len, references))
+        streams = [[row[i] if i < len(row) else None for row in references] for i in range(most)]
+        return {"bleu_sacre": _bleu().corpus_score(predictions, streams).score / 100}
+
+
+def bleu_counts(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+    """What n texts add to a corpus's BLEU, (n,) under each name of `checks.BLEU_COUNTS`."""
+    bleu = _bleu()
+    rows = [bleu.corpus_score([text], [[own] for own in row]) for text, row in zip(texts, references, strict=True)]
+    found = np.array([[*row.counts, *row.totals, row.sys_len, row.ref_len] for row in rows])
+    return dict(zip(BLEU_COUNTS, found.T, strict=True))
+
+
+def _bleu() -> Any:
+    from sacrebleu.metrics import BLEU
+
+    return BLEU(force=True)  # no advice about texts that look tokenized
+
+
+def answered(
+    metrics: Sequence[str], texts: Sequence[str], references: Sequence[Sequence[str]]
+) -> dict[str, np.ndarray]:
+    """The columns (n,) by which n texts count for those of `metrics` that score generated responses."""
+    columns = {name: hits(name, texts, references) for name in metrics if name in MATCHES}
+    return columns | (bleu_counts(texts, references) if "bleu_sacre" in metrics else {})
+
+
 def hits(metric: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
     """Which of n texts equal one of their accepted texts (n,), as exact_match or exact_match_normalized has it."""
     pairs = zip(texts, references, strict=True)
@@ -150,6 +188,7 @@ METRICS: dict[str, type[evaluate.Metric]] = {
     "spearman": Spearman,
     "exact_match": ExactMatch,
     "exact_match_normalized": ExactMatchNormalized,
+    "bleu_sacre": BleuSacre,
     "loss": Loss,
     "perplexity": Perplexity,
 }

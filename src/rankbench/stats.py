@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats as scipy_stats
 
-from rankbench.checks import METRICS
+from rankbench.checks import BLEU_COUNTS, MATCHES, METRICS
 from rankbench.seeds import generator
 from rankbench.sources import RequestError
 
 Reals = npt.NDArray[np.float64]
 Truths = npt.NDArray[np.bool_]
 
-SHARES = ("accuracy", "exact_match", "exact_match_normalized")  # metrics by which an example is right or wrong
+SHARES = ("accuracy", *MATCHES)  # metrics by which an example is right or wrong
 CELLS = 2**21  # weights of a chunk of resamples: 16 MB
 EXACT_SEEDS = 16  # up to here all sign flips are counted
 SAMPLED_FLIPS = 100_000
@@ -93,15 +93,17 @@ def right(metric: str, predictions: npt.ArrayLike, references: npt.ArrayLike) ->
 
 def needs(metric: str) -> tuple[str, ...]:
     """The columns of predictions.parquet that a metric is computed from, beside the reference."""
+    if metric == "bleu_sacre":
+        return BLEU_COUNTS
     return ("loss", "tokens") if metric in LOSSES else ("prediction",)
 
 
 def sums(metric: str, columns: Mapping[str, Any], references: npt.ArrayLike) -> Sums:
     """A metric of k sub-models over n examples, equal to `metrics.score` for each of them.
 
-    `columns` hold `prediction` (k, n), or `loss` and `tokens` (k, n) for a language model's loss; `references` (n,) are
-    labels, values, or texts. Spearman's ranks are those in all n examples, also within resamples, where they are
-    an approximation. Raises RequestError for an unknown metric, columns of other lengths, and an infinite value.
+    `columns` hold what the metric `needs`, each (k, n); `references` (n,) are labels, values, or texts. The ranks of
+    Spearman are those in all n examples, also within resamples, where they are an approximation. Raises RequestError
+    for an unknown metric, columns of other lengths, and an infinite value.
     """
     if metric not in METRICS:
         raise RequestError(f"{metric} is no metric whose predictions are kept; choose from {', '.join(METRICS)}")
@@ -112,6 +114,8 @@ def sums(metric: str, columns: Mapping[str, Any], references: npt.ArrayLike) -> 
         raise RequestError(f"{metric} takes columns (k, n) and references (n,), not {shapes} and {wanted.shape}")
     if metric in SHARES:
         found = _shares(right(metric, made[0], wanted))
+    elif metric == "bleu_sacre":
+        found = _bleu(np.stack(made))
     elif metric in LOSSES:
         found = _losses(made[0], made[1], LOSSES[metric])
     else:
@@ -283,6 +287,22 @@ def _losses(loss: npt.NDArray[Any], tokens: npt.NDArray[Any], read: Callable[[Re
 def _perplexity(loss: Reals) -> Reals:
     with np.errstate(over="ignore"):
         return np.asarray(np.exp(loss))
+
+
+def _bleu(counts: npt.NDArray[Any]) -> Parts:
+    """Corpus BLEU with sacreBLEU's `exp` smoothing from the counts (10, k, n) of `BLEU_COUNTS`."""
+    m, k, n = counts.shape
+
+    def value(s: Reals, _: int) -> Reals:
+        parts = s.reshape(*s.shape[:-1], m, k)
+        matched, total, words, nearest = parts[..., :4, :], parts[..., 4:8, :], parts[..., 8, :], parts[..., 9, :]
+        missed = np.cumsum((matched == 0) & (total > 0), axis=-2)  # the i-th n without a match counts as 2^-i of one
+        with np.errstate(divide="ignore", invalid="ignore"):
+            precision = np.where(total > 0, np.where(matched > 0, matched, 0.5**missed) / total, 0)
+            score = np.exp(np.log(precision).mean(-2) + np.minimum(0, 1 - nearest / words))
+        return np.where(matched.any(-2), score, 0)
+
+    return counts.reshape(m * k, n).T.astype(float), value
 
 
 def _classes(predictions: npt.NDArray[Any], references: npt.NDArray[Any]) -> tuple[Reals, Reals]:
