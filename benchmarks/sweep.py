@@ -45,7 +45,7 @@ def environment(cluster: str, folder: Path) -> Iterator[dict[str, str]]:
 
 
 def killing(runs: Path, wanted: int, of: int, over: threading.Event, killed: list[str]) -> None:
-    """Kill `wanted` of the `of` runs, each once, up to a second after it was first seen to run."""
+    """Kill `wanted` of the `of` runs, each once, up to 0.3 s after it was first seen to run."""
     drawn = random.Random(0)
     left, seen = wanted, set()
     while left and not over.wait(0.05):
@@ -55,7 +55,7 @@ def killing(runs: Path, wanted: int, of: int, over: threading.Event, killed: lis
                 continue
             seen.add(folder)
             if drawn.random() < left / max(1, of - len(seen) + 1):
-                time.sleep(drawn.random())
+                time.sleep(0.3 * drawn.random())
                 with suppress(ProcessLookupError):
                     if lock.holder(folder) == owner:
                         os.kill(owner.pid, signal.SIGKILL)
