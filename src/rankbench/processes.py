@@ -122,4 +122,9 @@ def _group() -> Any:
 
     if not distributed.is_initialized():
         atexit.register(lambda: distributed.is_initialized() and distributed.destroy_process_group())
-    return PartialState()
+    said = os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # else the group would be DeepSpeed's to make
+    try:
+        return PartialState()
+    finally:
+        if said is not None:
+            os.environ["ACCELERATE_USE_DEEPSPEED"] = said

@@ -110,7 +110,7 @@ def environment(device: str, precision: str, reason: str, words: Iterable[str]) 
         "git": _git(),
         "device": device,
         "processes": processes.count(),
-        "sharded": sharding.asked(),
+        "sharded": bool(sharding.asked()),
         "precision": precision,
         "precision_reason": reason,
         "command": " ".join(["python -m rankbench", *words]),

@@ -130,8 +130,8 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str]) -> d
         raise
 
 
-def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any, split: bool) -> dict[str, Any]:
-    """Train and evaluate, with frozen weights split over the processes or not; returns the record's parts.
+def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any, split: str) -> dict[str, Any]:
+    """Train and evaluate, with frozen weights split over the processes as `split` says; returns the record's parts.
 
     Leaves everything but the record on disk.
     """
@@ -145,17 +145,18 @@ def _measure(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any, 
     if accelerator.distributed_type.value not in ("NO", "MULTI_CPU", "MULTI_GPU"):
         raise RequestError(
             f"{accelerator.distributed_type.value} is no way to start several processes here; use torchrun, or "
-            "accelerate launch with distributed_type MULTI_GPU or FSDP"
+            "accelerate launch with distributed_type MULTI_GPU, FSDP or DEEPSPEED"
         )
     device.obey(run.hardware)
     memory = {"forecast": _forecast(run), "before": device.resident_memory(accelerator.device.type)}
     over = sharding.mesh(accelerator.device.type) if split else None
     storage = quantize.storage(run.quantization, precision, quantize.CPU if over else accelerator.device)
-    with processes.in_turn() if over else contextlib.nullcontext():
+    turns = split == "FSDP"  # DeepSpeed splits with all processes at once
+    with processes.in_turn() if turns else contextlib.nullcontext():
         body = backbone.load(run.model, loaded.num_labels, run.task.regression, run.seed, storage)
         adapter = adapters.attach(run, body.model)
         if over:
-            sharding.shard(body.model, adapter.trained().values(), over)
+            sharding.shard(body.model, adapter.trained().values(), over, split)
     encoded, validation, responses = _encode(run, loaded, body)
     pad_id = body.tokenizer.pad_token_id
     _check_chosen(run, adapter.family)

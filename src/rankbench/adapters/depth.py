@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from rankbench import sharding
 from rankbench.adapters.base import Backward, FineTuning, Parameters
 from rankbench.adapters.full import Full
 from rankbench.adapters.lora import DyLora, Lora
@@ -185,7 +186,7 @@ class EarlyExit(Sorted):
         """The first layers, and the exit's own head, which alone trains."""
         active = self.active()
         self.activate(submodel)
-        total = sum(p.numel() for p in self.model.parameters())
+        total = sum(map(sharding.size, self.model.parameters()))
         self.activate(active)
         head = sum(p.numel() for p in self.stack.head(submodel.depth or 0).parameters())
         return Parameters(adapter=0, head=head, trainable=head if submodel.depth in self.heads else 0, total=total)

@@ -16,7 +16,7 @@ from peft.tuners.lora import layer as peft_layer
 from peft.tuners.lora.layer import LoraLayer, LoraVariant
 from torch import nn
 
-from rankbench import seeds
+from rankbench import seeds, sharding
 from rankbench.adapters.base import FineTuning, Parameters
 from rankbench.adapters.reorder import reorder
 from rankbench.checks import NESTED
@@ -300,7 +300,7 @@ def _whole(number: float) -> float:
 def _stored(parameter: nn.Parameter) -> int:
     """The number of weights behind a parameter; a packed 4-bit one stores two to a byte."""
     state = getattr(parameter, "quant_state", None)
-    return parameter.numel() if state is None else math.prod(state.shape)
+    return sharding.size(parameter) if state is None else math.prod(state.shape)
 
 
 def ends_with(name: str, target: str) -> bool:
