@@ -106,18 +106,18 @@ def test_every_run_of_a_sweep_is_in_the_table_with_its_reason(
 def test_failed_runs_are_tried_again_and_done_ones_are_not(
     call_main: Call, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rankbench import run as runs
+    from rankbench import pipeline
 
     asked = ["-m", *tiny, "seed=0,1,2", "train.max_steps=1", "evaluate.submodels=[1]"]
-    measure, tried = runs._measure, []
+    carry_out, tried = pipeline.carry_out, []
 
     def breaks(run, *rest):
         tried.append(run.seed)
         if run.seed == 1 and len(tried) < 4:
             raise ValueError("boom\nand more")
-        return measure(run, *rest)
+        return carry_out(run, *rest)
 
-    monkeypatch.setattr(runs, "_measure", breaks)
+    monkeypatch.setattr(pipeline, "carry_out", breaks)
     first = call_main(*asked)
     assert first.rc == 1 and "boom" in first.out and "and more" not in first.out and tried == [0, 1, 2]
     assert call_main(*asked).rc == 0 and tried == [0, 1, 2, 1]

@@ -18,8 +18,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 import rankbench
-from rankbench import adapters, backbone, cost, train
-from rankbench import run as runs
+from rankbench import adapters, backbone, cost, pipeline, train
 from rankbench.adapters.factors import Gated, factorise, multiply_out
 from rankbench.batches import IGNORED
 from rankbench.evaluate import evaluate
@@ -36,7 +35,7 @@ DRAWS = 20_000
 def _without_forecast() -> Any:
     """A run's forecast takes longer than these runs; it has a test of its own below."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "_forecast", lambda run: None)
+        patch.setattr(pipeline, "_forecast", lambda run: None)
         yield
 
 

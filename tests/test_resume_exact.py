@@ -15,7 +15,7 @@ import pytest
 from conftest import write_tiny
 from tiny import a_run
 
-from rankbench import checkpoint, train
+from rankbench import checkpoint, pipeline, train
 from rankbench import run as runs
 
 STEPS = 12
@@ -102,8 +102,8 @@ MOMENTS = {
     "at the last step": (train, "draw", STEPS, False),
     "after the last checkpoint": (checkpoint, "save", 4, True),
     "in the final evaluation": (runs.records, "environment", 1, False),
-    "while the adapter is saved": (runs, "replace_folder", 1, False),
-    "after the adapter is saved": (runs, "replace_folder", 1, True),
+    "while the adapter is saved": (pipeline, "replace_folder", 1, False),
+    "after the adapter is saved": (pipeline, "replace_folder", 1, True),
     "before the record": (runs, "_finish", 1, False),
     "after the record": (runs, "_finish", 1, True),
 }

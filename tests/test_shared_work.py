@@ -17,7 +17,7 @@ import torch
 from conftest import Answer, compose_run, sentences, write_jsonl, write_tiny
 from test_export import gguf_file
 
-from rankbench import backbone, data, gguf, load_runs, run, tokens
+from rankbench import backbone, data, gguf, load_runs, pipeline, tokens
 from rankbench.backbone import byte_tokenizer
 from rankbench.batches import encode, encode_responses
 from rankbench.config import Run
@@ -259,6 +259,6 @@ def test_seeds_share_a_forecast_and_ranks_do_not(make_run: Callable[..., Run], m
     forecast = cost.forecast
     monkeypatch.setattr(cost, "forecast", lambda asked: made.append(asked) or forecast(asked))
     asked = [make_run("seed=0"), make_run("seed=1"), make_run("adapter.r=2"), make_run("train.batch_size=4")]
-    found = [run._forecast(each) for each in asked]
+    found = [pipeline._forecast(each) for each in asked]
     assert found[0] == found[1] and len({tuple(f.values()) for f in found if f}) == 3
     assert made == [asked[0], *asked[2:]]

@@ -12,8 +12,8 @@ import pytest
 from test_resume_exact import outcome, settings, start
 from tiny import a_run
 
+from rankbench import pipeline, slurm, stopping, train
 from rankbench import run as runs
-from rankbench import slurm, stopping, train
 
 
 def strikes(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, call: int, number: int) -> None:
@@ -48,7 +48,7 @@ def test_a_signal_in_training_is_obeyed_after_the_step(
     assert outcome(run.folder) == outcome(whole.folder)
 
 
-@pytest.mark.parametrize("moment", [(runs.records, "environment"), (runs, "replace_folder"), (runs, "_finish")])
+@pytest.mark.parametrize("moment", [(runs.records, "environment"), (pipeline, "replace_folder"), (runs, "_finish")])
 def test_a_signal_outside_of_the_training_is_obeyed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: tuple[object, str]
 ) -> None:
