@@ -220,8 +220,8 @@ def _measured(found: Finished, made: Made) -> str:
     if made.choice:
         note = " These are the metrics of one rank in every layer."
     elif made.ranks and (cuts := _cut_row(found, made)):
-        values = ", ".join(f"{head} {times(name) * cuts[name]:.2f}" for head, name in zip(heads, names, strict=True))
-        note = f" This cut was measured there too: {values}. The table has the prefixes."
+        scores = ", ".join(f"{head} {times(name) * cuts[name]:.2f}" for head, name in zip(heads, names, strict=True))
+        note = f" This cut was measured there too: {scores}. The table has the prefixes."
     elif made.svd:
         note = " These are the metrics of the prefixes, not of this cut, which was not measured."
     elif not any(row["rank"] in (None, made.rank) and row.get("depth") == depth for row in rows):

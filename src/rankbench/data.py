@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import math
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
@@ -158,10 +159,11 @@ def _read(file: Path, encoding: str, as_text: bool) -> pd.DataFrame:
             return pd.DataFrame([row for _, row in rows], dtype=object if as_text else None)
         if file.suffix == ".json":
             return pd.DataFrame(json.loads(file.read_text(encoding=encoding)), dtype=object if as_text else None)
-        quoting = {"quoting": 3} if file.suffix == ".tsv" else {}  # TSV as GLUE writes it: a quote is a character
-        separator = "\t" if file.suffix == ".tsv" else ","
-        blank = {"dtype": str} if as_text else {"na_values": [""]}
-        return pd.read_csv(file, sep=separator, encoding=encoding, keep_default_na=False, **blank, **quoting)
+        how: dict[str, Any] = {"dtype": str} if as_text else {"na_values": [""]}
+        if file.suffix == ".tsv":  # as GLUE writes it: a quote is a character
+            how |= {"sep": "\t", "quoting": 3}
+        frame: pd.DataFrame = pd.read_csv(file, encoding=encoding, keep_default_na=False, **how)
+        return frame
     except UnicodeDecodeError as error:
         raise RequestError(f"{file} is not {encoding} ({error.reason}); set task.encoding=latin-1, say") from error
     except LookupError as error:
@@ -229,7 +231,7 @@ def _responses(name: str, frame: pd.DataFrame, task: Task, file: Path) -> Split:
     templates = [(template, _named(template)) for template in task.prompts or []]
     prompts, responses, references = [], [], []
     for row, values in zip(frame.index, frame.to_dict("records"), strict=True):
-        filled = {key: text for key, value in values.items() if (text := _text(value)) is not None}
+        filled = {str(key): text for key, value in values.items() if (text := _text(value)) is not None}
         fitting = [template for template, columns in templates if all(filled.get(c, "").strip() for c in columns)]
         if not fitting:
             lacking = ", ".join(c for c in templates[-1][1] if not filled.get(c, "").strip())
@@ -244,7 +246,7 @@ def _responses(name: str, frame: pd.DataFrame, task: Task, file: Path) -> Split:
     return Split(name, texts, np.zeros(0, np.int64), frame.index.to_numpy(), tuple(references))
 
 
-def _aliases(values: dict[str, Any], task: Task, file: Path, row: Any) -> list[str]:
+def _aliases(values: Mapping[Hashable, Any], task: Task, file: Path, row: Any) -> list[str]:
     if task.aliases_column is None:
         return []
     aliases = values.get(task.aliases_column)

@@ -164,7 +164,7 @@ def compare(
         own = answers[name]
         decided = {depth: sum(answer.decided.get(depth, 0) for answer in own) for depth in exits}
         drafted = sum(answer.drafted for answer in own)
-        texts = [tokenizer.decode(answer.tokens, skip_special_tokens=True).strip() for answer in own]
+        texts = [str(tokenizer.decode(answer.tokens, skip_special_tokens=True)).strip() for answer in own]
         return Measured(
             name,
             sum(decided.values()),

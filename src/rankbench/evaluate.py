@@ -91,7 +91,7 @@ def evaluate(
     try:
         with torch.no_grad():
             for split in splits:
-                columns = {}
+                columns: dict[str, np.ndarray] = {}
                 if set(metrics) - set(GENERATED):
                     columns |= _predict(model, adapter, split, members, batch_size, pad_id, budget, device, seconds)
                 if responses is not None and set(metrics) & set(GENERATED):
@@ -138,9 +138,14 @@ def _answers(
     own = [[responses.decode(answer).strip() for answer in row] for row in tokens]
     parts = _gathered(adapter, own)
     for place, part in enumerate(parts):
-        for member, answers in enumerate(part):
-            texts[member, place :: len(parts)] = answers
+        for i, answers in enumerate(part):
+            texts[i, place :: len(parts)] = answers
     return texts
+
+
+def tokens_of_logits(model: Any) -> int:
+    """How many tokens' logits fit into LOGIT_BYTES."""
+    return LOGIT_BYTES // (2 * 4 * model.config.vocab_size)
 
 
 def _predict(
@@ -157,7 +162,7 @@ def _predict(
     """Columns (members, n) of one split; adds each member's share of the time to `seconds`."""
     results: dict[str, np.ndarray] = {}
     if split.prompts:
-        most = LOGIT_BYTES // (2 * 4 * adapter.model.config.vocab_size)
+        most = tokens_of_logits(adapter.model)
         batch_size = max(1, min(batch_size, most // int(split.lengths.max())))
         budget = min(budget, most)
     for rows in list(sorted_batches(split.lengths, batch_size))[_part(adapter)]:

@@ -44,9 +44,7 @@ def batches(tuning: DyLora, split: Encoded, size: int, pad_id: int) -> Batches:
     """The split's rows in batches that lie on the model's device, with their row numbers."""
     device = next(tuning.model.parameters()).device
     if split.prompts:
-        size = max(
-            1, min(size, evaluate.LOGIT_BYTES // (2 * 4 * tuning.model.config.vocab_size * int(split.lengths.max())))
-        )
+        size = max(1, min(size, evaluate.tokens_of_logits(tuning.model) // int(split.lengths.max())))
     found = sorted_batches(split.lengths, size)
     return [(rows, {key: value.to(device) for key, value in collate(split, rows, pad_id).items()}) for rows in found]
 

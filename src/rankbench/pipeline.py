@@ -222,7 +222,7 @@ def _write_predictions(file: Path, scores: list[Any], by_cut: dict[str, _Cut], v
     """Every prediction of every sub-model; with cuts, the column `cut` says which, empty for the trained ones."""
     import pandas as pd
 
-    all_scores = [(None, score) for score in scores]
+    all_scores: list[tuple[str | None, Any]] = [(None, score) for score in scores]
     all_scores += [(how, score) for how, cut in by_cut.items() for score in cut.scores]
 
     parts = [

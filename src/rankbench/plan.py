@@ -186,7 +186,7 @@ def _levers(run: Run, length: int) -> list[list[Change]]:
     chosen = run.evaluate.submodels
     least = max([1, *(run.sampler.ranks or []), *(chosen if isinstance(chosen, list) else [])])
     ranks = [] if adapter.name == "full" else [adapter.r >> i for i in range(1, adapter.r.bit_length())]
-    levers = [
+    levers: list[list[Change]] = [
         [] if train.gradient_checkpointing else [checkpointing],
         [batch(n) for n in range(train.batch_size - 1, 0, -1) if train.batch_size % n == 0],
         [] if four_bits else [quantized],
@@ -303,5 +303,6 @@ def _size(size: int) -> str:
 def _wrapped(text: str, start: str = "") -> list[str]:
     """Lines of at most 80 columns; a path or a setting is never broken."""
     indent = " " * len(start)
-    whole = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=indent, **whole)
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=start, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

@@ -75,8 +75,8 @@ def curve(table: pd.DataFrame, metric: str, title: str, axis: str = "rank", apar
         name = f"{label} ({seeds} seeds)" if seeds > 1 else str(label)
         if label in apart:
             bars = rows["std"].fillna(0) if seeds > 1 else None
-            dots = {"fmt": marker, "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6, "capsize": 3}
-            axes.errorbar(rows[axis], rows["mean"], bars, color="black", label=name, zorder=5, **dots)
+            dots: dict[str, Any] = {"fmt": marker, "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6}
+            axes.errorbar(rows[axis], rows["mean"], bars, color="black", label=name, zorder=5, capsize=3, **dots)
             continue
         axes.plot(rows[axis], rows["mean"], color=colour, marker=marker, markersize=5, label=name)
         if seeds > 1:

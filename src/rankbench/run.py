@@ -80,7 +80,7 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str]) -> d
     from rankbench import data, doctor, track
 
     log.info("run %s", folder)
-    base = {"schema": records.SCHEMA, "run_id": run.run_id, "config": settings(run), "submodels": []}
+    base: dict[str, Any] = {"schema": records.SCHEMA, "run_id": run.run_id, "config": settings(run), "submodels": []}
     tracker = track.Silent()
     try:
         if processes.first():

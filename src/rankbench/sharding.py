@@ -133,7 +133,7 @@ def shard(model: nn.Module, trained: Iterable[nn.Parameter], over: DeviceMesh, w
     if layers is None:
         raise RequestError(f"a {config.model_type} model has no list of layers that {way} could split; use torchrun")
     (_fully_shard if way == "FSDP" else _zero3)(model, layers, set(trained), over)
-    split = {p: held(p) for p in model.parameters() if held(p) is not None}
+    split = {p: part for p in model.parameters() if (part := held(p)) is not None}
     for tensor in (*(p for p in model.parameters() if p not in split), *model.buffers()):
         tensor.data = tensor.data.to(over.device_type)
     log.info(

@@ -100,7 +100,8 @@ def fetch(
     from huggingface_hub import constants, snapshot_download
 
     kind = "model" if group == "model" else "dataset"
-    request = {"repo_id": source.hub, "revision": source.revision, "repo_type": kind, "allow_patterns": patterns}
+    request: dict[str, Any] = {"repo_id": source.hub, "revision": source.revision, "repo_type": kind}
+    request["allow_patterns"] = patterns
 
     def lacking(folder: Path) -> str | None:
         whole = needed or [(pattern,) for pattern in patterns]

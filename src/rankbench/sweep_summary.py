@@ -7,7 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rankbench import record, track
 from rankbench.status import WIDTH, Standing
@@ -42,7 +42,8 @@ def mirror(file: Path, jobs: Sequence[Job], found: Sequence[Standing]) -> None:
             resume="allow",
         )
         try:
-            run.log({"runs": wandb.Table(columns=list(rows), data=rows.values.tolist())})
+            cells: list[Any] = rows.values.tolist()
+            run.log({"runs": wandb.Table(columns=[str(name) for name in rows], data=cells)})
             run.summary.update(Counter(standing.state for standing in found))
         finally:
             wandb.finish()

@@ -81,7 +81,7 @@ class Kept:
                 aside.unlink()
 
 
-def _flat(ids: Ids) -> dict[str, np.ndarray]:
+def _flat(ids: Ids) -> dict[str, Any]:
     """Each list of rows as one array of its values, and one of the rows' lengths, in the smallest types that hold."""
     arrays = {"lengths": np.array([len(row) for row in ids["input_ids"]], np.int32)}
     for key, rows in ids.items():

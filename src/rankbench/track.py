@@ -86,7 +86,7 @@ class Wandb(Silent):
             for sub in submodels:
                 self.run.log({"rank": sub["rank"] or 0} | {f"by_rank/{name}": sub["metrics"][name] for name in names})
             if submodels:
-                rows = [
+                rows: list[Any] = [
                     [s["rank"], s["depth"], *(s["metrics"][n] for n in names), s["parameters"]["trainable"]]
                     for s in submodels
                 ]
@@ -125,9 +125,9 @@ def opened(settings: Log, folder: Path, **said: Any) -> Any:
     """
     import wandb
 
-    mode = _mode(settings.mode, wandb)
+    mode: Any = _mode(settings.mode, wandb)
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
-    limits = {"init_timeout": SECONDS, "finish_timeout": SECONDS, "finish_timeout_raises": True}
+    limits: dict[str, Any] = {"init_timeout": SECONDS, "finish_timeout": SECONDS, "finish_timeout_raises": True}
     run = wandb.init(
         project=settings.project,
         entity=settings.entity,

@@ -58,7 +58,8 @@ class Plan:
         batches = math.ceil(len(lengths) / settings.batch_size)
         self.steps_per_epoch = math.ceil(batches / settings.gradient_accumulation_steps)
         self.steps = settings.max_steps or settings.epochs * self.steps_per_epoch
-        self._epoch, self._batches = -1, []
+        self._epoch = -1
+        self._batches: list[np.ndarray] = []
 
     def micro_batches(self, step: int) -> list[tuple[np.ndarray, float]]:
         """The micro-batches of optimizer step `step`, counted from 0."""
@@ -253,7 +254,8 @@ def _rows(step: int, score: Score) -> list[dict[str, Any]]:
 
 
 def _checkpoint_activations(adapter: FineTuning) -> None:
-    adapter.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model: Any = adapter.model
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _save(

@@ -56,15 +56,15 @@ def _pairs(found: Curves, metric: str, ranks: Sequence[int]) -> list[Pair | None
     others = [name for name in found if not name.startswith(DYLORA)]
 
     def area(values: dict[int, float]) -> float:
-        return stats.aurac(list(values), list(values.values()))
+        return times(metric) * stats.aurac(list(values), list(values.values()))
 
     def best(values: dict[int, float]) -> float:
-        return (max if rises(metric) else min)(values.values())
+        return times(metric) * (max if rises(metric) else min)(values.values())
 
     asked: list[tuple[str, str, Summary]] = [("AURAC", name, area) for name in [*searched, *cut] or others]
     asked += [("best", name, best) for name in searched]
     return [
-        _pair(f"{one} - {other}", of, found[one], found[other], ranks, lambda v, read=read: times(metric) * read(v))
+        _pair(f"{one} - {other}", of, found[one], found[other], ranks, read)
         for one in nested
         for of, other, read in asked
     ]

@@ -44,10 +44,10 @@ def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
     ]
     if not rows:
         return []
-    table, searched = pd.DataFrame(rows), {row["label"] for row in rows if row["label"].startswith(SEARCH)}
-    named = tables.title(records)
+    table, named = pd.DataFrame(rows), tables.title(records)
+    searched = sorted(label for label in table["label"].unique() if label.startswith(SEARCH))
     return [
-        plots.curve(table, metric, named, apart=sorted(searched)),
+        plots.curve(table, metric, named, apart=searched),
         plots.pareto(table, metric, named, rises(metric)),
     ]
 
@@ -91,7 +91,7 @@ def _bests(found: Curves, metric: str, ranks: list[int], nested: list[str]) -> p
             own = {rank: value for rank, value in curve.values.items() if not ranks or rank in ranks}
             if not own:
                 continue
-            rank = (max if upwards else min)(own, key=lambda rank, own=own: own[rank])
+            rank = (max if upwards else min)(own, key=own.__getitem__)
             best.append(factor * own[rank])
             at[rank] += 1
             if len(own) > 1:
