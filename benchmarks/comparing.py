@@ -12,7 +12,9 @@ import pandas as pd
 import subject
 import timing
 
-from rankbench import choose, config, load_runs
+from rankbench import load_runs
+from rankbench.settings import identity
+from rankbench.tables import choice
 
 
 def a_record(run_id: str, settings: dict[str, object], ranks: int, n: int, scores: dict[str, list[float]]) -> str:
@@ -79,11 +81,11 @@ def main() -> None:
     parser.add_argument("--records", type=int, nargs="+", default=[1000, 10_000], help="records that load_runs reads")
     asked = parser.parse_args()
 
-    settings = config.settings(subject.run("task=mrpc", "adapter=dylora"))
+    settings = identity.settings(subject.run("task=mrpc", "adapter=dylora"))
     with tempfile.TemporaryDirectory() as made:
         run = a_run(Path(made) / "run", asked.ranks, asked.examples, settings)
         name = f"choose_rank, {asked.ranks} ranks x {asked.examples:,} examples"
-        sides: dict[str, Callable[[int], Callable[[], object]]] = {name: lambda _: lambda: choose.choose_rank(run)}
+        sides: dict[str, Callable[[int], Callable[[], object]]] = {name: lambda _: lambda: choice.choose_rank(run)}
         for count in asked.records:
             folder = many_records(Path(made) / str(count), count, settings)
             sides[f"load_runs, {count:,} records"] = lambda _, folder=folder: lambda: load_runs(folder)

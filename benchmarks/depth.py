@@ -9,9 +9,11 @@ import timing
 import torch
 from generation import QUESTIONS
 
-from rankbench import adapters, backbone
-from rankbench.generate import generate
-from rankbench.samplers import Submodel
+from rankbench import methods
+from rankbench.methods.submodel import Submodel
+from rankbench.models import backbone
+from rankbench.models.precision import choose_precision
+from rankbench.scoring.generation import generate
 
 
 def main() -> None:
@@ -24,9 +26,9 @@ def main() -> None:
 
     exits = ",".join(map(str, asked.exits))
     run = subject.run(f"model={asked.model}", "task=instruction", "adapter=sorted_ft", f"adapter.exits=[{exits}]")
-    precision = backbone.choose_precision(run)
+    precision = choose_precision(run)
     body = backbone.load(run.model, None, False, run.seed)
-    adapter = adapters.Sorted(run, body.model)
+    adapter = methods.Sorted(run, body.model)
     adapter.model.to(subject.device()).eval()
     prompts = body.tokenizer(QUESTIONS[: asked.prompts], add_special_tokens=False)["input_ids"]
 

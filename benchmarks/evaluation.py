@@ -9,10 +9,11 @@ import numpy as np
 import subject
 import timing
 
-from rankbench import adapters, backbone
-from rankbench.data import load
-from rankbench.evaluate import STACK_TOKENS, Score, evaluate
-from rankbench.samplers import Submodel
+from rankbench import methods
+from rankbench.methods.submodel import Submodel
+from rankbench.models.precision import choose_precision
+from rankbench.scoring.evaluation import STACK_TOKENS, Score, evaluate
+from rankbench.tasks.data import load
 
 SEPARATE = "a pass for each rank"
 AUTOMATIC = "automatic"
@@ -34,7 +35,7 @@ def main() -> None:
     run = subject.run("adapter=dylora", f"adapter.r={asked.r}", f"adapter.lora_alpha={2 * asked.r}", *chosen)
     read = load(run.task)
     split, tokenizer = subject.encode(run, read.validation[0])
-    adapter = adapters.DyLora(run, subject.model(run, read.num_labels))
+    adapter = methods.DyLora(run, subject.model(run, read.num_labels))
     subject.tell_ranks_apart(adapter)
 
     timed: dict[int, timing.Seconds] = {}
@@ -53,7 +54,7 @@ def main() -> None:
     heading = f"{source}; {len(split)} sentences, ranks 1..{asked.r}, automatic is {default} tokens"
     text, figures = _figures(timed)
     figures |= {"source": source, "automatic_stack_tokens": default}
-    timing.report(asked, f"{heading}\n\n{text}", figures, backbone.choose_precision(run))
+    timing.report(asked, f"{heading}\n\n{text}", figures, choose_precision(run))
 
 
 def _sides(measure: Measure, family: Sequence[Submodel], budgets: list[int]) -> dict[str, Callable[[], list[Score]]]:

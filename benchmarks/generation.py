@@ -8,9 +8,11 @@ import subject
 import timing
 import torch
 
-from rankbench import adapters, backbone, quantize
-from rankbench.generate import generate
-from rankbench.samplers import Submodel
+from rankbench import methods
+from rankbench.methods.submodel import Submodel
+from rankbench.models import backbone, quantization
+from rankbench.models.precision import choose_precision
+from rankbench.scoring.generation import generate
 
 QUESTIONS = [
     "Question: Which river flows through the city that was the first capital of the united kingdom?\nAnswer:",
@@ -39,10 +41,10 @@ def main() -> None:
         f"adapter.target_modules={asked.target_modules}",
         f"quantization={asked.quantization}",
     )
-    precision = backbone.choose_precision(run)
-    kept = quantize.storage(run.quantization, precision[0], subject.device())
+    precision = choose_precision(run)
+    kept = quantization.storage(run.quantization, precision[0], subject.device())
     body = backbone.load(run.model, None, False, run.seed, kept)
-    adapter = adapters.DyLora(run, body.model)
+    adapter = methods.DyLora(run, body.model)
     adapter.model.to(subject.device()).eval()
     subject.tell_ranks_apart(adapter)
     prompts = body.tokenizer(QUESTIONS[: asked.prompts], add_special_tokens=False)["input_ids"]

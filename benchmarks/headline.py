@@ -12,10 +12,13 @@ import timing
 import torch
 from accelerate import Accelerator
 
-from rankbench import adapters, backbone, cost, lm, quantize
-from rankbench.config import Hardware
-from rankbench.device import obey
-from rankbench.train import make_optimizer
+from rankbench import methods
+from rankbench.forecast import step_memory
+from rankbench.methods import objective
+from rankbench.models import backbone, quantization
+from rankbench.models.device import obey
+from rankbench.settings.run import Hardware
+from rankbench.training.loop import make_optimizer
 
 
 def main() -> None:
@@ -37,8 +40,8 @@ def main() -> None:
     )
     obey(Hardware(asked.hardware))
     accelerator = Accelerator(mixed_precision="no" if asked.precision == "fp32" else asked.precision)
-    kept = quantize.storage(run.quantization, asked.precision, accelerator.device)
-    adapter = adapters.DyLora(run, backbone.load(run.model, None, False, run.seed, kept).model)
+    kept = quantization.storage(run.quantization, asked.precision, accelerator.device)
+    adapter = methods.DyLora(run, backbone.load(run.model, None, False, run.seed, kept).model)
     adapter.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     adapter.model.train()
     model = accelerator.prepare(adapter.model)
@@ -46,13 +49,13 @@ def main() -> None:
 
     def step(length: int, place: int) -> None:
         adapter.activate(adapter.family[place])
-        accelerator.backward(lm.loss(model, subject.random_batch(1, length, adapter.model, place)))
+        accelerator.backward(objective.loss(model, subject.random_batch(1, length, adapter.model, place)))
         optimizer.step()
         optimizer.zero_grad()
 
     found = []
     for length in asked.lengths:
-        expected = cost.forecast(subject.with_length(run, length))
+        expected = step_memory.forecast(subject.with_length(run, length))
         _forget()
         try:
             step(length, -1)

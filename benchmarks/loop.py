@@ -15,11 +15,12 @@ import transformers
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from rankbench import adapters, backbone
-from rankbench.batches import Encoded, collate
-from rankbench.config import Run
-from rankbench.data import load
-from rankbench.train import Plan, learning_rate_factor, make_optimizer, train
+from rankbench import methods
+from rankbench.models.precision import choose_precision
+from rankbench.settings.run import Run
+from rankbench.tasks.data import load
+from rankbench.tasks.encoding import Encoded, collate
+from rankbench.training.loop import Plan, learning_rate_factor, make_optimizer, train
 
 DYLORA, LORA = "rankbench, DyLoRA", "rankbench, LoRA"
 BARE, GROUPED, DEFAULT = "bare loop", "Trainer, grouped", "Trainer, default"  # all three train PEFT's LoRA
@@ -37,7 +38,7 @@ def main() -> None:
     steps = f"train.max_steps={asked.steps or 'null'}"
     common = [*chosen, "train.epochs=1", steps, f"train.batch_size={asked.batch}"]
     lora, dylora = subject.run("adapter=lora", *common), subject.run("adapter=dylora", *common)
-    precision = backbone.choose_precision(lora)
+    precision = choose_precision(lora)
     read = load(lora.task)
     data, tokenizer = subject.encode(lora, read.train)
     labels = read.num_labels
@@ -83,14 +84,14 @@ def _seeded(run: Run, i: int) -> Run:
 def _accelerator(run: Run) -> Accelerator:
     # Trainer leaves its own state behind; rankbench starts every run from none.
     AcceleratorState._reset_state(True)
-    precision = backbone.choose_precision(run)[0]
+    precision = choose_precision(run)[0]
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
 
 
 def _rankbench(run: Run, data: Encoded, labels: int, tokenizer: Any, folder: Path) -> Any:
     gc.collect()
     accelerator = _accelerator(run)
-    adapter = adapters.attach(run, subject.model(run, labels))
+    adapter = methods.attach(run, subject.model(run, labels))
     return lambda: train(run, adapter, data, tokenizer.pad_token_id, accelerator, folder, measure=lambda model: [])
 
 
@@ -100,7 +101,7 @@ def _bare(run: Run, data: Encoded, labels: int, tokenizer: Any) -> Any:
     model = subject.stock_lora(run, labels).train()
     parameters = subject.trained(model)
     plan, device = Plan(data.lengths, run.train, run.seed), subject.device()
-    bf16 = backbone.choose_precision(run)[0] == "bf16"
+    bf16 = choose_precision(run)[0] == "bf16"
 
     def loop() -> None:
         optimizer = make_optimizer(run, parameters)
@@ -138,7 +139,7 @@ def _trainer(run: Run, rows: list[dict[str, Any]], labels: int, tokenizer: Any, 
         warmup_steps=settings.warmup_ratio,
         optim="adamw_torch_fused",
         train_sampling_strategy=sampling,
-        bf16=backbone.choose_precision(run)[0] == "bf16",
+        bf16=choose_precision(run)[0] == "bf16",
         use_cpu=subject.device().type == "cpu",
         dataloader_pin_memory=subject.device().type == "cuda",
         logging_strategy="no",

@@ -13,10 +13,13 @@ import torch
 from accelerate import Accelerator
 from peft import LoraConfig, TaskType, get_peft_model
 
-from rankbench import adapters, backbone, lm, quantize
-from rankbench.config import Run
-from rankbench.samplers import draw
-from rankbench.train import make_optimizer
+from rankbench import methods
+from rankbench.methods import objective
+from rankbench.models import backbone, quantization
+from rankbench.models.precision import choose_precision
+from rankbench.settings.run import Run
+from rankbench.training.loop import make_optimizer
+from rankbench.training.samplers import draw
 
 QLORA, DRAWN = "QLoRA (PEFT)", "QDyLoRA, rank drawn"
 
@@ -31,7 +34,7 @@ def main() -> None:
     asked = parser.parse_args()
 
     run = subject.random_run(asked.model, "adapter=qdylora", f"adapter.r={asked.r}")
-    precision = backbone.choose_precision(run)
+    precision = choose_precision(run)
     accelerator = Accelerator(mixed_precision="no" if precision[0] == "fp32" else precision[0])
     sides = {QLORA: _qlora(run, asked, accelerator), DRAWN: _qdylora(run, asked, accelerator)}
     seconds = timing.alternate(sides, asked.repeats, asked.warmup)
@@ -43,7 +46,7 @@ def main() -> None:
 
 
 def _backbone(run: Run, accelerator: Accelerator) -> Any:
-    kept = quantize.storage(run.quantization, _precision(accelerator), accelerator.device)
+    kept = quantization.storage(run.quantization, _precision(accelerator), accelerator.device)
     return backbone.load(run.model, None, False, run.seed, kept).model
 
 
@@ -62,7 +65,7 @@ def _qlora(run: Run, asked: argparse.Namespace, accelerator: Accelerator) -> tim
 
 
 def _qdylora(run: Run, asked: argparse.Namespace, accelerator: Accelerator) -> timing.Prepare:
-    adapter = adapters.DyLora(run, _backbone(run, accelerator))
+    adapter = methods.DyLora(run, _backbone(run, accelerator))
     step = _step(run, adapter.model, adapter.optimized(), accelerator)
 
     def act(i: int, batch: dict[str, torch.Tensor]) -> None:
@@ -83,7 +86,7 @@ def _step(
     optimizer = accelerator.prepare(make_optimizer(run, tensors))
 
     def step(batch: dict[str, torch.Tensor]) -> None:
-        accelerator.backward(lm.loss(wrapped, batch))
+        accelerator.backward(objective.loss(wrapped, batch))
         accelerator.clip_grad_norm_(tensors, run.train.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()

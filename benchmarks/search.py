@@ -8,7 +8,7 @@ import time
 import subject
 import timing
 
-from rankbench.run import execute
+from rankbench.runs.life import execute
 
 
 def main() -> None:

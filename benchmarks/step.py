@@ -11,10 +11,12 @@ import timing
 import torch
 from torch import nn
 
-from rankbench import adapters, backbone
-from rankbench.config import Run
-from rankbench.samplers import Submodel, draw
-from rankbench.train import make_optimizer
+from rankbench import methods
+from rankbench.methods.submodel import Submodel
+from rankbench.models.precision import choose_precision
+from rankbench.settings.run import Run
+from rankbench.training.loop import make_optimizer
+from rankbench.training.samplers import draw
 
 LORA, DRAWN, WHOLE = "LoRA (PEFT)", "DyLoRA, rank drawn", "DyLoRA, rank R"
 
@@ -28,7 +30,7 @@ def main() -> None:
     asked = parser.parse_args()
 
     run = subject.run("adapter=dylora", f"adapter.r={asked.r}", f"adapter.lora_alpha={2 * asked.r}")
-    precision = backbone.choose_precision(run)
+    precision = choose_precision(run)
     bf16 = precision[0] == "bf16"
     sides = {LORA: _lora(run, asked, bf16), DRAWN: _dylora(run, asked, bf16), WHOLE: _dylora(run, asked, bf16, asked.r)}
     seconds = timing.alternate(sides, asked.repeats, asked.warmup)
@@ -47,7 +49,7 @@ def _lora(run: Run, asked: argparse.Namespace, bf16: bool) -> timing.Prepare:
 
 def _dylora(run: Run, asked: argparse.Namespace, bf16: bool, rank: int | None = None) -> timing.Prepare:
     """Steps at `rank`, or at the rank that the run's sampler draws for each; the draw is timed too."""
-    adapter = adapters.DyLora(run, subject.model(run, 2))
+    adapter = methods.DyLora(run, subject.model(run, 2))
     step = _step(adapter.model, make_optimizer(run, adapter.optimized()), bf16)
 
     def act(i: int, batch: dict[str, torch.Tensor]) -> None:

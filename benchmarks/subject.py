@@ -11,19 +11,24 @@ from hydra import compose, initialize_config_dir
 from peft import LoraConfig, TaskType, get_peft_model
 from torch import nn
 
-from rankbench import adapters, backbone, batches, checks, config, data, progress
+from rankbench import methods
 from rankbench.__main__ import CONF
+from rankbench.models import backbone
+from rankbench.settings import checks
+from rankbench.settings.run import Run
+from rankbench.system import progress
+from rankbench.tasks import data, encoding
 
 progress.quiet_libraries()
 
 
-def run(*overrides: str) -> config.Run:
+def run(*overrides: str) -> Run:
     """The checked run that `python -m rankbench model=minilm OVERRIDES` would do."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return checks.build(compose("config", ["model=minilm", *overrides]))
 
 
-def random_run(model: str, *overrides: str) -> config.Run:
+def random_run(model: str, *overrides: str) -> Run:
     """A run over random weights in the shape of `conf/model/MODEL.yaml`, as large as that may be."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         named = compose("config", [f"model={model}"]).model
@@ -32,7 +37,7 @@ def random_run(model: str, *overrides: str) -> config.Run:
         return checks.build(compose("config", words))
 
 
-def with_length(run: config.Run, tokens: int) -> config.Run:
+def with_length(run: Run, tokens: int) -> Run:
     """The run with sequences of `tokens`."""
     return replace(run, task=replace(run.task, max_length=tokens))
 
@@ -49,12 +54,12 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def model(run: config.Run, num_labels: int) -> nn.Module:
+def model(run: Run, num_labels: int) -> nn.Module:
     """A fresh classifier, its weights and head the same at every call."""
     return backbone.load(run.model, num_labels, regression=False, seed=run.seed).model.to(device())
 
 
-def stock_lora(run: config.Run, num_labels: int) -> nn.Module:
+def stock_lora(run: Run, num_labels: int) -> nn.Module:
     """The same classifier under PEFT's LoRA and nothing else."""
     adapter = run.adapter
     settings = LoraConfig(
@@ -67,7 +72,7 @@ def stock_lora(run: config.Run, num_labels: int) -> nn.Module:
     return get_peft_model(model(run, num_labels), settings)
 
 
-def tell_ranks_apart(adapter: adapters.FineTuning) -> None:
+def tell_ranks_apart(adapter: methods.FineTuning) -> None:
     """Give B weights, since with B = 0 every rank would predict the same and the comparison would show nothing."""
     torch.manual_seed(0)
     for name, parameter in adapter.trained().items():
@@ -89,7 +94,7 @@ def task(data_dir: str, train_rows: int | None = None, eval_rows: int | None = N
     return ["task=sst2", f"task.data_dir={data_dir}", "task.validation_fraction=0.02", *limits], "SST-2"
 
 
-def encode(run: config.Run, split: data.Split) -> tuple[batches.Encoded, Any]:
+def encode(run: Run, split: data.Split) -> tuple[encoding.Encoded, Any]:
     """The tokenised split and the tokenizer."""
     tokenizer = backbone.load(run.model, 2, regression=False, seed=run.seed).tokenizer
-    return batches.encode(split, tokenizer, run.task.max_length), tokenizer
+    return encoding.encode(split, tokenizer, run.task.max_length), tokenizer

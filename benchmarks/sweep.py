@@ -18,7 +18,7 @@ from typing import Any
 
 import timing
 
-from rankbench import lock, record
+from rankbench.records import lock, record
 
 SLURM = Path(__file__).resolve().parents[1] / "tests" / "slurm.sh"
 SETTINGS = ["task=classification", "model=tiny_bert", "adapter.r=4", "train.max_steps=40", "train.batch_size=8"]

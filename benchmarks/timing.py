@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from rankbench import record
+from rankbench.runs.environment import environment
 
 Prepare = Callable[[int], Callable[[], object]]  # repetition -> the action to time
 Seconds = dict[str, list[float]]
@@ -85,12 +85,12 @@ def report(asked: argparse.Namespace, text: str, figures: dict[str, Any], precis
     print(f"{text}\n\n{device_name()}; {precision[0]}; torch {torch.__version__}")
     if asked.to is None:
         return
-    environment = record.environment(device_name(), *precision, sys.argv[1:])
-    environment["command"] = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    made_on = environment(device_name(), *precision, sys.argv[1:])
+    made_on["command"] = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     settings = {key: value for key, value in vars(asked).items() if key != "to"}
     asked.to.parent.mkdir(parents=True, exist_ok=True)
     asked.to.write_text(
-        json.dumps({"settings": settings, "environment": environment, **figures}, indent=1, default=str) + "\n"
+        json.dumps({"settings": settings, "environment": made_on, **figures}, indent=1, default=str) + "\n"
     )
 
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Tests of one room use what another's have made.
+sys.path[1:1] = [str(folder) for folder in sorted(Path(__file__).parent.iterdir()) if folder.is_dir()]
 # No hub, an empty cache, no keys, and no threads to fight over the cores.
 _HOME = tempfile.mkdtemp(prefix="rankbench-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
@@ -31,8 +33,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 import rankbench.__main__  # registers the schema
-from rankbench.checks import build
-from rankbench.config import Run
+from rankbench.settings.checks import build
+from rankbench.settings.run import Run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONF = REPOSITORY / "conf"
@@ -137,7 +139,7 @@ def make_run(tiny: list[str]) -> Callable[..., Run]:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one finished smallest run with accuracy and F1, shared: read it, do not change it."""
-    from rankbench.run import execute
+    from rankbench.runs.life import execute
 
     root = tmp_path_factory.mktemp("finished")
     overrides = tiny_overrides(write_tiny(root / "data"), root / "runs")

@@ -15,9 +15,9 @@ import pytest
 import torch
 from conftest import CONF, Answer, compose_run, sentences, write_jsonl
 
-from rankbench import lock
 from rankbench.__main__ import _sweep_name
-from rankbench.run import summary
+from rankbench.records import lock
+from rankbench.runs.life import summary
 
 Call = Callable[..., Answer]
 

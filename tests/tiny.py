@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
-from rankbench import adapters, backbone, quantize
+from rankbench import methods
 from rankbench.__main__ import CONF
-from rankbench.batches import Encoded
-from rankbench.checks import build
-from rankbench.config import Run
-from rankbench.samplers import Submodel
+from rankbench.methods.submodel import Submodel
+from rankbench.models import backbone, quantization
+from rankbench.settings.checks import build
+from rankbench.settings.run import Run
+from rankbench.tasks.encoding import Encoded
 
 MODELS = ["tiny_bert", "tiny_gpt2", "tiny_llama"]
 
@@ -25,12 +26,12 @@ def a_run(*overrides: str) -> Run:
         return build(compose("config", ["model=tiny_bert", *overrides]))
 
 
-def attached(*overrides: str, num_labels: int | None = 2) -> adapters.FineTuning:
+def attached(*overrides: str, num_labels: int | None = 2) -> methods.FineTuning:
     """A tiny model with the adapter of a command line; B is drawn at random, so that ranks differ."""
     run = a_run(*overrides)
-    stored = quantize.storage(run.quantization, "fp32", torch.device("cpu"))
+    stored = quantization.storage(run.quantization, "fp32", torch.device("cpu"))
     model = backbone.load(run.model, num_labels, run.task.regression, run.seed, stored).model
-    tuning = adapters.attach(run, model)
+    tuning = methods.attach(run, model)
     randomise(tuning.model)
     tuning.model.eval()
     return tuning
@@ -55,7 +56,7 @@ def a_batch(rows: int = 4, length: int = 12, seed: int = 0) -> dict[str, torch.T
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def logits(tuning: adapters.FineTuning, batch: dict[str, torch.Tensor], rank: int | None = None) -> torch.Tensor:
+def logits(tuning: methods.FineTuning, batch: dict[str, torch.Tensor], rank: int | None = None) -> torch.Tensor:
     """Logits at a rank, without gradients."""
     if rank is not None:
         tuning.activate(Submodel(rank=rank))
@@ -63,12 +64,12 @@ def logits(tuning: adapters.FineTuning, batch: dict[str, torch.Tensor], rank: in
         return tuning.model(**batch).logits
 
 
-def stock_slice(tuning: adapters.FineTuning, run: Run, rank: int, alpha: float) -> torch.nn.Module:
+def stock_slice(tuning: methods.FineTuning, run: Run, rank: int, alpha: float) -> torch.nn.Module:
     """A stock PEFT model on the same backbone that holds A[:rank], B[:, :rank] as an ordinary LoRA of that rank."""
     from peft import LoraConfig, TaskType, get_peft_model
 
     causal = run.task.kind == "causal_lm"
-    stored = quantize.storage(run.quantization, "fp32", torch.device("cpu"))
+    stored = quantization.storage(run.quantization, "fp32", torch.device("cpu"))
     base = backbone.load(run.model, None if causal else 2, False, run.seed, stored).model
     config = LoraConfig(
         r=rank,
@@ -96,6 +97,6 @@ def encoded(rows: int = 40, seed: int = 0, name: str = "train") -> Encoded:
     return Encoded(name, {"input_ids": ids}, labels, np.arange(rows), np.array([len(x) for x in ids]))
 
 
-def state(tuning: adapters.FineTuning) -> dict[str, torch.Tensor]:
+def state(tuning: methods.FineTuning) -> dict[str, torch.Tensor]:
     """A copy of the trained weights."""
     return {name: copy.deepcopy(p.data) for name, p in tuning.trained().items()}

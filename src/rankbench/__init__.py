@@ -4,14 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rankbench.loading import load
-    from rankbench.record import load_runs
-    from rankbench.report import choose_rank, table
+    from rankbench.records.record import load_runs
+    from rankbench.shipping.loading import load
+    from rankbench.tables.report import choose_rank, table
 
 __version__ = "0.1.0"
 __all__ = ["choose_rank", "load", "load_runs", "table"]
 
-_PLACES = {"choose_rank": "report", "load": "loading", "load_runs": "record", "table": "report"}
+_PLACES = {
+    "choose_rank": "tables.report",
+    "load": "shipping.loading",
+    "load_runs": "records.record",
+    "table": "tables.report",
+}
 
 
 def __getattr__(name: str) -> Any:

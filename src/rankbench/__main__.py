@@ -17,19 +17,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rankbench import apart, processes, stopping
-from rankbench.checks import build
-from rankbench.config import Run
-from rankbench.refusal import explain, near
-from rankbench.run import RunFailed, execute, summary
-from rankbench.sources import RequestError
-from rankbench.stopping import Stopped
+from rankbench.errors import RequestError, RunFailed
+from rankbench.runs import own_process
+from rankbench.runs.life import execute, summary
+from rankbench.settings.checks import build
+from rankbench.settings.refusal import explain, near
+from rankbench.settings.run import Run
+from rankbench.system import gpus, processes, stopping
+from rankbench.system.stopping import Stopped
 
 _INSTALLED = Path(__file__).parent / "conf"
 CONF = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[2] / "conf"
 
 OmegaConf.register_new_resolver("rankbench.home", lambda: str(CONF.parent), replace=True)
-OmegaConf.register_new_resolver("rankbench.at_once", apart.at_once, replace=True)
+OmegaConf.register_new_resolver("rankbench.at_once", gpus.at_once, replace=True)
 OmegaConf.register_new_resolver("rankbench.or", lambda chosen, default: chosen or default or 1, replace=True)
 ConfigStore.instance().store(name="schema", node=Run)
 
@@ -66,7 +67,7 @@ def _job(config: DictConfig) -> None:
     if run.cluster.name == "slurm":
         processes.join_slurm()
     words = [word for word in words if not _WHERE.match(word)]
-    record = (apart.execute if run.cluster.own_process else execute)(run, words)
+    record = (own_process.execute if run.cluster.own_process else execute)(run, words)
     if not processes.first():
         return
     print(summary(record))
@@ -75,7 +76,7 @@ def _job(config: DictConfig) -> None:
 
 def table(words: list[str]) -> None:
     """`rankbench table NAME RUNS...`: a comparison of records."""
-    from rankbench import report
+    from rankbench.tables import report
 
     report.main(words)
 
@@ -88,7 +89,7 @@ def _sweep_name(words: list[str]) -> str:
 
 
 def _prepare_sweep(words: list[str]) -> None:
-    from rankbench import sweep
+    from rankbench.sweeps import sweep
 
     if shows := {"--cfg", "-c", "--info", "-i"} & {word.partition("=")[0] for word in words}:
         raise RequestError(f"{shows.pop()} shows the settings of one run; leave -m and the lists out")
@@ -110,46 +111,46 @@ def composed(words: list[str]) -> Run:
 
 def plan(words: list[str]) -> None:
     """`rankbench plan [overrides]`: what the run would take, before anything is loaded."""
-    from rankbench.progress import quiet_libraries
+    from rankbench.system.progress import quiet_libraries
 
     asked = composed(words)
     quiet_libraries()
-    from rankbench import cost
+    from rankbench.forecast import step_memory
 
-    sys.exit(cost.report(asked))
+    sys.exit(step_memory.report(asked))
 
 
 def doctor(words: list[str]) -> None:
     """`rankbench doctor [overrides]`: what this machine lacks for the run."""
-    from rankbench import doctor
+    from rankbench.forecast import doctor
 
     sys.exit(doctor.report(composed(words)))
 
 
 def export(words: list[str]) -> None:
     """`rankbench export RUN --rank 4 --to DIR`: a run's rank as a stock PEFT adapter or merged weights."""
-    from rankbench import export
+    from rankbench.shipping import export
 
     export.main(words)
 
 
 def decode(words: list[str]) -> None:
     """`rankbench decode RUN`: early exits by confidence and self-speculation with a run's exits."""
-    from rankbench import decode
+    from rankbench.shipping import decode
 
     decode.main(words)
 
 
 def layers(words: list[str]) -> None:
     """`rankbench layers RUN --budget 4`: a rank for each layer of a finished run."""
-    from rankbench import layers
+    from rankbench.shipping import layer_ranks
 
-    layers.main(words)
+    layer_ranks.main(words)
 
 
 def status(words: list[str]) -> None:
     """`rankbench status RUNS`: which runs are done, running, stopped, failed or missing."""
-    from rankbench import status
+    from rankbench.sweeps import status
 
     status.main(words)
 

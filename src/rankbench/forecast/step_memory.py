@@ -1,0 +1,397 @@
+"""What a run asks of the memory, forecast from the architecture alone: no weights are read and none are fetched."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import astuple, dataclass, replace
+from itertools import chain
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft.helpers import disable_input_dtype_casting
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from transformers.pytorch_utils import Conv1D
+
+from rankbench import methods
+from rankbench.models import backbone, quantization
+from rankbench.models.precision import choose_precision
+from rankbench.settings.checks import DEEP
+from rankbench.settings.run import Hardware, Optimizer, Precision, Quantization, Run
+
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Bytes at the peak of a training step, by what they hold; `per_row` is what one more row of a micro-batch adds.
+
+    `activations` is without and `activations_checkpointed` with gradient checkpointing, whichever the run asks for.
+    `workspace` is a dequantized layer and the gradient of the widest activation. `peak` is less than the sum: the
+    logits are gone when the layers' backward begins, and the layer that is computed again comes only then.
+    """
+
+    weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations: int
+    activations_checkpointed: int
+    workspace: int
+    logits: int
+    peak: int
+    per_row: int
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Bytes that a forward keeps for its backward: inside the layers, outside them, and the layers' inputs.
+
+    `last` is what the last layer keeps and `widest` its largest tensor, `held` the part of `inside` that checkpointing
+    does not free, and `stem` what it adds before the layers, since it wants a gradient of the embeddings.
+    """
+
+    inside: int
+    outside: int
+    inputs: int
+    last: int
+    held: int
+    widest: int
+    stem: int = 0
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A run's model in numbers, and what one row of a batch and two rows make a forward keep.
+
+    Parameters: `quantized` in quantized linears, `rest` in the other modules, `low_rank` in the adapter at the largest
+    rank, `head` trained beside it, `trained` altogether. `length` is the tokens of a row, `logits` the bytes of a
+    row's; the other fields are bytes as in Forecast.
+    """
+
+    layers: int
+    width: int
+    vocabulary: int
+    length: int
+    quantized: int
+    rest: int
+    low_rank: int
+    head: int
+    trained: int
+    weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    workspace: int
+    logits: int
+    one: Saved
+    two: Saved
+
+
+def forecast(run: Run, rows: int | None = None) -> Forecast:
+    """The bytes of a training step with micro-batches of `rows` (default: train.batch_size), at the largest rank.
+
+    Every row is as long as task.max_length and the model allow, every token of a language model is a target, and the
+    gradients are there from the start, as when they accumulate. Left out are the allocator's gaps and the libraries
+    themselves (CUDA's context, or the process on a CPU).
+
+    Activations are what autograd saves when fake tensors go through the run's own modules, under a CPU's autocast;
+    for a GPU with its fused attention and dropout, and its norms in float32. Batches have padding, so a mask.
+    Raises RequestError where settings and model do not fit each other.
+    """
+    return of(anatomy(run), run, rows)
+
+
+def of(body: Anatomy, run: Run, rows: int | None = None) -> Forecast:
+    """As `forecast`, for an anatomy at hand; of the run only its training settings are read."""
+    rows = run.train.batch_size if rows is None else rows
+    again = run.train.gradient_checkpointing
+    fixed = (body.weights, body.adapter, body.gradients, body.optimizer)
+    here, beyond = (_growing(body, again, n) for n in (rows, rows + 1))
+    peak, more = (sum(fixed) + parts.pop("peak") for parts in (here, beyond))
+    return Forecast(*fixed, **here, peak=peak, per_row=more - peak)
+
+
+def precision(run: Run) -> tuple[str, str]:
+    """As `models.precision.choose_precision`, but a V100 can be planned for where there is none."""
+    if run.hardware is not Hardware.v100 or torch.cuda.is_available():
+        return choose_precision(run)
+    if run.train.precision is Precision.auto:
+        return "fp32", "hardware=v100: a V100 has no bf16, and fp16 is opt-in"
+    return run.train.precision.value, "as asked"
+
+
+def anatomy(run: Run) -> Anatomy:
+    """Take the run's model apart on the meta device; where all layers are alike, two of them stand for all.
+
+    Raises RequestError where settings and model do not fit each other.
+    """
+    config = backbone.config_of(run.model, _labels(run))
+    layers = config.num_hidden_layers
+    if layers <= 2 or not _alike(run, config):
+        return _dissect(run, config, layers)
+    return _grown(_dissect(run, config, 1), _dissect(run, config, 2), layers)
+
+
+def saved(forward: Callable[[], Any], model: nn.Module, blocks: Iterable[nn.Module], owned: set[int]) -> Saved:
+    """What `forward()`, a call of `model` with layers `blocks`, keeps for its backward.
+
+    Storages count once, where they are kept first; those in `owned` (their `_cdata`) are there anyway.
+    """
+    kept: dict[int, tuple[torch.UntypedStorage, int | None]] = {}  # holding the storage, so that no number returns
+    held: set[int] = set()
+    inputs: list[int] = []
+    place: list[int | None] = [None]
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in owned:
+            kept.setdefault(storage._cdata, (storage, place[0]))
+        return tensor
+
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        place[0] = len(inputs)
+        inputs.append(_bytes([args[0] if args else kwargs["hidden_states"]]))
+
+    def leave(*_: Any) -> None:
+        place[0] = None
+
+    def hold(_: nn.Module, args: tuple[torch.Tensor]) -> None:
+        held.add(keep(args[0]).untyped_storage()._cdata)
+
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            stack.callback(block.register_forward_hook(leave).remove)
+        for module in model.modules():
+            if getattr(module, "holds_input", False):
+                stack.callback(module.register_forward_pre_hook(hold).remove)
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
+        forward()
+    sizes = [(storage.nbytes(), where, key in held) for key, (storage, where) in kept.items()]
+    return Saved(
+        inside=sum(size for size, where, _ in sizes if where is not None),
+        outside=sum(size for size, where, _ in sizes if where is None),
+        inputs=sum(inputs),
+        last=sum(size for size, where, _ in sizes if where == len(inputs) - 1),
+        held=sum(size for size, where, stays in sizes if stays and where is not None),
+        widest=max((size for size, where, _ in sizes if where == len(inputs) - 1), default=0),
+    )
+
+
+def report(run: Run) -> int:
+    """Print what the run would cost and whether it fits, at most 80 columns wide; 0, whatever the answer."""
+    from rankbench.forecast import plan
+
+    print("\n".join(plan.lines(run)))
+    return 0
+
+
+class _Product(torch.autograd.Function):
+    """The product with a quantized weight, which keeps nothing but that weight for its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+class _Quantized(nn.Linear):
+    """Stands for a quantized layer on the meta device, with its dtypes and without its numbers."""
+
+    __module__ = "bitsandbytes.nn"  # by which quantization.layers tells what is quantized already
+
+    def __init__(self, layer: nn.Module, storage: quantization.Storage) -> None:
+        outputs, inputs = layer.weight.shape[::-1] if isinstance(layer, Conv1D) else layer.weight.shape
+        super().__init__(inputs, outputs, layer.bias is not None, device="meta", dtype=storage.compute)
+        # bitsandbytes' int8 layer keeps its input past autograd, where no checkpointing reaches it.
+        self.holds_input = storage.settings.name == "int8"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        computed = x if self.holds_input else x.to(self.weight.dtype)
+        return _Product.apply(computed, self.weight).to(x.dtype)
+
+    def stored(self, settings: Quantization) -> int:
+        """Bytes of the weight with its scales."""
+        rows = FLOAT * self.out_features if self.holds_input else 0
+        return round(self.weight.numel() * quantization.bits(settings) / 8) + rows
+
+
+class _Gpu(TorchFunctionMode):
+    """A GPU's kernels where they keep other bytes than a CPU's: attention, dropout, and norms under autocast."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is F.scaled_dot_product_attention:
+            kwargs["dropout_p"] = 0.0  # fused, it keeps no mask; on a CPU any dropout makes it unfused
+        elif func is F.dropout:
+            x, p, training = (*args, *kwargs.values())[:3]
+            return torch.native_dropout(x, p, True)[0] if p and training else x
+        elif func is F.layer_norm and torch.is_autocast_enabled("cpu"):
+            args = (args[0].float(), *args[1:])
+        return func(*args, **kwargs)
+
+
+def _dissect(run: Run, config: Any, layers: int) -> Anatomy:
+    """The anatomy of the run's model with this many layers."""
+    arithmetic, _ = precision(run)
+    storage = quantization.storage(run.quantization, arithmetic, torch.device("cpu"))
+    model, blocks = _on_meta(run, config, layers, storage.dtype)
+    length = min(run.task.max_length, backbone.longest(backbone.Backbone(model, None, {})))
+    whole = sum(p.numel() for p in model.parameters())
+    stand_ins = _stand_in(model, storage) if storage.quantized else []
+    quantized = [layer.weight.numel() for layer in stand_ins]
+    loaded = {id(p) for p in model.parameters()}
+    tuning = methods.attach(run, model)
+    tuning.model.train()
+    count = tuning.count(tuning.family[-1])
+    trained = list(tuning.trained().values())
+    plain = loaded - {id(layer.weight) for layer in stand_ins}
+    one, two = (_rehearse(tuning.model, blocks, run, rows, length) for rows in (1, 2))
+    return Anatomy(
+        layers=layers,
+        width=config.hidden_size,
+        vocabulary=config.vocab_size,
+        length=length,
+        quantized=sum(quantized),
+        rest=whole - sum(quantized),
+        low_rank=count.adapter,
+        head=count.head,
+        trained=count.trainable,
+        weights=_bytes(chain((p for p in tuning.model.parameters() if id(p) in plain), tuning.model.buffers()))
+        + sum(layer.stored(run.quantization) for layer in stand_ins),
+        adapter=_bytes(p for p in trained if id(p) not in loaded),
+        gradients=_bytes(trained),
+        optimizer=_moments(run, [*tuning.optimized(), *(p for _, own in tuning.own_rates() for p in own)]),
+        workspace=max(quantized, default=0) * _dequantized(storage),
+        logits=length * _logit(arithmetic) * config.vocab_size if run.task.kind == "causal_lm" else 0,
+        one=one,
+        two=two,
+    )
+
+
+def _on_meta(run: Run, config: Any, layers: int, dtype: torch.dtype) -> tuple[nn.Module, nn.ModuleList]:
+    """The model with this many layers, and these layers."""
+    config = copy.deepcopy(config)
+    config.num_hidden_layers = layers
+    if config.pad_token_id is None:  # a classifier wants to know where a row ends
+        config.pad_token_id = 0
+    with torch.device("meta"):
+        kind = backbone.auto_class(config, _labels(run))
+        model = kind.from_config(config, dtype=dtype, trust_remote_code=run.model.trust_remote_code)
+    return model, next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == layers)
+
+
+def _alike(run: Run, config: Any) -> bool:
+    """Whether each layer has the same tensors, and the adapter the same targets in each."""
+    targets = run.adapter.target_modules
+    named = [targets] if isinstance(targets, str) else targets
+    if run.adapter.name in DEEP:
+        return False  # its exits name layers
+    if (named == [targets] and targets != "all-linear") or any(p.isdigit() for name in named for p in name.split(".")):
+        return False
+    _, blocks = _on_meta(run, config, config.num_hidden_layers, torch.float32)
+    return len({tuple((name, p.shape) for name, p in block.named_parameters()) for block in blocks}) == 1
+
+
+def _stand_in(model: nn.Module, storage: quantization.Storage) -> list[_Quantized]:
+    """Put a stand-in for each layer that would be quantized."""
+    made = {
+        name: _Quantized(layer, storage) for name, layer in quantization.layers(model, quantization.kept_out(model))
+    }
+    for name, layer in made.items():
+        model.set_submodule(name, layer)
+    quantization.settle(model, storage)
+    return list(made.values())
+
+
+def _rehearse(model: nn.Module, blocks: nn.ModuleList, run: Run, rows: int, length: int) -> Saved:
+    """What a forward of `rows` rows keeps, in the arithmetic and by the kernels of the run's device."""
+    arithmetic, _ = precision(run)
+    half, gpu = arithmetic != "fp32", torch.cuda.is_available() or run.hardware is Hardware.v100
+    with ExitStack() as stack:
+        stack.enter_context(FakeTensorMode())
+        stack.enter_context(torch.autocast("cpu", quantization.DTYPES[arithmetic], enabled=half))
+        if gpu:
+            stack.enter_context(_Gpu())
+            # PEFT casts the input of its layer over nn.Linear, and leaves bitsandbytes' to CUDA's autocast.
+            stack.enter_context(disable_input_dtype_casting(model, active=half and run.quantization.name != "none"))
+        tensors = {
+            name: torch.empty(t.shape, dtype=t.dtype, requires_grad=t.requires_grad)
+            for name, t in chain(model.named_parameters(), model.named_buffers())
+        }
+        inputs = {key: torch.ones(rows, length, dtype=torch.long) for key in ("input_ids", "attention_mask")}
+        options: dict[str, Any] = {"use_cache": False} if run.task.kind == "causal_lm" else {}
+        owned = {t.untyped_storage()._cdata for t in tensors.values()}
+
+        def keeps() -> Saved:
+            return saved(lambda: torch.func.functional_call(model, tensors, (), inputs | options), model, blocks, owned)
+
+        plain = keeps()
+        hook = model.get_input_embeddings().register_forward_hook(lambda _, __, output: output.requires_grad_())
+        stack.callback(hook.remove)
+        return replace(plain, stem=keeps().outside - plain.outside)
+
+
+def _grown(one: Anatomy, two: Anatomy, layers: int) -> Anatomy:
+    """From one layer and two to `layers`, each further one adding what the second did."""
+
+    def grow(a: int, b: int) -> int:
+        return a + (layers - 1) * (b - a)
+
+    def grow_saved(a: Saved, b: Saved) -> Saved:
+        return replace(Saved(*map(grow, astuple(a), astuple(b))), last=b.last, widest=b.widest)
+
+    parts = [(getattr(one, name), getattr(two, name)) for name in Anatomy.__dataclass_fields__]
+    return Anatomy(*(grow_saved(a, b) if isinstance(a, Saved) else grow(a, b) for a, b in parts))
+
+
+def _growing(body: Anatomy, checkpointing: bool, rows: int) -> dict[str, int]:
+    """The parts of a forecast that grow with the rows, and `peak`, the most of them at once."""
+
+    def bytes_of(part: Callable[[Saved], int]) -> int:
+        one, two = part(body.one), part(body.two)
+        return one + (rows - 1) * (two - one)
+
+    plain = bytes_of(lambda s: s.outside + s.inside)
+    first = bytes_of(lambda s: s.outside + s.stem + s.held + s.inputs)
+    again = bytes_of(lambda s: s.last)
+    workspace = body.workspace + bytes_of(lambda s: s.widest)
+    logits = rows * body.logits
+    return {
+        "activations": plain,
+        "activations_checkpointed": first + again,
+        "workspace": workspace,
+        "logits": logits,
+        "peak": first + max(logits, again + workspace) if checkpointing else plain + max(logits, workspace),
+    }
+
+
+def _labels(run: Run) -> int | None:
+    """Outputs of the head; two where only the data would tell."""
+    known = len(run.task.label_names or ()) or 2
+    return {"causal_lm": None, "regression": 1}.get(run.task.kind, known)
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _moments(run: Run, tensors: list[torch.Tensor]) -> int:
+    """AdamW's two moments for each trained weight, and a step counter for each tensor."""
+    return 0 if run.train.optimizer is Optimizer.sgd else 2 * _bytes(tensors) + FLOAT * len(tensors)
+
+
+def _dequantized(storage: quantization.Storage) -> int:
+    """Bytes of a dequantized weight: in the dtype that it was quantized from, and once more if another computes."""
+    if storage.settings.name == "int8":
+        return FLOAT  # the dtype of its input, mostly a norm in float32
+    return storage.dtype.itemsize + (storage.compute.itemsize if storage.compute is not storage.dtype else 0)
+
+
+def _logit(arithmetic: str) -> int:
+    """Bytes of a logit in the loss: log-probability, its gradient and its own, in float32, and itself in 16 bits."""
+    return 3 * FLOAT + (0 if arithmetic == "fp32" else 2)

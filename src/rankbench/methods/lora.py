@@ -1,0 +1,319 @@
+"""LoRA and DyLoRA on PEFT's variant hook: the only file that touches PEFT's internals."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.lora import layer as peft_layer
+from peft.tuners.lora.layer import LoraLayer, LoraVariant
+from torch import nn
+
+from rankbench.errors import RequestError
+from rankbench.methods.base import FineTuning, Parameters
+from rankbench.methods.reorder import reorder
+from rankbench.methods.submodel import Submodel
+from rankbench.models import sharding
+from rankbench.settings.checks import NESTED
+from rankbench.settings.run import Run, Scale, Update
+from rankbench.system import seeds
+
+ADAPTER = "default"  # PEFT's own name for the one adapter
+
+
+def supported_layers() -> tuple[type[nn.Module], ...]:
+    """The PEFT layers whose forward asks the hook; any other would train as plain LoRA without a word."""
+    layers: list[type[nn.Module]] = [peft_layer.Linear]  # serves nn.Linear and GPT-2's Conv1D
+    try:
+        from peft.tuners.lora import bnb
+    except ImportError:
+        return tuple(layers)
+    return (*layers, *(getattr(bnb, name) for name in ("Linear4bit", "Linear8bitLt") if hasattr(bnb, name)))
+
+
+def scaling(policy: Scale, alpha: float, r: int, b: int) -> float:
+    """The factor before B[:, :b] A[:b]: alpha/b (DyLoRA Eq. 7), alpha/r (LoRA's prefix), or alpha/sqrt(b) (rsLoRA)."""
+    return {
+        Scale.alpha_over_b: alpha / b,
+        Scale.alpha_over_r: alpha / r,
+        Scale.alpha_over_sqrt_b: alpha / math.sqrt(b),
+    }[policy]
+
+
+class Prefix(LoraVariant):
+    """The forward at rank b, h = W0 x + s_b B[:, :b] (A[:b] x), shared by every layer of a model.
+
+    PEFT calls this hook private; `tests/test_peft_contract.py` holds it to its behaviour.
+    """
+
+    def __init__(self, rank: int, scale: float) -> None:
+        self.rank = rank
+        self.scale = scale
+        self.gates: torch.Tensor | None = None  # (rows, R): per row of the batch, s_b for columns below b, else 0
+        self.ranks: dict[nn.Module, int] = {}  # of layers that are held at another rank
+        self.scales: dict[nn.Module, float] = {}  # and the scale that each of them has there
+
+    def forward(
+        self, module: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any
+    ) -> torch.Tensor:
+        """Add the active prefix's update of `x` (..., in) to the frozen layer's `result` (..., out)."""
+        a = module.lora_A[active_adapter].weight
+        b = module.lora_B[active_adapter].weight
+        x = module.lora_dropout[active_adapter](x)
+        if self.gates is None:
+            rank = self.ranks.get(module, self.rank)
+            if rank == 0:
+                return result
+            if rank < a.shape[0]:
+                a, b = a[:rank], b[:, :rank]
+            low = F.linear(x, a) * self.scales.get(module, self.scale)
+        else:
+            if x.shape[0] != self.gates.shape[0]:
+                raise RuntimeError(f"a layer sees {x.shape[0]} rows of a batch of {self.gates.shape[0]}: cannot stack")
+            low = F.linear(x, a)
+            low = low * self.gates.to(low.dtype).view(-1, *(1,) * (low.dim() - 2), low.shape[-1])
+        return result + F.linear(low, b)
+
+
+class DyLora(FineTuning):
+    """One adapter of rank R whose every prefix 1..R is trained, at scale alpha/b (DyLoRA)."""
+
+    def __init__(self, run: Run, model: nn.Module) -> None:
+        self.run = run
+        self.r = run.adapter.r
+        self.family = tuple(Submodel(rank=b) for b in range(1, self.r + 1))
+        self.model, self.layers = with_lora(run, model)
+        self.scale_of: Callable[[int], float] = functools.partial(
+            scaling, run.adapter.scale, run.adapter.lora_alpha, self.r
+        )
+        self.by_layer: dict[int, list[int]] = {}  # rank -> the rank of each layer, where they differ
+        self.prefix = Prefix(self.r, self.scale_of(self.r))
+        # int8 looks for outlier columns in the whole batch, so its rows are not independent of each other.
+        self.stacks = run.quantization.name != "int8"
+        self._rows: list[tuple[LoraLayer, list[torch.Tensor], list[torch.Tensor]]] = []
+        self._hook(True)
+
+    def _hook(self, on: bool) -> None:
+        for layer in self.layers:
+            if on:
+                layer.lora_variant[ADAPTER] = self.prefix
+            else:
+                layer.lora_variant.pop(ADAPTER, None)
+
+    def _check(self, submodel: Submodel) -> int:
+        if submodel not in self.family:
+            raise ValueError(f"'{submodel}' is outside the family, rank 1 to {self.r}")
+        assert submodel.rank is not None
+        return submodel.rank
+
+    def activate(self, submodel: Submodel) -> None:
+        """Hold every layer at the prefix of `submodel`."""
+        b = self._check(submodel)
+        self.prefix.rank, self.prefix.scale, self.prefix.gates = b, self.scale_of(b), None
+        self.prefix.ranks = self._ranks(b)
+        self.prefix.scales = {layer: self.scale_of(rank) for layer, rank in self.prefix.ranks.items() if rank}
+
+    def _ranks(self, b: int) -> dict[nn.Module, int]:
+        return dict(zip(self.layers, self.by_layer[b], strict=True)) if b in self.by_layer else {}
+
+    def active(self) -> Submodel:
+        """The prefix of the next forward."""
+        return Submodel(rank=self.prefix.rank)
+
+    def activate_rows(self, submodels: Sequence[Submodel]) -> None:
+        """A 0/1 prefix mask times s_b for each row of the batch."""
+        gates = torch.zeros(len(submodels), self.r)
+        for i, submodel in enumerate(submodels):
+            b = self._check(submodel)
+            gates[i, :b] = self.scale_of(b)
+        self.prefix.gates = gates.to(self.layers[0].lora_A[ADAPTER].weight.device)
+
+    def count(self, submodel: Submodel) -> Parameters:
+        """b (in + out) for each layer, and the shared head."""
+        b = self._check(submodel)
+        ranks = self._ranks(b)
+        adapter = sum(
+            ranks.get(m, b) * (m.in_features + m.out_features) for m in self.model.modules() if isinstance(m, LoraLayer)
+        )
+        head = sum(p.numel() for name, p in self.trained().items() if "lora_" not in name)
+        total = frozen(self.model) + adapter + head
+        return Parameters(adapter=adapter, head=head, trainable=adapter + head, total=total)
+
+    def optimized(self) -> list[torch.Tensor]:
+        """The trained parameters; for frozen_strict each row of A and column of B as a tensor of its own.
+
+        So an optimizer that skips tensors without a gradient leaves the other ranks bit-equal, moments and decay
+        included. Ask once the model is on its device: the rows are views of the weights.
+        """
+        if self.run.adapter.update is not Update.frozen_strict:
+            return super().optimized()
+        self._rows = [(layer, *_row_views(layer)) for layer in self.layers]
+        rows = [view for _, rows, columns in self._rows for view in (*rows, *columns)]
+        return rows + [p for name, p in self.trained().items() if "lora_" not in name]
+
+    def shape_gradients(self, submodel: Submodel) -> None:
+        """Frozen updates keep the gradient of row b of A and column b of B alone (DyLoRA Eq. 10)."""
+        if self.run.adapter.update is Update.full:
+            return
+        last = self._check(submodel) - 1
+        for layer in self.layers:
+            for name, dim in (("lora_A", 0), ("lora_B", 1)):
+                grad = getattr(layer, name)[ADAPTER].weight.grad
+                if grad is not None:
+                    grad.narrow(dim, 0, last).zero_()
+        for layer, rows, columns in self._rows:
+            for views, name, dim in ((rows, "lora_A", 0), (columns, "lora_B", 1)):
+                grad = getattr(layer, name)[ADAPTER].weight.grad
+                for i, view in enumerate(views):
+                    view.grad = grad.narrow(dim, i, 1) if i == last and grad is not None else None
+
+    def reorder(self, state: Mapping[Any, Mapping[str, Any]]) -> None:
+        """Each layer by itself; what rank R computes stays as it was."""
+        for layer in self.layers:
+            reorder(layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, state)
+
+    def save(self, folder: Path) -> None:
+        """A stock PEFT adapter of rank R, and a note that says it is nested."""
+        # save_embedding_layers: PEFT would ask the hub whether the vocabulary changed.
+        self.model.save_pretrained(folder, save_embedding_layers=False)
+        adapter, sampler = self.run.adapter, self.run.sampler
+        ranks = sampler.ranks or list(range(1, self.r + 1))
+        self.write_note(
+            folder,
+            {
+                "method": adapter.name,
+                "nested": adapter.name in NESTED,
+                "r": self.r,
+                "lora_alpha": adapter.lora_alpha,
+                "scale": adapter.scale.value,
+                "trained_ranks": ranks if adapter.name in NESTED else [self.r],
+            },
+        )
+
+
+class Lora(DyLora):
+    """PEFT's own LoRA at rank R; the hook is set only to measure its prefixes, at the trained scale alpha/R."""
+
+    def __init__(self, run: Run, model: nn.Module) -> None:
+        super().__init__(run, model)
+        self.activate(self.family[-1])
+
+    def activate(self, submodel: Submodel) -> None:
+        """At rank R under its own scale PEFT's forward runs untouched."""
+        super().activate(submodel)
+        stock = submodel.rank == self.r and self.scale_of(self.r) == self.run.adapter.lora_alpha / self.r
+        self._hook(not stock or bool(self.prefix.ranks))
+
+    def activate_rows(self, submodels: Sequence[Submodel]) -> None:
+        """As DyLoRA's."""
+        super().activate_rows(submodels)
+        self._hook(True)
+
+
+def with_lora(run: Run, model: nn.Module) -> tuple[PeftModel, list[LoraLayer]]:
+    """The model under a LoRA of rank R, and its layers. Raises RequestError where one cannot hold it."""
+    adapter = run.adapter
+    config = LoraConfig(
+        r=adapter.r,
+        lora_alpha=_whole(adapter.lora_alpha),
+        lora_dropout=adapter.lora_dropout,
+        target_modules=adapter.target_modules,
+        task_type=TaskType.CAUSAL_LM if run.task.kind == "causal_lm" else TaskType.SEQ_CLS,
+        use_rslora=adapter.scale is Scale.alpha_over_sqrt_b,
+    )
+    refuse_unmatched(run, model)
+    torch.manual_seed(seeds.integer(run.seed, "adapter"))
+    try:
+        peft_model = get_peft_model(model, config)
+    except ValueError as error:
+        raise RequestError(
+            f"adapter.target_modules={adapter.target_modules}: {_first(error)}; {choices(model)}"
+        ) from error
+    layers = []
+    for name, module in peft_model.named_modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        if type(module) not in supported_layers():
+            raise RequestError(
+                f"layer {name} ({type(module.get_base_layer()).__name__}) cannot hold a nested adapter: PEFT's "
+                f"{type(module).__name__} ignores the rank; leave it out of adapter.target_modules"
+            )
+        width = min(module.in_features, module.out_features)
+        if adapter.r > width:
+            raise RequestError(
+                f"adapter.r={adapter.r} is above the width {width} of layer {name}; give adapter.r<={width}"
+            )
+        layers.append(module)
+    return peft_model, layers
+
+
+def refuse_unmatched(run: Run, model: nn.Module) -> None:
+    """Refuse a list of target modules of which one names nothing. Raises RequestError."""
+    targets = run.adapter.target_modules
+    names = [name for name, _ in model.named_modules()]
+    unmatched = [] if isinstance(targets, str) else [t for t in targets if not any(ends_with(n, t) for n in names)]
+    if unmatched:
+        raise RequestError(f"adapter.target_modules: no module is called {', '.join(unmatched)}; {choices(model)}")
+
+
+def _row_views(layer: LoraLayer) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    a, b = layer.lora_A[ADAPTER].weight.detach(), layer.lora_B[ADAPTER].weight.detach()
+    return [a[i : i + 1] for i in range(a.shape[0])], [b[:, i : i + 1] for i in range(b.shape[1])]
+
+
+def frozen(model: nn.Module) -> int:
+    """The weights of a PEFT model that do not train; of a head that does, not the one it began as."""
+    still = (p for name, p in model.named_parameters() if not p.requires_grad and "original_module" not in name)
+    return sum(map(_stored, still))
+
+
+def keep_ranks(model: PeftModel, ranks: dict[str, int]) -> None:
+    """Have PEFT know the rank of each layer, whose factors have it already; one of rank 0 is the backbone's again.
+
+    Every layer keeps the scale that it was trained with: PEFT divides a layer's alpha by the layer's rank.
+    """
+    config = model.peft_config[ADAPTER]
+    config.target_modules, config.rank_pattern, config.alpha_pattern, config.use_rslora = set(), {}, {}, False
+    for name, rank in ranks.items():
+        layer = model.get_submodule(name)
+        scale = layer.scaling[ADAPTER]
+        config.lora_alpha = _whole(scale * config.r)
+        if rank == 0:
+            model.set_submodule(name, layer.get_base_layer())
+            continue
+        layer.r[ADAPTER], layer.lora_alpha[ADAPTER], layer.use_rslora[ADAPTER] = rank, _whole(scale * rank), False
+        inside = name.removeprefix("base_model.model.")
+        config.target_modules.add(inside)
+        config.rank_pattern[inside], config.alpha_pattern[inside] = rank, layer.lora_alpha[ADAPTER]
+
+
+def _whole(number: float) -> float:
+    return int(number) if float(number).is_integer() else number
+
+
+def _stored(parameter: nn.Parameter) -> int:
+    """The number of weights behind a parameter; a packed 4-bit one stores two to a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return sharding.size(parameter) if state is None else math.prod(state.shape)
+
+
+def ends_with(name: str, target: str) -> bool:
+    """Whether a module of this full name is a target, as PEFT reads a list of them."""
+    return name == target or name.endswith("." + target)
+
+
+def choices(model: nn.Module) -> str:
+    """The names that adapter.target_modules may hold, in words."""
+    kinds = {name.split(".")[-1] for name, m in model.named_modules() if type(m).__name__ in ("Linear", "Conv1D")}
+    return f"choose from {', '.join(sorted(k for k in kinds if not re.fullmatch(r'[0-9]+', k)))}, or all-linear"
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

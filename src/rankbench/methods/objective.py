@@ -1,0 +1,63 @@
+"""The loss of a language model on its responses, computed at the response's positions alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from rankbench.errors import RequestError
+from rankbench.tasks.encoding import IGNORED
+
+
+def response_nll(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Negative log-likelihood (n, s) of each target in nats, 0 where there is none.
+
+    `batch` is `batches.collate`'s; the head reads the last s + 1 positions and not the prompt's.
+    """
+    labels = batch["labels"]
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    logits = model(**inputs, logits_to_keep=labels.shape[1] + 1, use_cache=False).logits[:, :-1]
+    return F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+
+
+def check_packing(model: Any) -> None:
+    """Refuse a model in which a packed row reads the row before it. Raises RequestError."""
+    device = next(model.parameters()).device
+    ids = torch.arange(3, 15, device=device).view(1, 12)
+    positions = torch.arange(6, device=device).repeat(2).view(1, 12)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        together = model(input_ids=ids, position_ids=positions, use_cache=False).logits[:, 6:]
+        alone = model(input_ids=ids[:, 6:], position_ids=positions[:, 6:], use_cache=False).logits
+    model.train(was_training)
+    if not torch.allclose(together, alone, rtol=1e-2, atol=1e-2 * float(alone.abs().max())):
+        raise RequestError(
+            f"a {model.config.model_type} model does not keep packed rows apart; give task.packing=false"
+        )
+
+
+def row_losses(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss (n,) of each row, and how many targets (n,) it sums over.
+
+    In nats over the response's tokens for a language model; of one label the cross-entropy, of one value the squared
+    error.
+    """
+    labels = batch["labels"]
+    if labels.dim() == 2:
+        return response_nll(model, batch).sum(1), (labels != IGNORED).sum(1)
+    logits = model(**{key: value for key, value in batch.items() if key != "labels"}).logits.float()
+    if logits.shape[-1] == 1:
+        each = F.mse_loss(logits.squeeze(-1), labels.float(), reduction="none")
+    else:
+        each = F.cross_entropy(logits, labels, reduction="none")
+    return each, torch.ones_like(labels, dtype=torch.long)
+
+
+def loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The mean loss of a batch: per response token, or per example of a classifier."""
+    if batch["labels"].dim() == 1:
+        return model(**batch).loss
+    return response_nll(model, batch).sum() / (batch["labels"] != IGNORED).sum()

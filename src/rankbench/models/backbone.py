@@ -1,0 +1,268 @@
+"""The frozen model and its tokenizer, the device, and the precision with its reason."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from rankbench.errors import RequestError
+from rankbench.models import gguf, quantization
+from rankbench.settings.run import Model
+from rankbench.settings.sources import fetch, fingerprint, locate
+from rankbench.system import seeds
+
+log = logging.getLogger("rankbench")
+
+FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A sequence classifier or causal language model as loaded, its tokenizer, and where it came from."""
+
+    model: nn.Module
+    tokenizer: Any
+    origin: dict[str, Any]
+
+
+def load(
+    model: Model,
+    num_labels: int | None,
+    regression: bool,
+    seed: int,
+    storage: quantization.Storage = quantization.PLAIN,
+) -> Backbone:
+    """The backbone, stored as `storage` says, with a fresh head of `num_labels` outputs initialised by `seed`.
+
+    Without `num_labels` it is a causal language model under its own head. Raises RequestError.
+    """
+    from transformers import AutoTokenizer
+
+    source = locate("model", model)
+    head: dict[str, Any] = {}
+    if num_labels is not None:
+        problem = "regression" if regression else "single_label_classification"
+        head = {"num_labels": num_labels, "problem_type": problem}
+    torch.manual_seed(seeds.integer(seed, "model"))
+    if source.kind == "random":
+        tokenizer = byte_tokenizer()
+        config = _of_layers(model, _random_config(source.random or {}, tokenizer, head))
+        return Backbone(_random(config, num_labels, storage), tokenizer, {"source": "random", "fingerprint": "random"})
+    folder = fetch("model", model, source, FILES, needed=[("config.json",), ("*.safetensors",), TOKENIZERS])
+    packed = folder.suffix == ".gguf"
+    options: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
+    if packed:
+        options["gguf_file"] = folder.name
+        gguf.check_installed()
+        folder = folder.parent
+    else:
+        _check_folder(folder)
+    kind = "classifier" if head else "language model"
+    whole = _config(folder, **options)  # says what a damaged file is, before anything else stumbles over it
+    if model.layers is not None:
+        options["num_hidden_layers"] = _of_layers(model, whole).num_hidden_layers
+    try:
+        tokenizer = gguf.tokenizer(folder, **options) if packed else AutoTokenizer.from_pretrained(folder, **options)
+        loaded = _pretrained(folder, num_labels, head, storage, options)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise RequestError(f"{folder} cannot be loaded as a {kind}: {str(error).splitlines()[0]}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    loaded.config.pad_token_id = tokenizer.pad_token_id
+    origin = {"source": source.kind, "location": _location(model, source.kind), "revision": source.revision}
+    origin["fingerprint"] = fingerprint(source)
+    return Backbone(loaded, tokenizer, origin)
+
+
+def config_of(model: Model, num_labels: int | None) -> Any:
+    """The architecture alone, from where the model lies or from `model.shape`; no weights are read or fetched.
+
+    Raises RequestError when neither is at hand.
+    """
+    head = {} if num_labels is None else {"num_labels": num_labels}
+    source = locate("model", model)
+    if source.kind == "random":
+        return _of_layers(model, _random_config(source.random or {}, byte_tokenizer(), head))
+    if source.kind == "hub" and model.shape:
+        return _of_layers(model, _random_config(model.shape, None, head))
+    folder = fetch("model", model, source, ["config.json"])
+    if folder.suffix == ".gguf":
+        gguf.check_installed()
+        return _of_layers(model, _config(folder.parent, gguf_file=folder.name, **head))
+    _check_folder(folder, weights=False)
+    return _of_layers(model, _config(folder, trust_remote_code=model.trust_remote_code, **head))
+
+
+def _of_layers(model: Model, config: Any) -> Any:
+    """The architecture with model.layers layers, where that is set. Raises RequestError when it has fewer."""
+    if model.layers is None:
+        return config
+    if model.layers > config.num_hidden_layers:
+        raise RequestError(
+            f"model.layers={model.layers}: {model.name} has {config.num_hidden_layers}; give that or less"
+        )
+    config = copy.deepcopy(config)
+    config.num_hidden_layers = model.layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[: model.layers]
+    return config
+
+
+@functools.lru_cache(maxsize=4)
+def _config(folder: Path, **options: Any) -> Any:
+    """The architecture as the folder has it; kept, since transformers reads a whole GGUF file for it. Change a copy."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, **options)
+    except Exception as error:  # the reader of GGUF files fails in as many ways as a file can be damaged
+        file = folder / options.get("gguf_file", "config.json")
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RequestError(f"{file} cannot be loaded: {cause}; correct the file or fetch it again") from error
+
+
+def auto_class(config: Any, num_labels: int | None) -> Any:
+    """transformers' class for the task. Raises RequestError for an encoder that should generate."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    if num_labels is not None:
+        return AutoModelForSequenceClassification
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise RequestError(
+            f"a {config.model_type} model is an encoder and cannot write a response; choose a decoder, such as "
+            "model=smollm2_135m, or a classification task"
+        )
+    return AutoModelForCausalLM
+
+
+def _check_folder(folder: Path, weights: bool = True) -> None:
+    if not (folder / "config.json").is_file():
+        raise RequestError(
+            f"{folder} holds no config.json; model.path must be a folder in the hub's format, or a GGUF file"
+        )
+    if not weights:
+        return
+    if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
+        raise RequestError(f"{folder} holds no tokenizer ({', '.join(TOKENIZERS)}); copy it from the model's source")
+    if not any(folder.glob("*.safetensors")):
+        raise RequestError(f"{folder} holds no *.safetensors; convert the weights, pickled files are never loaded")
+
+
+def _pretrained(
+    folder: Path, num_labels: int | None, head: dict[str, Any], storage: quantization.Storage, options: dict[str, Any]
+) -> nn.Module:
+    config = _config(folder, **options)
+    kind = auto_class(config, num_labels)
+    options = {**options, **head, "use_safetensors": True, "dtype": storage.dtype}
+    if head:
+        options["ignore_mismatched_sizes"] = True  # a head of another width is replaced
+    packed = "gguf_file" in options
+    if packed:
+        del options["use_safetensors"]
+    streamed = storage.quantized and not packed and storage.settings.block_size == quantization.STREAMED_BLOCK
+    if streamed:  # never more floats in memory than one tensor
+        with torch.device("meta"):
+            skip = quantization.kept_out(kind.from_config(config))
+        options |= {
+            "quantization_config": quantization.loader_config(storage, skip),
+            "device_map": {"": storage.device},
+        }
+    with quantization.plain_linears() if storage.quantized else contextlib.nullcontext():
+        model = gguf.model(kind, folder, **options) if packed else kind.from_pretrained(folder, **options)
+    if storage.quantized:
+        if not streamed:
+            quantization.quantize(model, storage)
+        quantization.settle(model, storage)
+    return model if storage.quantized else model.to(storage.device)  # quantized tensors are in their place
+
+
+def _random_config(shape: dict[str, Any], tokenizer: Any, head: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    settings = {**shape, **head}
+    if tokenizer is not None:
+        marks = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "eos", "bos")}
+        settings = {"vocab_size": len(tokenizer), **settings, **marks}
+    return AutoConfig.for_model(settings.pop("model_type"), **settings)
+
+
+def _random(config: Any, num_labels: int | None, storage: quantization.Storage) -> nn.Module:
+    kind = auto_class(config, num_labels)
+    if not storage.quantized:
+        return kind.from_config(config).to(storage.device)
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(), quantization.plain_linears():
+        model = kind.from_config(config)
+    std = getattr(config, "initializer_range", 0.02)
+    quantization.quantize(model, storage, std)
+    _fill(model, storage, std)
+    quantization.settle(model, storage)
+    return model
+
+
+def _fill(model: nn.Module, storage: quantization.Storage, std: float) -> None:
+    """Give the parameters that are still on the meta device values: norms 1, biases 0, matrices random."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_meta:
+                value = torch.empty(parameter.shape, dtype=storage.dtype, device=storage.device)
+                if value.dim() > 1:
+                    value.normal_(std=std)
+                else:
+                    value.fill_(float(name == "weight"))
+                setattr(module, name, nn.Parameter(value, requires_grad=False))
+    model.tie_weights()
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(storage.device))
+
+
+def longest(backbone: Backbone) -> int:
+    """The most tokens the backbone reads; RoBERTa-like models keep their first positions, up to padding, unused."""
+    config = backbone.model.config
+    positions = getattr(config, "max_position_embeddings", None) or sys.maxsize
+    reserved = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    return positions - reserved
+
+
+def ends(backbone: Backbone) -> frozenset[int]:
+    """The tokens that end a response: the tokenizer's end mark and those that the model's own settings name."""
+    settings = getattr(backbone.model, "generation_config", None)
+    named = getattr(settings, "eos_token_id", None)
+    others = [] if named is None else named if isinstance(named, list) else [named]
+    return frozenset({backbone.tokenizer.eos_token_id, *others})
+
+
+def byte_tokenizer() -> Any:
+    """A tokenizer over bytes that needs no file: 256 bytes and three marks, pairs as [CLS] a [SEP] b [SEP]."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    marks = ["[PAD]", "[CLS]", "[SEP]"]
+    vocabulary = {token: i for i, token in enumerate(marks + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", eos_token="[SEP]"
+    )
+
+
+def _location(model: Model, kind: str) -> str | None:
+    return {"path": model.path and str(Path(model.path)), "package": model.package, "hub": model.hub}.get(kind)

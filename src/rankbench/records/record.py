@@ -1,0 +1,138 @@
+"""The record a run leaves, and records read back as a tidy table."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankbench.errors import RequestError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+COLUMNS = [
+    "run_id",
+    "task",
+    "model",
+    "adapter",
+    "sampler",
+    "quantization",
+    "seed",
+    "rank",
+    "depth",
+    "metric",
+    "value",
+    "n",
+    "status",
+    "train_seconds",
+    "eval_seconds",
+    "peak_memory_bytes",
+    "trainable_parameters",
+]
+
+
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The record in a run's folder, or None where there is none that can be read."""
+    try:
+        record: dict[str, Any] = json.loads((folder / "record.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and "status" in record else None
+
+
+def load_records(path: Paths) -> list[dict[str, Any]]:
+    """Every record under the given folder or folders (or record files), sorted by run id.
+
+    Raises RequestError when a path does not exist, a file is no record, or nothing is found.
+    """
+    return list(_records(path).values())
+
+
+def load_runs(path: Paths) -> pd.DataFrame:
+    """Records as a tidy table: one row per (run, sub-model, metric), columns `COLUMNS`.
+
+    Sub-models that a run only cut out (`evaluate.cuts`) come after its own, as `lora+svd` in the column `adapter`.
+    `value` is a share or a correlation, not percent; a run without measurements has one row with an empty metric.
+    Ranks and depths are nullable integers. Raises RequestError as `load_records` does.
+    """
+    import pandas as pd
+
+    rows: list[list[Any]] = []
+    for file, record in _records(path).items():
+        try:
+            rows += _rows(record)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RequestError(f"{file} lacks a part ({error!r}); remove it or run that run again") from error
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    whole = ("rank", "depth", "n", "peak_memory_bytes", "trainable_parameters")
+    real = ("value", "train_seconds", "eval_seconds")
+    return frame.astype(dict.fromkeys(whole, "Int64") | dict.fromkeys(real, "float64"))
+
+
+def of_task(path: Paths, task: str) -> list[Path]:
+    """The record files of one task's runs under the given folder or folders, sorted by run id.
+
+    Raises RequestError as `load_records` does, and when there is no run of that task.
+    """
+    names = {file: str(record["config"]["task"]["name"]) for file, record in _records(path).items()}
+    found = [file for file, name in names.items() if name == task]
+    if not found:
+        raise RequestError(
+            f"none of these runs is of task {task}; they are of {', '.join(sorted(set(names.values())))}"
+        )
+    return found
+
+
+def _records(path: Paths) -> dict[Path, dict[str, Any]]:
+    """File -> record, sorted by run id; of copies of one run the last file's counts."""
+    places = [path] if isinstance(path, str | os.PathLike) else list(path)
+    files: set[Path] = set()
+    for place in map(Path, places):
+        if not place.exists():
+            raise RequestError(f"{place} does not exist; give a runs folder, a run's folder or a record.json")
+        files |= {place} if place.is_file() else set(place.rglob("record.json"))
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for file in sorted(files):
+        try:
+            record = json.loads(file.read_text())
+            if record["schema"] > SCHEMA:
+                raise RequestError(f"{file} was written by a newer rankbench (schema {record['schema']}); update")
+            found[record["run_id"]] = file, record
+        except (ValueError, KeyError, TypeError) as error:
+            raise RequestError(f"{file} is not a record ({error}); remove it or run that run again") from error
+    if not found:
+        raise RequestError(f"no record.json under {', '.join(map(str, places))}; give the folder that holds the runs")
+    return dict(found[key] for key in sorted(found))
+
+
+def _rows(record: dict[str, Any]) -> Iterable[list[Any]]:
+    config, training = record["config"], record.get("training") or {}
+    group = [config[key]["name"] for key in ("task", "model", "adapter", "sampler", "quantization")]
+    common = [record["run_id"], *group, config["seed"]]
+    train_seconds, memory = training.get("seconds"), training.get("peak_memory_bytes")
+    submodels = [*(record.get("submodels") or []), *(record.get("cuts") or [])]
+    for sub in submodels:
+        cut = [f"{config['adapter']['name']}+{sub['cut']}"] if "cut" in sub else []
+        for metric, value in sub["metrics"].items():
+            yield [
+                *(*common[:3], *cut, *common[3 + len(cut) :]),
+                *(sub["rank"], sub["depth"], metric, value, _rows_behind(record, metric, sub["n"]), record["status"]),
+                *(train_seconds, sub["eval_seconds"], memory, sub["parameters"]["trainable"]),
+            ]
+    if not submodels:
+        yield [*common, None, None, None, None, None, record["status"], train_seconds, None, memory, None]
+
+
+def _rows_behind(record: dict[str, Any], metric: str, n: int) -> int:
+    """Rows that a metric was computed on: those of its split where several are kept apart."""
+    for name, split in (record.get("data") or {}).get("splits", {}).items():
+        if name.startswith("validation_") and metric.endswith(f"_{name.removeprefix('validation_')}"):
+            return int(split["rows"])
+    return n

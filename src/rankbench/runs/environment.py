@@ -1,0 +1,53 @@
+"""What a result depends on beside its settings: versions, commit, device, precision and why."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rankbench.models import sharding
+from rankbench.system import processes
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "hydra-core", "evaluate", "pandas", "numpy")
+
+
+def environment(device: str, precision: str, reason: str, words: Iterable[str]) -> dict[str, Any]:
+    """What a result depends on beside its settings: versions, commit, device, precision and why, command line."""
+    versions: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "rankbench": metadata.version("rankbench"),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": versions,
+        "git": _git(),
+        "device": device,
+        "processes": processes.count(),
+        "sharded": bool(sharding.asked()),
+        "precision": precision,
+        "precision_reason": reason,
+        "command": " ".join(["python -m rankbench", *words]),
+    }
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the source tree and whether it differs; None for an installed package."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "environment.py")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

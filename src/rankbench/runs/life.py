@@ -1,0 +1,187 @@
+"""One run, from its settings to its record, however it ends: the work between them is pipeline.py's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from safetensors import SafetensorError
+
+from rankbench.models.precision import choose_precision
+from rankbench.runs.environment import environment
+from rankbench.models import device
+from rankbench.records import lock
+from rankbench.runs import work
+from rankbench.system import processes
+from rankbench.models import sharding
+from rankbench.system import stopping
+from rankbench.records import record as records
+from rankbench.settings.metrics import times
+from rankbench.settings.run import Run
+from rankbench.settings.identity import settings
+from rankbench.system.files import empty, write_atomic
+from rankbench.system.progress import quiet_libraries, speak, written_to
+from rankbench.errors import RequestError, RunFailed
+
+log = logging.getLogger("rankbench")
+
+
+def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:
+    """Do the run, or join what is there of it, and return its record.
+
+    A done run is returned as it is; a started one goes on from its newest good checkpoint. Raises RequestError when
+    the request is wrong (nothing is written then beyond the folder), InUse when a live run holds the folder, RunFailed
+    when the run fails, Stopped when a signal ends it. `words` are the settings that the record gives as its command.
+    """
+    speak()
+    sharding.refuse(run)
+    folder = run.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"runs_dir={run.runs_dir} cannot be written ({error.strerror}); choose another runs_dir"
+        ) from error
+    with stopping.obeyed(), _held(folder) as mine:
+        if run.fresh and processes.first():
+            empty(folder)
+        processes.wait()
+        found = records.read(folder)
+        processes.wait()
+        if found and found["status"] == "done":
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            log.info("already done: %s", folder)
+            return found
+        with written_to(folder / "run.log") if processes.first() else contextlib.nullcontext():
+            return _attempt(run, folder, mine, sys.argv[1:] if words is None else words)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[lock.Held]:
+    """The folder's lock, which the first process takes for all. Raises what `lock.held` raises, in every process."""
+    with contextlib.ExitStack() as stack:
+        mine, refused = lock.Held(folder), None
+        if processes.first():
+            try:
+                mine = stack.enter_context(lock.held(folder))
+            except RequestError as error:
+                refused = error
+        refused = processes.gathered(refused)[0]
+        if refused:
+            raise refused
+        yield mine
+
+
+def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str]) -> dict[str, Any]:
+    from rankbench.tasks import data
+    from rankbench.forecast import doctor
+    from rankbench.runs import tracking
+
+    log.info("run %s", folder)
+    base: dict[str, Any] = {"schema": records.SCHEMA, "run_id": run.run_id, "config": settings(run), "submodels": []}
+    tracker = tracking.Silent()
+    try:
+        if processes.first():
+            write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(base["config"])))
+        doctor.refuse(run)
+        loaded = data.load(run.task)
+        base["data"] = loaded.origin
+        quiet_libraries()
+        from rankbench.models import backbone
+
+        precision, reason = choose_precision(run)
+        log.info("precision %s: %s", precision, reason)
+        base["environment"] = environment(device.device_name(), precision, reason, words)
+        if processes.first():
+            tracker = tracking.start(run, base["config"])
+        with sharding.by_hand() as split:
+            record = base | work.carry_out(run, folder, loaded, precision, tracker, split)
+        if processes.first():
+            mine.check()
+            _finish(folder, record)
+        tracker.finish(record, folder / "curve.png")
+        processes.wait()
+        return record
+    except RequestError:
+        tracker.finish(base | {"status": "refused"}, None)
+        if processes.first() and not any((folder / name).exists() for name in ("checkpoints", "record.json")):
+            shutil.rmtree(folder)  # a refused request leaves nothing behind
+        raise
+    except Exception as error:
+        status = "oom" if _out_of_memory(error) else "failed"
+        reason = _advice(error, status)
+        record = base | {"status": status, "reason": reason, "error": str(error), "traceback": traceback.format_exc()}
+        if not processes.first():
+            log.error("rankbench: process %d of %s %s: %s", processes.place(), folder, status, reason)
+            raise RunFailed(f"{folder}: {reason}") from error
+        with contextlib.suppress(OSError):  # on a full disk the exit status and stderr still say it
+            write_atomic(folder / "record.json", json.dumps(record, indent=1))
+        tracker.finish(record, None)
+        log.error("rankbench: %s %s: %s", folder, status, reason)
+        raise RunFailed(f"{folder}: {reason}") from error
+    except BaseException:  # stopped by hand or by a signal: the checkpoint goes on, the tracker is closed
+        tracker.finish(base | {"status": "stopped"}, None)
+        raise
+
+
+def _finish(folder: Path, record: dict[str, Any]) -> None:
+    """The picture, then the record, last and whole; the checkpoints have served then."""
+    import pandas as pd
+
+    from rankbench.tables import plots
+
+    config = record["config"]
+    metric = next(iter(record["submodels"][0]["metrics"]))
+    places = [(s["rank"], s["depth"], s["metrics"][metric]) for s in record["submodels"]]
+    table = pd.DataFrame(places, columns=["rank", "depth", "mean"]).assign(
+        label=config["adapter"]["name"], std=0.0, n=1
+    )
+    n = record["submodels"][0]["n"]
+    title = f"{config['task']['name']} ({n} examples), {config['model']['name']}, seed {config['seed']}"
+    figure = plots.draw(table, metric, title)
+    if figure is not None:
+        plots.save(figure, folder / "curve.png")
+    write_atomic(folder / "record.json", json.dumps(record, indent=1))
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def summary(record: dict[str, Any]) -> str:
+    """The record's table as the command line prints it, at most 80 columns wide: a line per sub-model."""
+    rows = record["submodels"]
+    family = [key for key in ("rank", "depth") if any(row.get(key) is not None for row in rows)] or ["rank"]
+    columns = [[key, *("all" if row.get(key) is None else str(row[key]) for row in rows)] for key in family]
+    for name in rows[0]["metrics"]:
+        columns.append([f"{name:>10}", *(f"{times(name) * row['metrics'][name]:.2f}" for row in rows)])
+    columns.append([f"{'parameters':>11}", *(f"{row['parameters']['trainable']:,}" for row in rows)])
+    columns.append(["seconds", *(f"{row['eval_seconds']:.1f}" for row in rows)])
+    widths = [max(map(len, column)) for column in columns]
+    while sum(widths) + 2 * (len(widths) - 1) > 80 and len(columns) > len(family) + len(rows[0]["metrics"]):
+        del columns[-1], widths[-1]  # the record has them
+    lines = zip(*columns, strict=True)
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    text = str(error)
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: can't allocate" in text
+
+
+def _advice(error: BaseException, status: str) -> str:
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if processes.count() > 1 and ("gloo" in line or "NCCL" in line):
+        return f"another process of this run died; its own output says why, and the same command goes on ({line})"
+    if status == "oom":
+        return f"out of memory ({line}); lower train.batch_size, or set train.gradient_checkpointing=true"
+    if (isinstance(error, OSError) and error.errno is not None) or isinstance(error, SafetensorError):
+        return f"{line}; mend the disk and run the same command again, the last good checkpoint stands"
+    return line

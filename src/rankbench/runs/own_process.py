@@ -1,0 +1,81 @@
+"""A run in a process of its own: on a GPU that no other run has, and whose death is its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rankbench.records import record as records
+from rankbench.system import gpus
+from rankbench.settings.run import Run
+from rankbench.settings.identity import settings
+from rankbench.errors import InUse
+from rankbench.system.progress import speak
+from rankbench.errors import RunFailed
+from rankbench.runs.life import execute as here
+from rankbench.errors import RequestError
+
+log = logging.getLogger("rankbench")
+
+IN_USE = 3  # the process's exit status where a live run holds the folder
+
+
+def execute(run: Run, words: Sequence[str]) -> dict[str, Any]:
+    """As `run.execute`, in another process, whose output goes to a file beside the sweep's list.
+
+    Raises what `run.execute` would have raised there, and RunFailed where the process was killed.
+    """
+    speak()
+    said = Path(run.runs_dir) / ".multirun" / f"{run.run_id}.out"
+    said.parent.mkdir(parents=True, exist_ok=True)
+    with gpus.card() as chosen, open(said, "w") as out:
+        log.info("%s: started%s", run.run_id, f" on GPU {chosen}" if chosen else "")
+        call = [sys.executable, "-m", "rankbench.runs.own_process", *words]
+        env = os.environ | ({"CUDA_VISIBLE_DEVICES": chosen} if chosen else {})
+        status = subprocess.run(call, input=json.dumps(settings(run)), env=env, stdout=out, stderr=out, text=True)
+    record = records.read(run.folder)
+    if status.returncode == 0 and record is not None:
+        log.info("%s: done", run.run_id)
+        return record
+    failure = _failure(status.returncode, said, record)
+    log.info("%s: %s", run.run_id, failure)
+    raise failure
+
+
+def _failure(status: int, said: Path, record: dict[str, Any] | None) -> Exception:
+    lines = said.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+    last = next((line for line in reversed(lines) if line.startswith("rankbench: ")), lines[-1])
+    last = last.removeprefix("rankbench: ")
+    if status in (2, IN_USE):
+        return (InUse if status == IN_USE else RequestError)(last)
+    if status == 1 and record is not None and "reason" in record:
+        return RunFailed(record["reason"])
+    if status < 0:
+        return RunFailed(f"killed by {signal.Signals(-status).name}; the same command goes on")
+    return RunFailed(f"{last} (see {said})")
+
+
+def main() -> None:
+    """The other process: settings come as JSON on stdin; exit statuses are the command line's."""
+    run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Run), json.load(sys.stdin)))
+    assert isinstance(run, Run)
+    try:
+        here(run)
+    except RequestError as error:
+        print(f"rankbench: {error}", file=sys.stderr)
+        sys.exit(IN_USE if isinstance(error, InUse) else 2)
+    except RunFailed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""What a run does between its settings and its record: load, train, measure, save."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rankbench.models import device
+from rankbench.system import processes
+from rankbench.models import sharding
+from rankbench.settings.metrics import GENERATED
+from rankbench.settings.run import Run
+from rankbench.settings.identity import identity
+from rankbench.system.files import replace_folder, write_atomic
+from rankbench.system.memo import Last
+from rankbench.errors import RequestError
+
+log = logging.getLogger("rankbench")
+
+
+def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any, split: str) -> dict[str, Any]:
+    """Train and evaluate, with frozen weights split over the processes as `split` says; returns the record's parts.
+
+    Leaves everything but the record on disk.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    from rankbench import methods
+    from rankbench.models import backbone
+    from rankbench.scoring import evaluation
+    from rankbench.models import quantization
+    from rankbench.training import loop
+
+    AcceleratorState._reset_state(True)  # a run before this one in the same process may have had another precision
+    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+    if accelerator.distributed_type.value not in ("NO", "MULTI_CPU", "MULTI_GPU"):
+        raise RequestError(
+            f"{accelerator.distributed_type.value} is no way to start several processes here; use torchrun, or "
+            "accelerate launch with distributed_type MULTI_GPU, FSDP or DEEPSPEED"
+        )
+    device.obey(run.hardware)
+    memory = {"forecast": _forecast(run), "before": device.resident_memory(accelerator.device.type)}
+    over = sharding.mesh(accelerator.device.type) if split else None
+    storage = quantization.storage(run.quantization, precision, quantization.CPU if over else accelerator.device)
+    with processes.in_turn() if split == "FSDP" else contextlib.nullcontext():  # DeepSpeed splits with all at once
+        body = backbone.load(run.model, loaded.num_labels, run.task.regression, run.seed, storage)
+        adapter = methods.attach(run, body.model)
+        if over:
+            sharding.shard(body.model, adapter.trained().values(), over, split)
+    encoded, validation, responses = _encode(run, loaded, body)
+    pad_id = body.tokenizer.pad_token_id
+    _check_chosen(run, adapter.family)
+    chosen = [m for m in adapter.family if run.evaluates(m.rank, m.depth)]
+    log.info(
+        "train %d examples, score %d; %s parameters trained of %s",
+        *(encoded.examples.sum(), sum(map(len, validation))),
+        *(f"{n:,}" for n in (sum(p.numel() for p in adapter.trained().values()), adapter.count(chosen[-1]).total)),
+    )
+
+    def measure(model: Any) -> list[evaluation.Score]:
+        return evaluation.evaluate(
+            model,
+            adapter,
+            validation,
+            chosen,
+            run.task.metrics,
+            batch_size=run.train.eval_batch_size,
+            pad_id=pad_id,
+            responses=responses,
+        )
+
+    device.forget_peak_memory(accelerator.device.type)
+    model, past = loop.train(run, adapter, encoded, pad_id, accelerator, folder / "checkpoints", measure, tracker.loss)
+    pruning = adapter.finish()
+    log.info("measure %d sub-models", len(chosen))
+    scores = measure(model)
+    speeds = _speeds(model, adapter, chosen, validation[0], pad_id, responses)
+    by_cut = {how: _measure_cut(adapter, how, chosen, functools.partial(measure, model)) for how in run.evaluate.cuts}
+    adapter.activate(adapter.family[-1])
+
+    def save(place: Path) -> None:
+        adapter.save(place)
+        body.tokenizer.save_pretrained(place)
+
+    if processes.first():
+        replace_folder(folder / "adapter", save)
+        write_atomic(folder / "metrics.csv", loop.metrics_csv(past))
+        _write_predictions(folder / "predictions.parquet", scores, by_cut, validation)
+    return {
+        "status": "done",
+        "submodels": [_entry(score, adapter) | speeds.get(score.submodel.depth, {}) for score in scores],
+        **({"cuts": [{"cut": how} | row for how, cut in by_cut.items() for row in cut.rows]} if by_cut else {}),
+        "training": {
+            "steps": past.step,
+            "seconds": past.seconds,
+            "examples_per_second": past.examples / past.seconds,
+            "peak_memory_bytes": device.peak_memory(accelerator.device.type),
+            "loss_curve": past.losses,
+            "evaluations": past.evaluations,
+        },
+        **({"pruning": pruning} if pruning else {}),
+        "memory": memory,
+        "backbone": body.origin,
+    }
+
+
+_last_forecast: Last[Any] = Last()
+
+
+def _forecast(run: Run) -> dict[str, int] | None:
+    """The forecast bytes; None, and said so, for an architecture that cannot be traced without its weights."""
+    from rankbench.forecast import step_memory
+
+    asked = json.dumps(identity(run) | {"seed": None})  # no forecast depends on the seed
+    try:
+        return asdict(_last_forecast.of(asked, lambda: step_memory.forecast(run)))
+    except RequestError:
+        raise
+    except Exception as error:  # code that came with a model may do anything on fake tensors
+        log.warning("no memory forecast: %s", (str(error).strip() or type(error).__name__).splitlines()[0])
+        return None
+
+
+def _encode(run: Run, loaded: Any, body: Any) -> tuple[Any, list[Any], Any]:
+    """The training split, the splits to score, and for a language model how it answers."""
+    from rankbench.models import backbone
+    from rankbench.methods import objective
+    from rankbench.tasks.encoding import encode, encode_responses, packed
+    from rankbench.scoring.evaluation import Responses
+    from rankbench.tasks.token_cache import Kept
+
+    limit = min(run.task.max_length, backbone.longest(body))
+    splits = (loaded.train, *loaded.validation)
+    ids = Kept(Path(run.runs_dir) / ".cache" / "tokens")
+    if loaded.kind != "causal_lm":
+        train, *validation = (encode(split, body.tokenizer, limit, ids) for split in splits)
+        return train, validation, None
+    train, *validation = (encode_responses(split, body.tokenizer, limit, ids) for split in splits)
+    if run.task.packing:
+        objective.check_packing(body.model)
+        train = packed(train, limit)
+        log.info("packed into %d rows of at most %d tokens", len(train), limit)
+    if set(run.task.metrics) & set(GENERATED):
+        _check_room(run, validation, backbone.longest(body))
+    decode = functools.partial(body.tokenizer.decode, skip_special_tokens=True)
+    return train, validation, Responses(run.task.max_new_tokens, backbone.ends(body), decode)
+
+
+def _check_room(run: Run, splits: list[Any], longest: int) -> None:
+    prompt = max(len(tokens) for split in splits for tokens in split.prompts)
+    if prompt + run.task.max_new_tokens > longest:
+        raise RequestError(
+            f"a prompt of {prompt} tokens and task.max_new_tokens={run.task.max_new_tokens} are more than the "
+            f"{longest} that {run.model.name} reads; give task.max_new_tokens={max(1, longest - prompt)} or less"
+        )
+
+
+def _check_chosen(run: Run, family: Any) -> None:
+    """Refuse a list that names exits which the family lacks; ranks were checked before. Raises RequestError."""
+    depths = [m.depth for m in family if m.depth is not None]
+    lacking = [d for d in run.evaluate.submodels if d not in depths] if run.evaluate.submodels != "all" else []
+    if depths and lacking:
+        have = ", ".join(map(str, dict.fromkeys(depths)))
+        raise RequestError(
+            f"evaluate.submodels has {lacking}, which are no exits; choose from {have}, or change adapter.exits"
+        )
+
+
+def _speeds(
+    model: Any, adapter: Any, chosen: list[Any], split: Any, pad_id: int, responses: Any
+) -> dict[int | None, dict[str, float]]:
+    """For each exit of a language model the tokens a second that it generates, one middling prompt at a time.
+
+    The seconds of its scoring say less: answers of other lengths fill the batches otherwise.
+    """
+    from rankbench.scoring.generation import speeds
+
+    tops = {member.depth: member for member in chosen}
+    if responses is None or len(tops) < 2:
+        return {}
+    prompt = sorted(split.prompts, key=len)[len(split.prompts) // 2]
+    adapter.activate(adapter.family[-1])
+    adapter.model.eval()
+    found = speeds(model, adapter, prompt, list(tops.values()), pad_id=pad_id, tokens=min(16, responses.max_new_tokens))
+    return {member.depth: {"tokens_per_second": speed} for member, speed in found.items()}
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """One way of cutting rank R down: its scores, and their entries for the record."""
+
+    scores: list[Any]
+    rows: list[dict[str, Any]]
+
+
+def _measure_cut(adapter: Any, how: str, chosen: list[Any], measure: Callable[[], list[Any]]) -> _Cut:
+    from rankbench.methods.cuts import cut
+
+    with cut(adapter, how):
+        log.info("measure %d sub-models cut by %s", len(chosen), how)
+        scores = measure()
+        rows = [_entry(score, adapter) for score in scores]
+        for row in rows if adapter.by_layer else ():
+            row["ranks_by_layer"] = adapter.by_layer[row["rank"]]
+    return _Cut(scores, rows)
+
+
+def _entry(score: Any, adapter: Any) -> dict[str, Any]:
+    """A sub-model as the record has it."""
+    return {
+        "rank": score.submodel.rank,
+        "depth": score.submodel.depth,
+        "metrics": score.metrics,
+        "n": score.n,
+        "parameters": asdict(adapter.count(score.submodel)),
+        "eval_seconds": score.seconds,
+        **({"generated": asdict(score.generated)} if score.generated else {}),
+    }
+
+
+def _write_predictions(file: Path, scores: list[Any], by_cut: dict[str, _Cut], validation: list[Any]) -> None:
+    """Every prediction of every sub-model; with cuts, the column `cut` says which, empty for the trained ones."""
+    import pandas as pd
+
+    all_scores: list[tuple[str | None, Any]] = [(None, score) for score in scores]
+    all_scores += [(how, score) for how, cut in by_cut.items() for score in cut.scores]
+
+    parts = [
+        pd.DataFrame(
+            {
+                "rank": pd.array([score.submodel.rank] * len(split), dtype="Int64"),
+                "depth": pd.array([score.submodel.depth] * len(split), dtype="Int64"),
+                **({"cut": how} if by_cut else {}),
+                "split": split.name,
+                "index": split.index,
+                **score.predictions[split.name],
+                "reference": [answers[0] for answers in split.references] if split.references else split.labels,
+            }
+        )
+        for how, score in all_scores
+        for split in validation
+    ]
+    aside = file.with_name(f".{file.name}")
+    pd.concat(parts, ignore_index=True).to_parquet(aside, index=False)
+    os.replace(aside, file)

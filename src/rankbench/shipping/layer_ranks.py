@@ -1,0 +1,303 @@
+"""A rank for each layer of a finished run, chosen on half of its validation rows and scored on the other half."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rankbench.errors import RequestError
+from rankbench.records.finished import Finished, finished, ranks_in_words
+from rankbench.settings.checks import DYLORA
+from rankbench.settings.metrics import times
+from rankbench.shipping.finished_adapter import base_of, cut
+from rankbench.system.progress import Progress, quiet_libraries, speak
+
+if TYPE_CHECKING:
+    from rankbench.methods.lora import DyLora
+    from rankbench.models.backbone import Backbone
+    from rankbench.shipping.adapter_files import Adapter
+    from rankbench.shipping.heldout import Scored, Way
+    from rankbench.tasks.encoding import Encoded
+
+log = logging.getLogger("rankbench")
+
+METHODS = ("lora", *DYLORA)
+LEAST = 4  # rows: two to choose by, and two to tell a difference from noise
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The rank of each layer, under the names that `adapter_files.Adapter.layers` has, and the adapter of those ranks.
+
+    `cost` parameters of `budget`; `seen` are the mean losses of chosen and uniform on the half that chose, `halves` its
+    rows and those of the other half, on which `scores` are.
+    """
+
+    rank: int
+    svd: bool
+    ranks: dict[str, int]
+    adapter: Adapter
+    cost: int
+    budget: int
+    evaluations: int
+    halves: tuple[Encoded, Encoded]
+    seen: tuple[float, float]
+    scores: list[Scored]
+    said: str
+
+
+def main(words: list[str]) -> None:
+    """`rankbench layers RUN --budget 4`: a rank for each layer of a finished run, and what that is worth."""
+    parser = argparse.ArgumentParser(
+        prog="rankbench layers",
+        description="Choose a rank for each layer of a finished run, greedily by the loss on half of its validation "
+        "rows, and score the choice on the other half beside one rank everywhere.",
+    )
+    parser.add_argument("run", type=Path, help="the folder of a finished run of adapter=lora, dylora or qdylora")
+    parser.add_argument("--budget", type=int, required=True, metavar="B", help="as many parameters as rank B has")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="write the adapter to this folder, new or empty")
+    parser.add_argument(
+        "--svd",
+        action="store_true",
+        help="order each layer's components by SVD before choosing; a run of one trained rank, as adapter=lora is, has "
+        "them so in any case",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="which rows choose and which score (default: 0)")
+    parser.add_argument("--examples", type=int, help="validation rows to draw, half of which choose (default: all)")
+    parser.add_argument("--data-dir", help="where the task's data lie, if not where the run found them")
+    asked = parser.parse_args(words)
+    if asked.examples is not None and asked.examples < LEAST:
+        raise RequestError(f"--examples {asked.examples} must be at least {LEAST}: half choose and half score")
+    speak()
+    found = finished(asked.run)
+    if asked.data_dir is not None:
+        task = dataclasses.replace(found.run.task, data_dir=asked.data_dir)
+        found = dataclasses.replace(found, run=dataclasses.replace(found.run, task=task))
+    from rankbench.shipping import export
+
+    place = None if asked.to is None else export.vacant(asked.to)
+    choice = choose(found, asked.budget, asked.svd, asked.seed, asked.examples)
+    print(text(choice), end="")
+    if place is None:
+        print("Write it as a stock PEFT adapter: the same command with --to DIR.")
+        return
+    from rankbench.shipping.card import Made
+
+    made = Made("adapter", base_of(found), choice.rank, svd=choice.svd, ranks=choice.ranks, choice=text(choice).strip())
+    print("\n" + "\n".join(export.ship(found, choice.adapter, made, place)))
+
+
+def choose(found: Finished, rank: int, svd: bool = False, seed: int = 0, examples: int | None = None) -> Choice:
+    """A rank for each layer, together no more parameters than `rank` everywhere, by the loss on half the rows.
+
+    `examples` rows of the run's first validation split (default: all) are halved at random by `seed`; backbone and
+    arithmetic are those of `rankbench.load`. With `svd`, and where one rank alone was trained, each layer's components
+    are put in the order of their singular values first. Where nothing found is better than `rank` everywhere, that is
+    chosen. Raises RequestError for a run without ranks, a budget that it cannot have, or too few rows.
+    """
+    svd = _order(found, rank, svd)
+    trained = sorted(found.note["trained_ranks"])
+    quiet_libraries()
+    from rankbench.shipping import adapter_files, heldout, rank_search
+    from rankbench.shipping.loading import of_all_ranks
+
+    whole = cut(found, trained[-1], svd)
+    tuning, body = of_all_ranks(found, whole)
+    if svd:
+        tuning.scale_of = lambda _: 1.0  # the turned factors carry it
+    halves = _halves(_validation(found, body), seed, examples)
+    costs = [layer.in_features + layer.out_features for layer in tuning.layers]
+    grid = rank_search.steps(trained[-1], rank, None if svd else trained)
+    ask = _Asked(tuning, rank, halves[0], found, body.tokenizer.pad_token_id, rank * sum(costs), costs)
+    alone = ask([rank] * len(costs))
+    chosen = rank_search.choose(costs, grid, rank * sum(costs), ask)
+    ask.close()
+    if not chosen.loss < alone:
+        log.info("no ranks by layer are better than rank %d in every layer on the rows that choose", rank)
+        chosen = rank_search.Chosen([rank] * len(costs), alone, rank * sum(costs), chosen.evaluations)
+    names = {id(module): f"{name}." for name, module in tuning.model.named_modules()}
+    ranks = dict(zip([names[id(layer)] for layer in tuning.layers], chosen.ranks, strict=True))
+    ways = _ways(tuning, rank, svd, chosen.ranks, costs)
+    scores = heldout.scores(found.run.task, tuning, body, halves[1], found.run.train.eval_batch_size, ways)
+    return Choice(
+        rank,
+        svd,
+        ranks,
+        adapter_files.by_layer(whole, ranks, tuning.scale_of),
+        chosen.cost,
+        rank * sum(costs),
+        chosen.evaluations + 1,
+        halves,
+        (chosen.loss, alone),
+        scores,
+        _said(found, svd, seed),
+    )
+
+
+def _order(found: Finished, rank: int, svd: bool) -> bool:
+    """Whether components are ordered by SVD. Raises RequestError where the run has no rank `rank` to compare with."""
+    method = found.note["method"]
+    if method not in METHODS:
+        raise RequestError(
+            f"{found.folder} is of adapter={method}, which has no ranks to choose by layer; give a run of "
+            f"adapter={', '.join(METHODS[:-1])} or {METHODS[-1]}"
+        )
+    trained = sorted(found.note["trained_ranks"])
+    if not 1 <= rank <= trained[-1]:
+        raise RequestError(f"--budget {rank} is outside 1 to {trained[-1]}, the largest rank that this run trained")
+    if not svd and len(trained) > 1 and rank not in trained:
+        raise RequestError(
+            f"--budget {rank}: rank {rank} is none that this run trained ({ranks_in_words(trained)}); choose one of "
+            "them, or add --svd"
+        )
+    return svd or len(trained) == 1
+
+
+def _validation(found: Finished, body: Backbone) -> Encoded:
+    """The run's first validation split, read again and tokenised as the run did."""
+    from rankbench.models import backbone
+    from rankbench.tasks import data
+    from rankbench.tasks.encoding import encode, encode_responses
+
+    task = found.run.task
+    try:
+        loaded = data.load(task)
+    except RequestError as error:
+        raise RequestError(f"the data of {found.folder} cannot be read: {error}; or say where: --data-dir") from error
+    split = loaded.validation[0]
+    before = ((found.record.get("data") or {}).get("splits") or {}).get(split.name)
+    if before is not None and before != loaded.origin["splits"][split.name]:
+        log.warning("%s is not what the run was scored on", split.name)
+    read = encode_responses if loaded.kind == "causal_lm" else encode
+    return read(split, body.tokenizer, min(task.max_length, backbone.longest(body)))
+
+
+def _halves(split: Encoded, seed: int, examples: int | None) -> tuple[Encoded, Encoded]:
+    """The rows that choose and those that score, drawn by `seed`; of an odd number one more scores."""
+    import numpy as np
+
+    from rankbench.system.seeds import generator
+
+    if len(split) < LEAST:
+        raise RequestError(
+            f"{split.name} has too few rows ({len(split)}) to choose and to score by halves; give {LEAST} (--data-dir)"
+        )
+    order = generator(seed, "layer ranks").permutation(len(split))[:examples]
+    middle = len(order) // 2
+    return split.take(np.sort(order[:middle])), split.take(np.sort(order[middle:]))
+
+
+class _Asked:
+    """The mean loss on the rows that choose, by the ranks of all layers; it shows how the search goes."""
+
+    def __init__(
+        self, tuning: DyLora, rank: int, split: Encoded, found: Finished, pad_id: int, budget: int, costs: list[int]
+    ) -> None:
+        self.tuning, self.rank, self.budget, self.costs = tuning, rank, budget, costs
+        from rankbench.shipping import heldout
+
+        self.batches = heldout.batches(tuning, split, found.run.train.eval_batch_size, pad_id)
+        self.count = 0
+        self.progress = Progress(0)
+        log.info("choose the ranks of %d layers by the loss of %d rows", len(costs), len(split))
+
+    def __call__(self, ranks: Sequence[int]) -> float:
+        """The loss (see `lm.row_losses`), infinite where it is no number."""
+        from rankbench.shipping import heldout
+
+        heldout.hold(self.tuning, self.rank, ranks)
+        loss, targets = heldout.losses(self.tuning, self.batches)
+        self.count += 1
+        mean = float(loss.sum() / targets.sum())
+        cost = sum(cost * rank for cost, rank in zip(self.costs, ranks, strict=True))
+        self.progress.tell(f"evaluation {self.count}  loss {mean:.4f}  {cost:,} parameters, budget {self.budget:,}")
+        return mean if math.isfinite(mean) else math.inf
+
+    def close(self) -> None:
+        """Say how many evaluations it took."""
+        self.progress.close()
+        log.info("chosen in %d evaluations", self.count)
+
+
+def _ways(tuning: DyLora, rank: int, svd: bool, chosen: list[int], costs: list[int]) -> dict[str, Way]:
+    """What is scored, by the column's name: a rank, and each layer's where they differ. The first two are compared."""
+    ways: dict[str, Way] = {"chosen": (rank, chosen), f"rank {rank}": (rank, None)}
+    if svd:
+        from rankbench.methods.cuts import spread
+        from rankbench.methods.lora import ADAPTER
+
+        factors = [(m.lora_A[ADAPTER].weight.detach(), m.lora_B[ADAPTER].weight.detach()) for m in tuning.layers]
+        ways["global"] = rank, spread([a.norm(dim=1) * b.norm(dim=0) for a, b in factors], costs, rank)
+    if rank < tuning.r:
+        ways[f"rank {tuning.r}"] = tuning.r, None
+    return ways
+
+
+def _said(found: Finished, svd: bool, seed: int) -> str:
+    """What was chosen from, and on what it was measured."""
+    from rankbench.models import device
+
+    run, largest = found.run, max(found.note["trained_ranks"])
+    alone = len(found.note["trained_ranks"]) == 1 and largest > 1
+    order = f", whose rank {largest} was trained alone" if alone else ""
+    order += ", each layer's components in the order of their singular values" if svd else ", by its trained prefixes"
+    return (
+        f"{run.task.name}, {run.model.name}: adapter={run.adapter.name} of rank {largest}{order}; seed {seed}, fp32 on "
+        f"{device.device_name()}"
+    )
+
+
+def text(choice: Choice) -> str:
+    """What was chosen and what it scores, as Markdown of at most 80 columns."""
+    from rankbench.shipping.heldout import RESAMPLES
+    from rankbench.tables.layout import Block, frame, render
+
+    first, second = choice.halves
+    against = f"rank {choice.rank}"
+    ways = list(choice.scores[0].values)
+    rows = {_metric(row): [_value(row, row.values[way]) for way in ways] + [_interval(row)] for row in choice.scores}
+    caption = (
+        f"{choice.said}. A rank for each of {len(choice.ranks)} layers, {choice.cost:,} adapter parameters of the "
+        f"{choice.budget:,} that {against} in every layer has, chosen greedily by the loss of {len(first)} rows of "
+        f"{first.name} in {choice.evaluations} evaluations. Scores are those of the other {len(second)} rows, of the "
+        f"chosen ranks and of one rank in every layer"
+        + ("; global: the largest singular values of all layers together at those parameters" if choice.svd else "")
+        + f". Interval: chosen less {against}, 95 % ({RESAMPLES:,} paired resamples)."
+    )
+    table = render([Block(caption, frame(rows, [*ways, "interval"], "score"))], "md")
+    own, other = choice.seen
+    seen = f"On the rows that chose, the loss is {own:.3f}, and {other:.3f} at {against} in every layer."
+    return "\n".join([table, *textwrap.wrap(seen, 80), "", *_by_kind(choice.ranks)]) + "\n"
+
+
+def _metric(row: Scored) -> str:
+    return f"{row.metric} x {times(row.metric)}" if times(row.metric) > 1 else row.metric
+
+
+def _value(row: Scored, value: float, sign: str = "") -> str:
+    return f"{times(row.metric) * value:{sign}.{1 if times(row.metric) > 1 else 3}f}"
+
+
+def _interval(row: Scored) -> str:
+    return f"{_value(row, row.low, '+')} to {_value(row, row.high, '+')}"
+
+
+def _by_kind(ranks: dict[str, int]) -> list[str]:
+    """The ranks in lines, a list item for each kind of layer: those of one name in the order of their numbers."""
+    from rankbench.shipping.adapter_files import inside_base
+
+    kinds: dict[str, list[int]] = {}
+    for name, rank in ranks.items():
+        kinds.setdefault(re.sub(r"^.*\.\d+\.", "", inside_base(name)), []).append(rank)
+    lines = ["Ranks, from the first layer to the last:", ""]
+    for kind, own in kinds.items():
+        lines += textwrap.wrap(f"- {kind}: {' '.join(map(str, own))}", 80, subsequent_indent="  ")
+    return lines

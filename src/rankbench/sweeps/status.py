@@ -1,0 +1,182 @@
+"""How the runs in a folder stand, read from the folders alone: no process is asked, nothing heavy is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rankbench.errors import RequestError
+from rankbench.records import lock, record
+from rankbench.system.progress import clock
+
+STATES = ("done", "running", "queued", "stopped", "missing", "refused", "oom", "failed")
+SWEEPS = ".multirun"  # where a runs folder keeps its sweeps' lists
+WIDTH, LINES = 80, 3
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A run, which of STATES it is in, in a line what there is to say of that, and the settings that tell it apart."""
+
+    run_id: str
+    state: str
+    note: str = ""
+    asked: str = ""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a sweep asked for: its runs with their settings, why any left no record, and who waits for them."""
+
+    runs: Mapping[str, Sequence[str]]
+    refused: Mapping[str, str]
+    launcher: dict[str, Any] | None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the call that started the sweep still lives; known on the machine that it was made on alone."""
+        try:
+            owner = lock.Owner(**(self.launcher or {}))
+        except TypeError:
+            return False
+        return owner.machine == lock.machine() and lock.alive(owner, 0.0)
+
+
+def main(words: list[str]) -> None:
+    """`rankbench status [RUNS ...]`: a line for every run, and how many there are of each state."""
+    parser = argparse.ArgumentParser(prog="rankbench status", description="How the runs in a folder stand.")
+    parser.add_argument("runs", nargs="*", default=["runs"], help="folders of runs, or single runs (default: runs)")
+    found = [standing for place in parser.parse_args(words).runs for standing in standings(Path(place))]
+    print(table(found))
+
+
+def standings(place: Path) -> list[Standing]:
+    """Every run under a folder and every one that its sweeps ask for, by id. Raises RequestError where it is none."""
+    if not place.is_dir():
+        raise RequestError(f"{place} is no folder; give the folder that holds the runs")
+    found = {folder.name: standing(folder) for folder in folders(place)}
+    for sweep in sweeps(place):
+        found |= {s.run_id: s for s in of_sweep(sweep, found)}
+    return [found[run_id] for run_id in sorted(found)]
+
+
+def folders(place: Path) -> Iterator[Path]:
+    """The folders of runs under a folder, itself among them."""
+    with os.scandir(place) as entries:
+        inside = [entry for entry in entries if not entry.name.startswith(".")]
+    if any(entry.name in ("config.yaml", "record.json") for entry in inside):
+        yield place.absolute()
+        return
+    for entry in inside:
+        if entry.is_dir():
+            yield from folders(Path(entry.path))
+
+
+def standing(folder: Path) -> Standing:
+    """How the run in a folder stands."""
+    state, reason = _recorded(folder / "record.json")
+    if state == "done":
+        return Standing(folder.name, "done")
+    owner = lock.holder(folder)
+    if owner:
+        return Standing(folder.name, "running", _progress(folder, f"on {owner.host}"))
+    if state:
+        return Standing(folder.name, state, reason)
+    steps = [int(file.name.removeprefix("step-")) for file in folder.glob("checkpoints/step-*")]
+    total = _read(folder / "checkpoints" / "progress.json").get("steps")
+    at = f"step {max(steps)}{f'/{total}' if total else ''}" if steps else ""
+    return Standing(folder.name, "stopped", f"{at} kept" if at else "before its first checkpoint")
+
+
+def of_sweep(sweep: Listed, found: Mapping[str, Standing]) -> list[Standing]:
+    """A sweep's runs, of which `found` have folders; the others were refused, wait for their turn or never started."""
+    rows = []
+    for run_id, asked in zip(sweep.runs, apart_by(list(sweep.runs.values())), strict=True):
+        known = found.get(run_id) or Standing(run_id, "missing")
+        reason = sweep.refused.get(run_id, "")
+        if known.state in ("stopped", "missing") and sweep.waits:
+            known = replace(known, state="queued")
+        elif known.state == "missing" and reason:
+            known = replace(known, state="refused", note=reason)
+        elif known.state == "stopped" and reason:
+            known = replace(known, note=f"{known.note}; {reason}")
+        rows.append(replace(known, asked=asked))
+    return rows
+
+
+def apart_by(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """For each job of a sweep the settings that not all of them share, in words."""
+    shared = set.intersection(*map(set, jobs)) if jobs else set()
+    return [" ".join(word for word in words if word not in shared) for words in jobs]
+
+
+def sweeps(place: Path) -> Iterator[Listed]:
+    """The lists that sweeps have left in a runs folder."""
+    for file in sorted((place / SWEEPS).glob("*.json")):
+        kept = _read(file)
+        if kept:
+            yield Listed(kept["runs"], kept.get("refused") or {}, kept.get("launcher"))
+
+
+def table(found: Iterable[Standing]) -> str:
+    """A line for each run, the troubled last, and below them how many are in each state; 80 columns wide."""
+    rows = sorted(found, key=lambda s: (STATES.index(s.state), s.run_id))
+    if not rows:
+        return "no runs"
+    lines = []
+    for s in rows:
+        lines.append(f"{s.state:<8} {s.run_id}"[:WIDTH])
+        for text in filter(None, (s.asked, s.note)):
+            if len(lines[-1]) + 2 + len(text) <= WIDTH:
+                lines[-1] += f"  {text}"
+            else:
+                lines += textwrap.wrap(text, WIDTH, initial_indent=" " * 9, subsequent_indent=" " * 9)[:LINES]
+    counts = Counter(s.state for s in rows)
+    return "\n".join([*lines, ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])])
+
+
+def _recorded(file: Path) -> tuple[str | None, str]:
+    """The record's status and the reason of a failure; of a done run only that much is looked for."""
+    try:
+        text = file.read_text()
+    except OSError:
+        return None, ""
+    found = re.search(r'(?m)^ "status": "(\w+)"', text)  # a record is written with one blank before its own keys
+    if found and found[1] == "done":
+        return "done", ""
+    kept = record.read(file.parent)
+    if kept is None:
+        return None, ""
+    reason = str(kept.get("reason") or kept.get("error") or "").strip()
+    state = kept["status"] if kept["status"] in STATES else "failed"
+    return state, reason.splitlines()[0] if reason else ""
+
+
+def _progress(folder: Path, where: str) -> str:
+    file = folder / "checkpoints" / "progress.json"
+    known = _read(file)
+    if not known:
+        return where
+    if known["step"] >= known["steps"]:
+        return f"{where}, measuring"
+    note = f"step {known['step']}/{known['steps']}"
+    if known["seconds_left"] is None:
+        return f"{note} {where}"
+    return f"{note}, {clock(max(0, known['seconds_left'] - (time.time() - file.stat().st_mtime)))} left"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}

@@ -1,0 +1,180 @@
+"""A sweep: all its jobs checked before the first starts, the done ones left out, every one accounted for at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.errors import HydraException
+from omegaconf import open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from rankbench import errors
+from rankbench.errors import RequestError, RunFailed
+from rankbench.records import lock
+from rankbench.settings.checks import build
+from rankbench.settings.run import Log, Run
+from rankbench.sweeps import summary
+from rankbench.sweeps.status import Listed, apart_by, of_sweep, standing, table
+from rankbench.system import slurm, stopping
+from rankbench.system.files import write_atomic
+from rankbench.system.progress import speak
+
+log = logging.getLogger("rankbench")
+
+POLL = 2.0  # seconds between two looks at runs that others do
+BUSY = "another run holds the folder"
+BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+BasicSweeper: Any = Plugins.instance().class_name_to_class[BASIC]  # an import would give a second class of that name
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep and the settings that ask for it."""
+
+    words: tuple[str, ...]
+    run_id: str
+    folder: Path
+    fresh: bool
+    log: Log
+
+
+class Sweep(BasicSweeper):
+    """Hydra's own sweeper with the promises above; the launcher is whatever `hydra/launcher` says.
+
+    Several sweeps may share runs: a run that another one is doing is waited for, and done here if that one dies.
+    Raises RequestError when any job is wrong, before the first starts; RunFailed when not all are done in the end.
+    """
+
+    def sweep(self, arguments: list[str]) -> None:
+        """What Hydra calls with the command line's settings."""
+        assert self.config is not None
+        speak()
+        jobs = self._jobs(arguments)
+        file = Path(self.config.hydra.sweep.dir) / f"{_name(self.config.log.group, jobs)}.json"
+        asked = {job.run_id: job.words for job in jobs}
+        listed = {"command": " ".join(["rankbench", *sys.argv[1:]]), "runs": asked}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, json.dumps(listed | {"launcher": asdict(lock.myself())}, indent=1))
+        try:
+            with stopping.obeyed():
+                refused = self._finish(jobs)
+        except (KeyboardInterrupt, stopping.Stopped):
+            if "submitit_folder" in self.config.hydra.launcher:
+                log.info("the Slurm jobs go on without this call: rankbench status shows them, scancel ends them")
+            raise
+        write_atomic(file, json.dumps(listed | {"refused": refused}, indent=1))
+        there = {job.run_id: standing(job.folder) for job in jobs if job.folder.is_dir()}
+        found = of_sweep(Listed(asked, refused, None), there)
+        print(table(found))
+        if jobs[0].log.name == "wandb":
+            summary.mirror(file, jobs, found)
+        undone = sum(s.state != "done" for s in found)
+        if undone:
+            text = f"{undone} of {len(jobs)} runs are not done; the same command goes on with them"
+            print(f"rankbench: {text}", file=sys.stderr)
+            raise RunFailed(text)
+
+    def _jobs(self, arguments: list[str]) -> list[Job]:
+        """Every job once, composed and checked. Raises RequestError naming the first that is wrong."""
+        assert self.hydra_context is not None and self.config is not None
+        loader = self.hydra_context.config_loader
+        words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
+        (asked,) = self.split_arguments(parsed, None)
+        found: dict[str, Job] = {}
+        telling = apart_by(asked)
+        for number, job_words in enumerate(asked, 1):
+            try:
+                run = self._composed(job_words)
+                found.setdefault(run.run_id, Job(tuple(job_words), run.run_id, run.folder, run.fresh, run.log))
+            except (RequestError, HydraException, OmegaConfBaseException) as error:
+                place = f"job {number} of {len(asked)}: {telling[number - 1]}; " if asked[1:] else ""
+                raise WrongJob(error, f"{place}nothing was started") from error
+        return list(found.values())
+
+    def _composed(self, words: Sequence[str]) -> Run:
+        assert self.hydra_context is not None and self.config is not None
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(words))
+        with open_dict(config):
+            del config["hydra"]
+        return build(config)
+
+    def _finish(self, jobs: list[Job]) -> dict[str, str]:
+        """Launch what is not done, and wait for what others are doing; why each that was refused was."""
+        refused: dict[str, str] = {}
+        waiting = [job for job in jobs if job.fresh or not _done(job)]
+        if len(waiting) < len(jobs):
+            log.info("%d of %d runs are done already", len(jobs) - len(waiting), len(jobs))
+        told = False
+        while waiting:
+            free = [job for job in waiting if lock.holder(job.folder) is None]
+            for batch in self.split_overrides_to_chunks(free, self.max_batch_size) if free else ():
+                refused |= self._launch(batch)
+            tried = [job for job in free if refused.get(job.run_id) != BUSY]
+            waiting = [job for job in waiting if job not in tried and not _done(job)]
+            if waiting and not told:
+                log.info("waiting for %d runs that another sweep is doing", len(waiting))
+                told = True
+            time.sleep(POLL if waiting else 0)
+        return {run_id: reason for run_id, reason in refused.items() if reason != BUSY}
+
+    def _launch(self, jobs: list[Job]) -> dict[str, str]:
+        """Do these jobs; why each that left no record did not."""
+        assert self.launcher is not None and self.config is not None
+        folder = Path(self.config.hydra.sweep.dir)
+        before = slurm.submitted(folder)
+        try:
+            returns = self.launcher.launch([list(job.words) for job in jobs], initial_job_idx=0)
+        except Exception as error:  # a job that was killed; where others are Slurm's they go on
+            new = slurm.submitted(folder) - before
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if "submitit_folder" in self.config.hydra.launcher and not new:
+                raise RequestError(f"cluster={self.config.cluster.name}: nothing was submitted ({line})") from error
+            log.info("a job ended without an answer: %s", line)
+            slurm.wait_for(new)  # the launcher gives up at the first that died
+            return {}
+        failed = [(job, r._return_value) for job, r in zip(jobs, returns, strict=True) if r.status is JobStatus.FAILED]
+        return {job.run_id: BUSY if isinstance(error, errors.InUse) else _line(error) for job, error in failed}
+
+
+class WrongJob(RequestError):
+    """One job of a sweep is wrong, so none is started; `cause` says why, `which` names the job."""
+
+    def __init__(self, cause: Exception, which: str) -> None:
+        super().__init__(f"{cause} ({which})")
+        self.cause, self.which = cause, which
+
+
+def install() -> None:
+    """Let Hydra's `-m` use Sweep wherever it would use its basic sweeper; other sweepers stay as they are.
+
+    Hydra finds a sweeper by its class's name in this table. Putting ours there under that name keeps all that Hydra's
+    command line can do, with no config that names a class.
+    """
+    Plugins.instance().class_name_to_class[BASIC] = Sweep
+
+
+def _name(group: str | None, jobs: Sequence[Job]) -> str:
+    """A sweep's file: the same runs, the same file."""
+    digest = hashlib.sha256("\n".join(sorted(job.run_id for job in jobs)).encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', group or 'sweep')}-{digest}"
+
+
+def _done(job: Job) -> bool:
+    return job.folder.is_dir() and standing(job.folder).state == "done"
+
+
+def _line(error: Any) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,118 @@
+"""What a person sees while a run goes on: messages, and one progress line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from rankbench.system import processes
+from rankbench.system.files import write_atomic
+
+log = logging.getLogger("rankbench")
+
+
+class Progress:
+    """Reports the steps of a training: a line rewritten in place on a terminal, plain lines now and then elsewhere.
+
+    `start` is where a resumed training begins. `file` is kept for those who look from outside: the step, the steps of
+    the whole and the seconds left.
+    """
+
+    def __init__(self, steps: int, start: int = 0, file: Path | None = None, every_seconds: float = 30.0) -> None:
+        self.steps, self.start, self.every = steps, start, every_seconds
+        self.terminal = sys.stderr.isatty() and processes.first()
+        self.file = file if processes.first() else None
+        self.began = time.monotonic()
+        self.shown = self.noted = -every_seconds
+        self.note(start)
+
+    def note(self, step: int) -> None:
+        """Write the file anew where it is older than ten seconds, and after the last step."""
+        elapsed = time.monotonic() - self.began
+        if self.file is None or (elapsed - self.noted < 10 and step < self.steps):
+            return
+        self.noted = elapsed
+        left = round(self._left(step)) if step > self.start else None
+        with contextlib.suppress(OSError):  # a full disk is the checkpoint's to report
+            self.file.parent.mkdir(exist_ok=True)
+            write_atomic(self.file, json.dumps({"step": step, "steps": self.steps, "seconds_left": left}))
+
+    def _left(self, step: int) -> float:
+        return (time.monotonic() - self.began) / max(1, step - self.start) * (self.steps - step)
+
+    def show(self, step: int, loss: float, submodel: str, rate: float) -> None:
+        """Report after `step` steps; `rate` is in examples a second."""
+        pace = f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
+        left = clock(self._left(step))
+        line = f"step {step}/{self.steps}  loss {loss:.4f}  {submodel}  {pace} examples/s  {left} left"
+        self.tell(line, step == self.steps)
+
+    def tell(self, line: str, last: bool = False) -> None:
+        """Show a line now if it is the last or the time has come."""
+        elapsed = time.monotonic() - self.began
+        if self.terminal:
+            sys.stderr.write(f"\r\x1b[2K{line[:79]}")
+            sys.stderr.flush()
+        elif elapsed - self.shown >= self.every or last:
+            self.shown = elapsed
+            log.info(line)
+
+    def close(self) -> None:
+        """End the terminal's line."""
+        if self.terminal:
+            sys.stderr.write("\n")
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people read them: 0:42, 1:02:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def speak() -> None:
+    """Send rankbench's messages to stderr, without the libraries' bars: they read the environment once, at import."""
+    for name, value in (
+        ("TOKENIZERS_PARALLELISM", "false"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("TQDM_DISABLE", "1"),
+    ):
+        os.environ.setdefault(name, value)
+    log.setLevel(logging.INFO if processes.first() else logging.ERROR)
+    log.propagate = False
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+
+
+@contextlib.contextmanager
+def written_to(file: Path) -> Iterator[None]:
+    """Within the context messages go to `file` as well."""
+    handler = logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def quiet_libraries() -> None:
+    """Progress bars and advice of the libraries off; their errors stay."""
+    for name in ("transformers", "huggingface_hub", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    import transformers
+
+    # PEFT asks transformers by names that it deprecates; nobody who reads a run's output can mend that.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()

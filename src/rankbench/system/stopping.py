@@ -1,0 +1,100 @@
+"""Signals that ask a run to stop: it leaves at the next optimizer step, with a checkpoint.
+
+SIGTERM comes from a person, from scancel and from a preemption; SIGUSR2 from Slurm before a job's time is over. Outside
+of the training there is nothing to save, and the run leaves at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from rankbench.system import processes, slurm
+
+log = logging.getLogger("rankbench")
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+
+
+class Stopped(SystemExit):
+    """The run was asked to stop by a signal; the same command goes on from its checkpoint."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number)
+
+    def __str__(self) -> str:
+        return f"stopped by {self.signal.name}; the same command goes on from the last checkpoint"
+
+
+_held = False
+_asked: int | None = None
+
+
+@contextlib.contextmanager
+def obeyed() -> Iterator[None]:
+    """Within the context the two signals raise Stopped: at once, or while they are held in `leave` and `release`."""
+    global _held, _asked
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+    before = {number: signal.signal(number, _receive) for number in SIGNALS}
+    _held, _asked = False, None
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+def hold() -> None:
+    """From here on a signal is only noted: until `release`, or the end of the context."""
+    global _held
+    _held = True
+
+
+def asked() -> bool:
+    """Whether a signal came while they were held."""
+    return _asked is not None
+
+
+def leave() -> None:
+    """Raises Stopped for the signal that came while they were held, here or in another process of the run."""
+    raise Stopped(_asked or signal.SIGTERM)
+
+
+def release() -> None:
+    """Signals act at once again; raises Stopped where one came meanwhile."""
+    global _held
+    _held = False
+    if asked():
+        leave()
+
+
+def _receive(number: int, frame: FrameType | None) -> None:
+    global _asked
+    first = _asked is None
+    _asked = number
+    if not _held:
+        raise Stopped(number)
+    if first:
+        log.info("%s: a checkpoint at the next step, then the run stops", signal.Signals(number).name)
+
+
+def hand_over(stop: Stopped) -> None:
+    """Let the launcher that waits for SIGUSR2 in this process queue the job again, unless Slurm has decided already.
+
+    Slurm has when it cancels a job or requeues it by itself. A job that still counts as running is about to lose its
+    place, by a preemption with a grace time or by its time limit. Does not return where the launcher acts. Of several
+    processes the first hands over; the others leave without a failure, which would end it too early.
+    """
+    if not processes.first():
+        raise SystemExit(0)
+    takes_over = callable(signal.getsignal(signal.SIGUSR2))
+    if takes_over and (stop.signal is signal.SIGUSR2 or slurm.state(slurm.job()) in ("RUNNING", "")):
+        os.kill(os.getpid(), signal.SIGUSR2)

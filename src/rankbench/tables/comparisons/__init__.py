@@ -1,0 +1,20 @@
+"""Comparisons over records, each a list of blocks: ours first, then the papers' figures apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rankbench.records.record import Paths
+from rankbench.tables.comparisons.depth import soft_vs_early_exit
+from rankbench.tables.comparisons.ranks import distribution, flop, glue, leaderboard, lora_search_vs_dylora, loss
+from rankbench.tables.layout import Block
+
+COMPARISONS: dict[str, Callable[[Paths, str | None], list[Block]]] = {
+    "lora_search_vs_dylora": lora_search_vs_dylora,
+    "glue": glue,
+    "distribution": distribution,
+    "loss": loss,
+    "flop": flop,
+    "soft_vs_early_exit": soft_vs_early_exit,
+    "leaderboard": leaderboard,
+}

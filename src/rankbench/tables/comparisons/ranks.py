@@ -1,0 +1,300 @@
+"""Comparisons over ranks: the search against one nested run, the papers' ablations, GLUE, and a leaderboard."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rankbench.errors import RequestError
+from rankbench.records.record import Paths, load_records
+from rankbench.settings.checks import DYLORA
+from rankbench.settings.metrics import rises, times, unit
+from rankbench.tables import labels, plots
+from rankbench.tables.comparisons import published
+from rankbench.tables.comparisons.curves import SEARCH, Curve, Curves, curves
+from rankbench.tables.comparisons.paired import paired
+from rankbench.tables.layout import Block, frame, spread
+from rankbench.tables.stats import aurac
+
+GLUE = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")  # DyLoRA's Table 2, in its order
+GLUE_METRIC = {"mrpc": "f1", "qqp": "accuracy"}  # what the paper averages where a task has several
+
+
+def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
+    """The curves of one task's runs, the search as points on top, and what each rank costs against what it scores."""
+    records = of_one(load_records(path))
+    metric = metric or _first_metric(records)
+    rows = [
+        {
+            "label": name,
+            "rank": rank,
+            "depth": None,
+            "mean": statistics.mean(values),
+            "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+            "n": len(values),
+            "parameters": statistics.mean(c.trainable[rank] for c in seeds.values() if rank in c.values),
+        }
+        for name, seeds in curves(records, metric).items()
+        for rank in sorted({r for c in seeds.values() for r in c.values if r is not None})
+        for values in [[c.values[rank] for c in seeds.values() if rank in c.values]]
+    ]
+    if not rows:
+        return []
+    table, named = pd.DataFrame(rows), labels.title(records)
+    searched = sorted(label for label in table["label"].unique() if label.startswith(SEARCH))
+    return [
+        plots.curve(table, metric, named, apart=searched),
+        plots.pareto(table, metric, named, rises(metric)),
+    ]
+
+
+def lora_search_vs_dylora(path: Paths, metric: str | None = None, margin: float = 0.5) -> list[Block]:
+    """The search over LoRA ranks against one nested run and the cuts of one LoRA: curve, best, cost, and tests by seed.
+
+    Each "best" is over the same ranks, those that the search trained, for every method. `margin`, in points or nats,
+    is the difference that counts as none. Raises RequestError when the runs are of several tasks or models, or none is
+    done.
+    """
+    records = of_one(load_records(path))
+    metric = metric or _first_metric(records)
+    found = curves(records, metric)
+    if not found:
+        raise RequestError(f"--metric {metric}: none of these runs has it; they have {_first_metric(records)}")
+    searched = [name for name in found if name.startswith(SEARCH)]
+    ranks = sorted({rank for name in searched for curve in found[name].values() for rank in curve.values if rank})
+    nested = sorted(name for name in found if name.startswith(DYLORA))  # plain DyLoRA first
+    what = f"{records[0]['config']['task']['name']}, {records[0]['config']['model']['name']}"
+    return [
+        Block(f"{what}: {unit(metric)} at each rank{_over(found)}.", _whole_curve(found, metric)),
+        Block(
+            f"Best over {'ranks ' + ', '.join(map(str, ranks)) if ranks else 'all measured ranks'}, chosen on the "
+            "scored examples themselves; AURAC: mean of the curve over log2 rank; seconds of all its trainings, and "
+            "these over one nested run's.",
+            _bests(found, metric, ranks, nested),
+        ),
+        *paired(found, metric, ranks, margin),
+        *published.dylora("5", "seconds"),
+    ]
+
+
+def _bests(found: Curves, metric: str, ranks: list[int], nested: list[str]) -> pd.DataFrame:
+    factor, upwards = times(metric), rises(metric)
+    base = [curve.seconds for name in nested[:1] for curve in found[name].values()]
+    rows = {}
+    for name, seeds in found.items():
+        best, at, area = [], Counter[Any](), []
+        for curve in seeds.values():
+            own = {rank: value for rank, value in curve.values.items() if not ranks or rank in ranks}
+            if not own:
+                continue
+            rank = (max if upwards else min)(own, key=own.__getitem__)
+            best.append(factor * own[rank])
+            at[rank] += 1
+            if len(own) > 1:
+                area.append(factor * aurac([rank or 1 for rank in own], list(own.values())))
+        seconds = [curve.seconds for curve in seeds.values()]
+        ratio = f"{statistics.mean(seconds) / statistics.mean(base):.2f}" if base else "-"
+        rows[name] = [
+            _spread(best, metric),
+            ", ".join(str(rank) for rank, _ in at.most_common()) or "-",
+            _spread(area, metric),
+            f"{statistics.mean(curve.trainings for curve in seeds.values()):.2g}",
+            f"{statistics.mean(seconds):,.0f}",
+            ratio,
+        ]
+    return frame(rows, ["best", "at rank", "AURAC", "trainings", "seconds", "x nested"], "method")
+
+
+def _whole_curve(found: Curves, metric: str) -> pd.DataFrame:
+    ranks = sorted({rank for seeds in found.values() for curve in seeds.values() for rank in curve.values}, key=_last)
+    most = max(len(seeds) for seeds in found.values())
+    rows = {
+        "whole" if rank is None else str(rank): [
+            _spread([times(metric) * c.values[rank] for c in seeds.values() if rank in c.values], metric, most)
+            for seeds in found.values()
+        ]
+        for rank in ranks
+    }
+    return frame(rows, list(found), "rank")
+
+
+def distribution(path: Paths, metric: str | None = None) -> list[Block]:
+    """Rank distributions and updates of DyLoRA beside each other (DyLoRA Table 4)."""
+    return [*_ablation(path, metric), *published.dylora("4")]
+
+
+def loss(path: Paths, metric: str | None = None) -> list[Block]:
+    """A drawn rank against all ranks in every step (DyLoRA Table 7)."""
+    return [*_ablation(path, metric), *published.dylora("7")]
+
+
+def _ablation(path: Paths, metric: str | None) -> list[Block]:
+    records = [r for r in of_one(load_records(path)) if r["config"]["adapter"]["name"] in DYLORA]
+    if not records:
+        raise RequestError("none of these runs is of adapter=dylora; give the runs of the sweep")
+    metric = metric or _first_metric(records)
+    found = curves(records, metric)
+    seconds = {name: [spread([c.seconds for c in seeds.values()], 0), f"{len(seeds)}"] for name, seeds in found.items()}
+    what = f"{records[0]['config']['task']['name']}, {records[0]['config']['model']['name']}"
+    return [
+        Block(f"{what}: {unit(metric)} at each rank{_over(found)}.", _whole_curve(found, metric)),
+        Block("What a training took.", frame(seconds, ["seconds", "seeds"], "method")),
+    ]
+
+
+def glue(path: Paths, metric: str | None = None) -> list[Block]:
+    """Tasks beside each other, a block a method and a row a rank (DyLoRA Table 2); tasks without runs show as "-".
+
+    The first block has the area under each curve. The average is over the tasks that every row of the block has, and
+    says of how many.
+    """
+    by_task: dict[str, list[dict[str, Any]]] = {}
+    for record in load_records(path):
+        by_task.setdefault(record["config"]["task"]["name"], []).append(record)
+    tasks = [*(task for task in GLUE if task in by_task), *(task for task in by_task if task not in GLUE)]
+    by_method: dict[str, dict[str, dict[int, Curve]]] = {}
+    metrics: dict[str, str] = {}
+    for task in tasks:
+        done = [r for r in by_task[task] if r["status"] == "done" and r["submodels"]]
+        if not done:
+            continue
+        metrics[task] = metric or GLUE_METRIC.get(task) or _first_metric(done)
+        for name, seeds in curves(done, metrics[task]).items():
+            by_method.setdefault(name, {})[task] = seeds
+    if not by_method:
+        raise RequestError("none of these runs is done, so there is nothing to compare yet")
+    used = ", ".join(f"{task} {unit(metrics[task])}" for task in tasks if task in metrics)
+    areas = {
+        name: [_area(of_task.get(task, {}), metrics.get(task)) for task in tasks] for name, of_task in by_method.items()
+    }
+    blocks = [Block(f"AURAC, the mean of each curve over log2 rank: {used}.", frame(areas, tasks, "method"))]
+    for name, of_task in by_method.items():
+        ranks = sorted({r for seeds in of_task.values() for c in seeds.values() for r in c.values}, key=_last)
+        rows = {"whole" if rank is None else str(rank): _glue_row(of_task, tasks, metrics, rank) for rank in ranks}
+        head = [*tasks, f"average of {len(of_task)}"]
+        blocks.append(Block(f"{name}: {used}{_over({name: _union(of_task)})}.", frame(rows, head, "rank")))
+    return [*blocks, *published.dylora("2", "2 best")]
+
+
+def _glue_row(
+    of_task: dict[str, dict[int, Curve]], tasks: Sequence[str], metrics: dict[str, str], rank: int | None
+) -> list[str]:
+    means, cells = [], []
+    for task in tasks:
+        values = [c.values[rank] for c in of_task.get(task, {}).values() if rank in c.values]
+        cells.append(_spread([times(metrics[task]) * v for v in values], metrics[task]) if values else "-")
+        means += [times(metrics[task]) * statistics.mean(values)] if values else []
+    return [*cells, f"{statistics.mean(means):.1f}" if len(means) == len(of_task) else "-"]
+
+
+def _area(seeds: dict[int, Curve], metric: str | None) -> str:
+    """The area under the curve over seeds, of those that measured two ranks or more."""
+    own = [{rank: value for rank, value in curve.values.items() if rank} for curve in seeds.values()]
+    areas = [times(metric or "") * aurac(list(c), list(c.values())) for c in own if len(c) > 1]
+    return _spread(areas, metric) if areas and metric else "-"
+
+
+def _union(of_task: dict[str, dict[int, Curve]]) -> dict[int, Curve]:
+    return {seed: curve for seeds in of_task.values() for seed, curve in seeds.items()}
+
+
+def flop(path: Paths, metric: str | None = None) -> list[Block]:
+    """Pruned ranks against nested ones, with what trains and what the whole model holds (DyLoRA Table 3).
+
+    The two counts answer different questions: a LoRA trains little beside a frozen model, FLOP makes the model smaller.
+    """
+    records = of_one(load_records(path))
+    metric = metric or _first_metric(records)
+    rows = {}
+    for name, seeds in curves(records, metric).items():
+        for rank in sorted({rank for curve in seeds.values() for rank in curve.values}, key=_last):
+            own = [curve for curve in seeds.values() if rank in curve.values]
+            rows[name if rank is None else f"{name}, rank {rank}"] = [
+                _spread([times(metric) * curve.values[rank] for curve in own], metric),
+                f"{statistics.mean(curve.trainable[rank] for curve in own) / 1e6:.3f}",
+                f"{statistics.mean(curve.total[rank] for curve in own) / 1e6:.2f}",
+                spread([curve.seconds for curve in own], 0),
+            ]
+    what = f"{records[0]['config']['task']['name']}, {records[0]['config']['model']['name']}"
+    head = [metric.replace("_", " "), "trained, millions", "whole, millions", "seconds"]
+    return [Block(f"{what}: {unit(metric)}.", frame(rows, head, "method")), *published.dylora("3")]
+
+
+def leaderboard(path: Paths, metric: str | None = None) -> list[Block]:
+    """Every method of every task at its largest rank, best first: value, area under its curve, parameters, seconds."""
+    by_task: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for record in load_records(path):
+        if record["status"] == "done" and record["submodels"]:
+            config = record["config"]
+            by_task.setdefault((config["task"]["name"], config["model"]["name"]), []).append(record)
+    blocks = []
+    for (task, model), records in sorted(by_task.items()):
+        chosen = metric or _first_metric(records)
+        lines = []
+        for name, seeds in curves(records, chosen).items():
+            top = max((rank for c in seeds.values() for rank in c.values), key=_last)
+            ends = [c for c in seeds.values() if top in c.values]
+            value = [times(chosen) * c.values[top] for c in ends]
+            area = [
+                times(chosen) * aurac([rank or 1 for rank in c.values], list(c.values.values()))
+                for c in seeds.values()
+                if len(c.values) > 1
+            ]
+            cells = [
+                *("whole" if top is None else str(top), _spread(value, chosen), _spread(area, chosen), str(len(seeds))),
+                f"{statistics.mean(c.trainable[top] for c in ends):,.0f}",
+                spread([c.seconds for c in seeds.values()], 0),
+            ]
+            lines.append((statistics.mean(value) * (-1 if rises(chosen) else 1), name, cells))
+        rows = {name: cells for _, name, cells in sorted(lines)}
+        head = ["rank", metric_name(chosen), "AURAC", "seeds", "trained", "seconds"]
+        if rows:
+            blocks.append(Block(f"{task}, {model}: {unit(chosen)}, best first.", frame(rows, head, "method")))
+    if not blocks:
+        raise RequestError("none of these runs is done, or none has the metric; leave out --metric")
+    return blocks
+
+
+def metric_name(metric: str) -> str:
+    """A metric as a column's head."""
+    return metric.replace("_", " ")
+
+
+def of_one(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The done runs among these. Raises RequestError where there are none, or they are of several tasks or models."""
+    done = [record for record in records if record["status"] == "done" and record["submodels"]]
+    if not done:
+        raise RequestError("none of these runs is done, so there is nothing to compare yet")
+    for key in ("task", "model"):
+        names = sorted({record["config"][key]["name"] for record in done})
+        if len(names) > 1:
+            raise RequestError(f"these runs are of several {key}s ({', '.join(names)}); give the runs of one")
+    return done
+
+
+def _first_metric(records: Sequence[dict[str, Any]]) -> str:
+    return str(next(iter(records[0]["submodels"][0]["metrics"])))
+
+
+def _last(rank: int | None) -> int:
+    return 10**9 if rank is None else rank
+
+
+def _over(found: Curves) -> str:
+    seeds = {len(by_seed) for by_seed in found.values()}
+    if seeds == {1}:
+        return ", one seed"
+    return ", mean ± standard deviation over seeds" + (f" ({seeds.pop()})" if len(seeds) == 1 else "")
+
+
+def _spread(values: Sequence[float], metric: str, most: int | None = None) -> str:
+    """Mean and deviation; with the number of seeds behind it where other cells have more."""
+    if not values:
+        return "-"
+    few = f" ({len(values)})" if most is not None and len(values) < most else ""
+    return spread(values, 1 if times(metric) > 1 else 3) + few

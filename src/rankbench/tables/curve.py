@@ -1,0 +1,87 @@
+"""Records -> comparison tables."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from rankbench.errors import RequestError
+from rankbench.records.record import Paths, load_records, load_runs
+from rankbench.settings.metrics import times, unit
+from rankbench.tables.labels import labels
+
+
+def curve_long(path: Paths, metric: str | None = None) -> pd.DataFrame:
+    """Metric against rank over any runs: columns label, metric, rank, depth, mean, std, n (seeds), one row each.
+
+    Without `metric`, each run's own first metric, named in the label where runs differ in it. `std` is the sample
+    standard deviation (n - 1) over seeds. Raises RequestError when no finished run has the metric.
+    """
+    records = load_records(path)
+    runs = load_runs(path)
+    done = runs[(runs["status"] == "done") & runs["metric"].notna()]
+    if done.empty:
+        raise RequestError("none of these runs is done, so there is nothing to compare yet")
+    if metric is None:
+        done = done[done["metric"] == done.groupby("run_id")["metric"].transform("first")]
+    elif metric not in set(done["metric"]):
+        raise RequestError(f"--metric {metric}: these runs have {', '.join(dict.fromkeys(done['metric']))}")
+    else:
+        done = done[done["metric"] == metric]
+    several = done["metric"].nunique() > 1
+    cut = done["adapter"].str.partition("+")[2]
+    names = done["run_id"].map(labels(records)) + cut.where(cut == "", " " + cut)
+    names += " " + done["metric"] if several else ""
+    grouped = done.assign(label=names).groupby(["label", "metric", "rank", "depth"], dropna=False, sort=False)["value"]
+    return grouped.agg(["mean", "std", "count"]).rename(columns={"count": "n"}).reset_index()
+
+
+def curve(path: Paths, metric: str | None = None) -> pd.DataFrame:
+    """The curve as people read it: a row per rank or exit, a column per method, "mean ± std" over seeds.
+
+    Shares and correlations are times 100, losses and perplexities as they are.
+
+    Where the number of seeds differs, each cell ends in it: "mean ± std (n)". A sub-model that a method did not
+    measure shows as "-". Raises RequestError as `curve_long` does.
+    """
+    long = curve_long(path, metric)
+    alike = long["n"].nunique() == 1
+    factors = long["metric"].map(times)
+    cells = [
+        _cell(factor * mean, factor * std, n, 1 if factor > 1 else 3, alike)
+        for mean, std, n, factor in zip(long["mean"], long["std"], long["n"], factors, strict=True)
+    ]
+    long = long.assign(cell=cells)
+    long["place"] = [
+        tuple(None if pd.isna(n) else int(n) for n in pair) for pair in zip(long["depth"], long["rank"], strict=True)
+    ]
+    wide = long.pivot(index="place", columns="label", values="cell")
+    whole = 10**9  # a whole model comes last
+    wide = wide.loc[sorted(wide.index, key=lambda place: tuple(whole if n is None else n for n in place))]
+    wide = wide[list(dict.fromkeys(long["label"]))].fillna("-")
+    depths, ranks = (any(place[i] is not None for place in wide.index) for i in (0, 1))
+    wide = wide.set_axis([_place(depth, rank, depths and ranks) for depth, rank in wide.index], axis="index")
+    wide.index.name = "rank x depth" if depths and ranks else "depth" if depths else "rank"
+    wide.columns.name = ", ".join(dict.fromkeys(long["metric"]))
+    wide.attrs["seeds"] = int(long["n"].iloc[0]) if alike else None
+    return wide
+
+
+def _place(depth: int | None, rank: int | None, pair: bool) -> int | str:
+    if pair:
+        return f"{'whole' if rank is None else rank} x {'whole' if depth is None else depth}"
+    if depth is not None:
+        return depth
+    return "whole" if rank is None else rank
+
+
+def caption(table: pd.DataFrame) -> str:
+    """What the cells of `curve` are."""
+    seeds = table.attrs["seeds"]
+    over = {None: "; over seeds: mean ± standard deviation (seeds)", 1: ", one seed"}
+    metrics = ", ".join(map(unit, str(table.columns.name).split(", ")))
+    return metrics + over.get(seeds, f"; mean ± standard deviation over {seeds} seeds")
+
+
+def _cell(mean: float, std: float, n: int, digits: int, alike: bool) -> str:
+    spread = "" if n == 1 else f" ± {std:.{digits}f}"
+    return f"{mean:.{digits}f}{spread}" + ("" if alike else f" ({n})")

@@ -1,0 +1,125 @@
+"""A comparison as people read it: tables one under the other, each under words that say what it holds."""
+
+from __future__ import annotations
+
+import html
+import statistics
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+COMMENT = {"csv": "# ", "latex": "% ", "md": ""}
+
+
+@dataclass(frozen=True, repr=False)
+class Block:
+    """One table, its cells made for reading, and a caption of one sentence; a notebook shows both."""
+
+    caption: str
+    frame: pd.DataFrame
+
+    def __repr__(self) -> str:
+        return render([self], "md")
+
+    def _repr_html_(self) -> str:
+        return figure(self)
+
+
+def frame(rows: Mapping[str, Sequence[str]], columns: Sequence[str], index: str) -> pd.DataFrame:
+    """Rows of cells by their names, under a name for the rows."""
+    made = pd.DataFrame.from_dict(dict(rows), orient="index", columns=list(columns))
+    made.index.name = index
+    return made
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """The mean, with the sample standard deviation where there are several values; "-" for none."""
+    if not values:
+        return "-"
+    mean = f"{statistics.mean(values):,.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):,.{digits}f}"
+
+
+def chance(p: float) -> str:
+    """A p-value as a cell."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def render(blocks: Sequence[Block], form: str, width: int | None = None) -> str:
+    """The blocks as Markdown, CSV or LaTeX, a blank line between them, ending in a newline.
+
+    In CSV and LaTeX a caption is a comment. `width` is that of `as_text`.
+    """
+    mark = COMMENT[form]
+    parts = []
+    for block in blocks:
+        caption = textwrap.fill(block.caption, 80, initial_indent=mark, subsequent_indent=mark)
+        parts.append(f"{caption}\n{'' if mark else chr(10)}{as_text(block.frame, form, width)}")
+    return "\n".join(parts)
+
+
+def figure(block: Block) -> str:
+    """The block as HTML, its caption above the table."""
+    flat = block.frame.reset_index()
+    head = "".join(f'<th scope="col">{html.escape(str(column))}</th>' for column in flat.columns)
+    rows = []
+    for first, *cells in flat.itertuples(index=False):
+        others = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
+        rows.append(f'<tr><th scope="row">{html.escape(str(first))}</th>{others}</tr>')
+    caption = html.escape(block.caption)
+    return (
+        f"<figure><figcaption>{caption}</figcaption>\n<table><thead><tr>{head}</tr></thead>\n<tbody>"
+        + "\n".join(rows)
+        + "</tbody></table></figure>"
+    )
+
+
+def as_text(table: pd.DataFrame, form: str, width: int | None = None) -> str:
+    """The table as Markdown, CSV or LaTeX, ending in a newline.
+
+    With a `width`, in characters, Markdown that is wider goes on in tables below it: the same rows, further columns.
+    """
+    if width is not None and form == "md":
+        return "\n".join(as_text(part, form) for part in _folded(table, width))
+    flat = table.reset_index()
+    head = [str(column) for column in flat.columns]
+    rows = [[str(value) for value in row] for row in flat.itertuples(index=False)]
+    if form == "csv":
+        return flat.to_csv(index=False, lineterminator="\n")
+    if form == "latex":
+        lines = [" & ".join(_latex(c) for c in line) + r" \\" for line in [head, *rows]]
+        body = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", lines[0], r"\midrule", *lines[1:]]
+        return "\n".join([*body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    widths = _widths(table)
+    pad = [[cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in [head, *rows]]
+    rule = ["-" * (width - 1) + ":" for width in widths]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [pad[0], rule, *pad[1:]]) + "\n"
+
+
+def _folded(table: pd.DataFrame, width: int) -> list[pd.DataFrame]:
+    """The columns in as few tables as are at most `width` characters of Markdown; a wider column stands alone."""
+    index, *columns = _widths(table)
+    parts: list[list[int]] = []
+    left = 0
+    for place, size in enumerate(columns):
+        needed = size + 3  # a cell takes three characters beside its text, and a line one more
+        if not parts or needed > left:
+            parts.append([])
+            left = width - index - 4
+        parts[-1].append(place)
+        left -= needed
+    return [table.iloc[:, part] for part in parts] or [table]
+
+
+def _widths(table: pd.DataFrame) -> list[int]:
+    """Characters of the index and of each column, its head included."""
+    flat = table.reset_index()
+    return [max(len(str(cell)) for cell in (name, *flat.iloc[:, place])) for place, name in enumerate(flat.columns)]
+
+
+def _latex(text: str) -> str:
+    for mark in "_%&#$":
+        text = text.replace(mark, "\\" + mark)
+    return text.replace("±", r"$\pm$")

@@ -1,0 +1,201 @@
+"""`rankbench table`: comparisons of records, printed or written as text, page or picture."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rankbench.errors import RequestError
+from rankbench.records.record import Paths, load_records, of_task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from rankbench.tables.layout import Block
+
+# As comparisons.COMPARISONS has them, which takes seconds to load.
+NAMES = ("lora_search_vs_dylora", "glue", "distribution", "loss", "flop", "soft_vs_early_exit", "leaderboard")
+EVERY = ("curve", *NAMES, "choose_rank")
+FORMS = ("md", "csv", "latex", "html")
+PICTURES = (".png", ".svg")
+WIDTH = 80  # of what a terminal shows
+
+
+@dataclass(frozen=True, repr=False)
+class Table:
+    """A comparison of runs: blocks over them, what papers printed apart, and closing lines; a notebook shows it all."""
+
+    name: str
+    runs: Paths
+    metric: str | None
+    ours: list[Block]
+    published: list[Block]
+    closing: list[str]
+
+    def pictures(self) -> list[Figure]:
+        """The pictures of these runs, the one that matters most first.
+
+        Raises RequestError where there is none: the runs are of several tasks, or have no ranks or exits.
+        """
+        return _pictures(self.name, self.runs, self.metric)
+
+    def text(self, form: str, width: int | None = None) -> str:
+        """The table as `md`, `csv`, `latex`, or `html`: one page with its pictures.
+
+        With a `width`, in characters, Markdown that is wider goes on in tables below it.
+        """
+        from rankbench.tables import choice, curve, layout
+
+        if form == "html":
+            return self._page()
+        if self.name == "choose_rank":
+            return choice.text(self.ours, self.closing, form, width)
+        if self.name == "curve":  # one table, so its CSV and LaTeX need no comment
+            frame = self.ours[0].frame
+            return (f"{curve.caption(frame)}\n\n" if form == "md" else "") + layout.as_text(frame, form, width)
+        return layout.render([*self.ours, *self.published], form, width)
+
+    def save(self, file: str | os.PathLike[str], form: str | None = None) -> None:
+        """Write the table to a file, in the form that its ending says (.md, .csv, .tex, .html), or in `form`.
+
+        An ending of .png or .svg draws the first picture. Raises RequestError where there is none.
+        """
+        file = Path(file)
+        if file.suffix in PICTURES:
+            from rankbench.tables import plots
+
+            plots.save(self.pictures()[0], file)
+        else:
+            file.write_text(self.text(form or _form(file)), encoding="utf-8")
+
+    def _page(self) -> str:
+        from rankbench.tables import page
+
+        title = self.name.replace("_", " ")
+        if self.name == "choose_rank":
+            return page.page(f"{title}: {Path(_only(self.runs)).name}", self.ours, [], self.closing)
+        try:
+            drawn = self.pictures()
+        except RequestError:  # several tasks, or no ranks: the tables say it all
+            drawn = []
+        return page.page(title, [*self.ours, *self.published], drawn, self.closing)
+
+    def __repr__(self) -> str:
+        return self.text("md", WIDTH)
+
+    def _repr_html_(self) -> str:
+        from rankbench.tables import layout, page
+
+        return "\n".join([*map(layout.figure, [*self.ours, *self.published]), *map(page.line, self.closing)])
+
+
+def table(name: str, runs: Paths, metric: str | None = None, margin: float = 0.5, task: str | None = None) -> Table:
+    """The comparison that `rankbench table NAME RUNS` prints.
+
+    `runs` are runs folders, run folders or record files, of which `task` keeps one task's. `margin` is the difference,
+    in points or nats, that choose_rank and lora_search_vs_dylora take for none. Raises RequestError for an unknown
+    name, and where the runs cannot be compared.
+    """
+    from rankbench.tables import choice, comparisons
+    from rankbench.tables.comparisons.published import NOT_OURS
+
+    if name not in EVERY:
+        raise RequestError(f"{name} is no table; choose from {', '.join(EVERY)}")
+    if task is not None:
+        runs = of_task(runs, task)
+    closing: list[str] = []
+    if name == "choose_rank":
+        made, closing = choice.choose_rank(Path(_only(runs)), metric, margin)
+    elif name == "curve":
+        made = [_curve(runs, metric)]
+    elif name == "lora_search_vs_dylora":
+        made = comparisons.lora_search_vs_dylora(runs, metric, margin)
+    else:
+        made = comparisons.COMPARISONS[name](runs, metric)
+    theirs = [block for block in made if block.caption.startswith(NOT_OURS)]
+    return Table(name, runs, metric, [block for block in made if block not in theirs], theirs, closing)
+
+
+def choose_rank(run: str | os.PathLike[str], metric: str | None = None, margin: float = 0.5) -> Table:
+    """The ranks (or exits, or pairs) of a finished run held to its best; the closing lines name the one to ship.
+
+    It is the smallest that is surely at most `margin` worse, in points or nats, as `rankbench table choose_rank` says.
+    Raises RequestError when the run is not done, has one sub-model, or its predictions are missing or not its own.
+    """
+    return table("choose_rank", run, metric, margin)
+
+
+def main(words: list[str]) -> None:
+    """Compare records, as asked on the command line."""
+    parser = argparse.ArgumentParser(prog="rankbench table", description="Compare records.")
+    parser.add_argument(
+        "name",
+        metavar="name",
+        choices=EVERY,
+        help="curve: metric against rank or depth, for any set of runs; choose_rank: which rank of one run to ship; or "
+        f"a comparison: {', '.join(NAMES)}",
+    )
+    parser.add_argument("runs", nargs="+", help="runs folders, run folders or record files")
+    parser.add_argument("--metric", help="which metric (default: the records' first)")
+    parser.add_argument("--task", help="the runs of this task alone (default: all)")
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=0.5,
+        help="choose_rank, lora_search_vs_dylora: how much worse is as good, in points or nats (0.5)",
+    )
+    parser.add_argument("--format", choices=FORMS, help="how to print it (default: by the ending of --to, or md)")
+    parser.add_argument("--to", type=Path, help="write it to this file; .png and .svg draw the picture instead")
+    asked = parser.parse_args(words)
+    load_records(asked.runs)  # says what is wrong with them before anything heavy is loaded
+    runs = asked.runs if asked.task is None else of_task(asked.runs, asked.task)
+    try:
+        if asked.to is not None and asked.to.suffix in PICTURES:
+            from rankbench.tables import plots
+
+            plots.save(_pictures(asked.name, runs, asked.metric)[0], asked.to)
+            return
+        made = table(asked.name, runs, asked.metric, asked.margin)
+        if asked.to is None:
+            print(made.text(asked.format or "md", WIDTH), end="")
+        else:
+            made.save(asked.to, asked.format)
+    except OSError as error:
+        raise RequestError(f"--to {asked.to} cannot be written ({error.strerror}); choose another file") from error
+
+
+def _form(file: Path) -> str:
+    return {".csv": "csv", ".tex": "latex", ".html": "html"}.get(file.suffix, "md")
+
+
+def _only(runs: Paths) -> str | os.PathLike[str]:
+    places = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
+    if len(places) != 1:
+        raise RequestError(f"choose_rank looks at one run, not {len(places)}; give the folder of one finished run")
+    return places[0]
+
+
+def _curve(runs: Paths, metric: str | None) -> Block:
+    from rankbench.tables import curve, labels
+    from rankbench.tables.layout import Block
+
+    made = curve.curve(runs, metric)
+    return Block(f"{labels.title(load_records(runs))}: {curve.caption(made)}.", made)
+
+
+def _pictures(name: str, runs: Paths, metric: str | None) -> list[Figure]:
+    from rankbench.tables import curve, labels, plots
+    from rankbench.tables.comparisons import depth, ranks
+
+    if name in ("curve", "choose_rank"):
+        long = curve.curve_long(runs, metric)
+        one = plots.draw(long, ", ".join(dict.fromkeys(long["metric"])), labels.title(load_records(runs)))
+        drawn = [one] if one is not None else []
+    else:
+        drawn = (depth if name == "soft_vs_early_exit" else ranks).pictures(runs, metric)
+    if not drawn:
+        raise RequestError("these runs have no ranks or exits, so there is no curve to draw; ask for the table")
+    return drawn

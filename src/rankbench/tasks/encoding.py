@@ -1,0 +1,186 @@
+"""A split as the loop reads it: tokenised once, in batches of like length."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rankbench.errors import RequestError
+from rankbench.system.seeds import generator
+from rankbench.tasks.data import Split
+from rankbench.tasks.token_cache import Ids, tokenised
+
+if TYPE_CHECKING:
+    import torch
+
+
+log = logging.getLogger("rankbench")
+
+IGNORED = -100  # torch's cross-entropy leaves a target of this value out
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A tokenised split: ragged token lists, `labels` (n,), `lengths` (n,).
+
+    For a causal_lm task the labels are ragged too, in `features`: IGNORED at the prompt's tokens, else the token.
+    `prompts` are what a response is generated from, `references` the accepted answers, `packs` the examples in each row
+    where several were packed into one.
+    """
+
+    name: str
+    features: dict[str, list[list[int]]]
+    labels: np.ndarray
+    index: np.ndarray
+    lengths: np.ndarray
+    prompts: list[list[int]] = field(default_factory=list)
+    references: tuple[tuple[str, ...], ...] = ()
+    packs: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def examples(self) -> np.ndarray:
+        """The examples in each row, (n,): one, or as many as were packed."""
+        return np.array(self.packs) if self.packs else np.ones(len(self), np.int64)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """What each row counts in the loss, (n,): its scored tokens, or 1 for a label."""
+        if "labels" not in self.features:
+            return np.ones(len(self), np.int64)
+        return np.array([sum(label != IGNORED for label in labels) for labels in self.features["labels"]])
+
+    def take(self, rows: np.ndarray) -> Encoded:
+        """The rows of these numbers, in this order, as a split of the same name; none of them packed."""
+
+        def some(values: Sequence[Any]) -> list[Any]:
+            return [values[row] for row in rows]
+
+        return Encoded(
+            self.name,
+            {key: some(lists) for key, lists in self.features.items()},
+            self.labels[rows] if len(self.labels) else self.labels,
+            self.index[rows],
+            self.lengths[rows],
+            some(self.prompts) if self.prompts else [],
+            tuple(some(self.references)) if self.references else (),
+        )
+
+
+def encode(split: Split, tokenizer: Any, max_length: int, ids: Callable[..., Ids] = tokenised) -> Encoded:
+    """Tokenise a split by `ids`; texts longer than `max_length` tokens are cut, the longer of a pair first."""
+    features = ids(tokenizer, split.texts, truncation=True, max_length=max_length)
+    lengths = np.array([len(ids) for ids in features["input_ids"]])
+    if not lengths.all():
+        row = int(split.index[int(np.argmin(lengths))])
+        raise RequestError(f"{split.name} row {row} has no tokens at all; remove it or give it a text")
+    return Encoded(split.name, features, split.labels, split.index, lengths)
+
+
+def encode_responses(split: Split, tokenizer: Any, max_length: int, ids: Callable[..., Ids] = tokenised) -> Encoded:
+    """Tokenise prompts and responses apart, by `ids`, so that generation sees the very tokens that training saw.
+
+    The response ends in the end mark, unless it is cut at `max_length` tokens (prompt included). Raises RequestError
+    for a prompt that leaves no room.
+    """
+    if tokenizer.eos_token_id is None:
+        raise RequestError("the model's tokenizer has no end mark; set eos_token in its tokenizer_config.json")
+    prompts, responses = (ids(tokenizer, [texts], add_special_tokens=False)["input_ids"] for texts in split.texts)
+    begin = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
+    prompts = [[*begin, *prompt] for prompt in prompts]
+    too_long = [i for i, prompt in enumerate(prompts) if not 0 < len(prompt) < max_length]
+    if too_long:
+        i = too_long[0]
+        raise RequestError(
+            f"{split.name} row {split.index[i]}: a prompt of {len(prompts[i])} tokens leaves no room for a response in "
+            f"{max_length} (so do {len(too_long) - 1} others); raise task.max_length if the model reads more"
+        )
+    whole = [[*prompt, *response, tokenizer.eos_token_id] for prompt, response in zip(prompts, responses, strict=True)]
+    cut = sum(len(ids) > max_length for ids in whole)
+    if cut:
+        log.info("%s: %d of %d responses are cut at task.max_length=%d", split.name, cut, len(whole), max_length)
+    rows = [tokens[:max_length] for tokens in whole]
+    labels = [[IGNORED] * len(prompt) + row[len(prompt) :] for prompt, row in zip(prompts, rows, strict=True)]
+    lengths = np.array([len(row) for row in rows])
+    features = {"input_ids": rows, "labels": labels}
+    return Encoded(split.name, features, np.zeros(0, np.int64), split.index, lengths, prompts, split.references)
+
+
+def packed(data: Encoded, max_length: int) -> Encoded:
+    """Several rows in one, up to `max_length` tokens, each with positions from 0 so that none sees another.
+
+    First fit, longest first. No row's first token is a target, since every prompt has one.
+    """
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for row in np.argsort(-data.lengths, kind="stable"):
+        place = next((i for i, left in enumerate(room) if left >= data.lengths[row]), None)
+        if place is None:
+            place = len(bins)
+            bins.append([])
+            room.append(max_length)
+        bins[place].append(int(row))
+        room[place] -= int(data.lengths[row])
+    features = {
+        key: [[value for row in rows for value in lists[row]] for rows in bins] for key, lists in data.features.items()
+    }
+    features["position_ids"] = [[i for row in rows for i in range(data.lengths[row])] for rows in bins]
+    lengths = np.array([len(ids) for ids in features["input_ids"]])
+    return Encoded(data.name, features, data.labels, np.arange(len(bins)), lengths, packs=tuple(map(len, bins)))
+
+
+def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, group: bool) -> list[np.ndarray]:
+    """The epoch's batches of row numbers, in training order: a pure function of (seed, epoch).
+
+    With `group`, rows are sorted by length inside random megabatches of 50 batches, and the batches then shuffled:
+    little padding, still random.
+    """
+    order = generator(seed, "order", epoch).permutation(len(lengths))
+    if group:
+        mega = 50 * batch_size
+        parts = [order[i : i + mega] for i in range(0, len(order), mega)]
+        order = np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in parts])
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    if group:
+        batches = [batches[i] for i in generator(seed, "batches", epoch).permutation(len(batches))]
+    return batches
+
+
+def sorted_batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Row numbers in batches of like length, longest first, so that too large a batch fails at once."""
+    order = np.argsort(-lengths, kind="stable")
+    for i in range(0, len(order), batch_size):
+        yield order[i : i + batch_size]
+
+
+def collate(data: Encoded, rows: np.ndarray, pad_id: int) -> dict[str, torch.Tensor]:
+    """A batch padded on the right to its longest row: `input_ids`, `attention_mask` (n, t), `labels` (n,).
+
+    Ragged labels give `labels` (n, s), the targets of the last s positions, where s just holds every scored token.
+    Packed rows have `position_ids` instead of a mask.
+    """
+    import torch
+
+    longest = int(data.lengths[rows].max())
+    batch = {"attention_mask": np.zeros((len(rows), longest), dtype=np.int64)}
+    for key, lists in data.features.items():
+        filler = {"input_ids": pad_id, "labels": IGNORED}.get(key, 0)
+        padded = np.full((len(rows), longest), filler, dtype=np.int64)
+        for i, row in enumerate(rows):
+            padded[i, : len(lists[row])] = lists[row]
+        batch[key] = padded
+    for i, row in enumerate(rows):
+        batch["attention_mask"][i, : data.lengths[row]] = 1
+    if "position_ids" in batch:
+        del batch["attention_mask"]
+    if "labels" in batch:
+        batch["labels"] = batch["labels"][:, int((batch["labels"] != IGNORED).any(axis=0).argmax()) :]
+    else:
+        batch["labels"] = data.labels[rows]
+    return {key: torch.from_numpy(value) for key, value in batch.items()}

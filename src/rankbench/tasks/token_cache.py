@@ -1,0 +1,110 @@
+"""Token ids, kept on disk by the texts and the tokenizer, so that the runs of a sweep tokenise a split once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import uuid
+import zipfile
+from collections.abc import Sequence
+from importlib import metadata
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rankbench.system import processes
+from rankbench.system.files import flush
+
+log = logging.getLogger("rankbench")
+
+LEAST = 1_000_000  # characters; fewer are tokenised in about a second
+KEYS = ("input_ids", "token_type_ids")
+
+Ids = dict[str, list[list[int]]]
+
+
+def tokenised(tokenizer: Any, columns: Sequence[list[str]], **options: Any) -> Ids:
+    """The token ids of each row of one or two columns of texts, and their types where the model reads those."""
+    encoded = tokenizer(*columns, padding=False, return_attention_mask=False, **options)
+    return {key: encoded[key] for key in KEYS if key in encoded}
+
+
+class Kept:
+    """As `tokenised`, from a file under `folder` where there is one.
+
+    A file's name is a hash of all that decides its content, and it is put there by a rename: runs that start together
+    on several machines write the same one, and none reads another's half. Without leave or room to write, a run
+    tokenises for itself and says so once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writes = processes.first()
+
+    def __call__(self, tokenizer: Any, columns: Sequence[list[str]], **options: Any) -> Ids:
+        """The ids of these texts, which are not kept where they are few, or the tokenizer is code of the model's."""
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        few = sum(len(text) for texts in columns for text in texts) < LEAST
+        if few or backend is None or not type(tokenizer).__module__.startswith("transformers."):
+            return tokenised(tokenizer, columns, **options)
+        tokenised(tokenizer, [["a"] for _ in columns], **options)  # leaves the options in the backend's state
+        settings = [type(tokenizer).__name__, tokenizer.model_input_names, tokenizer.split_special_tokens, options]
+        versions = [metadata.version(package) for package in ("transformers", "tokenizers")]
+        decisive = [versions, backend.to_str(), settings, columns]
+        file = self.folder / f"{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()}.npz"
+        found = _read(file, len(columns[0]))
+        if found is None:
+            found = tokenised(tokenizer, columns, **options)
+            self._write(file, found)
+        return found
+
+    def _write(self, file: Path, ids: Ids) -> None:
+        if not self._writes:
+            return
+        aside = file.with_name(f".{file.stem}.{uuid.uuid4().hex}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(aside, "wb") as stream:
+                np.savez(stream, **_flat(ids))
+            flush(aside)
+            os.replace(aside, file)
+        except OSError as error:
+            log.warning("token ids are not kept in %s: %s", self.folder, error.strerror or error)
+            self._writes = False
+        finally:
+            with contextlib.suppress(OSError):  # it is gone where all went well
+                aside.unlink()
+
+
+def _flat(ids: Ids) -> dict[str, Any]:
+    """Each list of rows as one array of its values, and one of the rows' lengths, in the smallest types that hold."""
+    arrays = {"lengths": np.array([len(row) for row in ids["input_ids"]], np.int32)}
+    for key, rows in ids.items():
+        values = np.array([value for row in rows for value in row], np.int64)
+        arrays[key] = values.astype(np.min_scalar_type(int(values.max(initial=0))))
+    return arrays
+
+
+def _read(file: Path, rows: int) -> Ids | None:
+    """The ids in a file; None where there is none, or none whole, which is said."""
+    try:
+        with zipfile.ZipFile(file) as parts:
+            if wrong := parts.testzip():
+                raise ValueError(f"the checksum of {wrong} is wrong")
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = {key: stored[key].tolist() for key in stored.files}
+        lengths = arrays.pop("lengths")
+        ends = [0, *accumulate(lengths)]
+        if len(lengths) != rows or "input_ids" not in arrays or any(len(v) != ends[-1] for v in arrays.values()):
+            raise ValueError("it holds other rows")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except Exception as error:  # the reader of zip files fails in as many ways as a file can be damaged
+        log.warning("%s is damaged (%s); its texts are tokenised again", file, str(error) or type(error).__name__)
+        return None
+    return {key: [values[i:j] for i, j in pairwise(ends)] for key, values in arrays.items()}

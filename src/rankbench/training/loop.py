@@ -1,0 +1,298 @@
+"""The training loop: one page, on accelerate, resumable to the bit."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from rankbench.methods import FineTuning
+from rankbench.scoring.evaluation import Score
+from rankbench.settings.run import Optimizer, Run, Schedule, Train, Update
+from rankbench.system import processes, seeds, stopping
+from rankbench.system.progress import Progress
+from rankbench.tasks.encoding import Encoded, collate, epoch_batches
+from rankbench.training import checkpoints
+from rankbench.training.samplers import Draw, draw, draw_rows
+
+log = logging.getLogger("rankbench")
+
+SKIPPED_LIMIT = 25  # overflowing fp16 steps in a row; the scaler halves from 2^16, so more means it will not recover
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what to try."""
+
+
+@dataclass
+class Progression:
+    """What training leaves for the record; a checkpoint holds it, so that a resumed run's is whole."""
+
+    step: int = 0
+    seconds: float = 0.0
+    examples: int = 0
+    pending_loss: float = 0.0  # summed since the last entry of `losses`
+    losses: list[dict[str, Any]] = field(default_factory=list)  # {step, loss, learning_rate, submodel, ...}
+    evaluations: list[dict[str, Any]] = field(default_factory=list)  # {step, rank, depth, metric, value}
+
+
+class Plan:
+    """Optimizer step -> micro-batches of row numbers, each with its share of the step's targets.
+
+    Targets are examples, or the response tokens of a language model: the step's loss is the mean over all of them,
+    however they fall into micro-batches.
+    """
+
+    def __init__(self, lengths: np.ndarray, settings: Train, seed: int, targets: np.ndarray | None = None) -> None:
+        self.lengths, self.settings, self.seed = lengths, settings, seed
+        self.targets = np.ones(len(lengths), np.int64) if targets is None else targets
+        batches = math.ceil(len(lengths) / settings.batch_size)
+        self.steps_per_epoch = math.ceil(batches / settings.gradient_accumulation_steps)
+        self.steps = settings.max_steps or settings.epochs * self.steps_per_epoch
+        self._epoch = -1
+        self._batches: list[np.ndarray] = []
+
+    def micro_batches(self, step: int) -> list[tuple[np.ndarray, float]]:
+        """The micro-batches of optimizer step `step`, counted from 0."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            s = self.settings
+            self._epoch = epoch
+            self._batches = epoch_batches(self.lengths, s.batch_size, self.seed, epoch, s.group_by_length)
+        n = self.settings.gradient_accumulation_steps
+        batches = self._batches[within * n : (within + 1) * n]
+        counts = [int(self.targets[rows].sum()) for rows in batches]
+        return [(rows, count / sum(counts)) for rows, count in zip(batches, counts, strict=True)]
+
+
+def learning_rate_factor(settings: Train, step: int, steps: int) -> float:
+    """The share of the peak learning rate at optimizer step `step` of `steps`, counted from 0: in (0, 1]."""
+    warmup = settings.warmup_steps if settings.warmup_steps is not None else math.ceil(settings.warmup_ratio * steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    left = (steps - step) / max(1, steps - warmup)
+    if settings.schedule is Schedule.cosine:
+        return 0.5 * (1 + math.cos(math.pi * (1 - left)))
+    return left if settings.schedule is Schedule.linear else 1.0
+
+
+def make_optimizer(
+    run: Run, tensors: list[torch.Tensor], own: Sequence[tuple[float, list[torch.nn.Parameter]]] = ()
+) -> torch.optim.Optimizer:
+    """The optimizer over `tensors`; biases and norms, the one-dimensional ones, do not decay.
+
+    `own` are further ones, each with its constant rate, that do not decay either.
+    """
+    decay, rest = [t for t in tensors if t.dim() > 1], [t for t in tensors if t.dim() <= 1]
+    groups: list[dict[str, Any]]
+    groups = [{"params": decay, "weight_decay": run.train.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups = [g for g in groups if g["params"]]
+    groups += [{"params": params, "weight_decay": 0.0, "lr": rate, "constant": True} for rate, params in own]
+    if run.train.optimizer is Optimizer.sgd:
+        return torch.optim.SGD(groups, lr=run.train.learning_rate)
+    if run.train.optimizer is Optimizer.paged_adamw:
+        if tensors[0].device.type == "cuda":
+            from bitsandbytes.optim import PagedAdamW32bit
+
+            return PagedAdamW32bit(groups, lr=run.train.learning_rate)
+        log.info("optimizer: AdamW, since only a GPU pages memory out")
+    # The fused kernel wants contiguous tensors; frozen_strict's columns are strided views.
+    fused = run.adapter.update is not Update.frozen_strict
+    return torch.optim.AdamW(groups, lr=run.train.learning_rate, fused=fused)
+
+
+def train(
+    run: Run,
+    adapter: FineTuning,
+    data: Encoded,
+    pad_id: int,
+    accelerator: Accelerator,
+    folder: Path,
+    measure: Callable[[Any], list[Score]],
+    observe: Callable[[dict[str, Any]], None] = lambda entry: None,
+) -> tuple[Any, Progression]:
+    """Train to the last step, from the newest good checkpoint under `folder` if there is one.
+
+    Returns the prepared model and what happened. `measure(model)` is the periodic evaluation, `observe(entry)` sees
+    each entry of `losses`, a checkpoint's first. Raises TrainingError when the loss is not finite or fp16 keeps
+    overflowing, and Stopped, after a checkpoint, when a signal asks for that.
+    """
+    settings = run.train
+    plan = Plan(data.lengths, settings, run.seed, data.targets)
+    if settings.gradient_checkpointing:
+        _checkpoint_activations(adapter)
+    model = accelerator.prepare_model(adapter.model, evaluation_mode=True)  # gradients are added up here, not in hooks
+    own = adapter.own_rates()
+    optimizer = accelerator.prepare(make_optimizer(run, adapter.optimized(), own))
+    trained = adapter.trained()
+    apart = {id(p) for _, parameters in own for p in parameters}
+    clipped = [p for p in trained.values() if id(p) not in apart]
+    past = _restore(folder, trained, optimizer, accelerator)
+    for entry in past.losses:
+        observe(entry)
+    progress = Progress(plan.steps, past.step, folder / "progress.json")
+    began = time.perf_counter() - past.seconds
+    recent = torch.tensor(past.pending_loss if processes.first() else 0.0, device=accelerator.device)
+    turns = {max(1, round(share * plan.steps)) for share in run.adapter.reorder_at}
+    skipped = 0
+    adapter.model.train()
+    stopping.hold()
+    for step in range(past.step, plan.steps):
+        factor = learning_rate_factor(settings, step, plan.steps)
+        for group in optimizer.param_groups:
+            if not group.get("constant"):
+                group["lr"] = settings.learning_rate * factor
+        torch.manual_seed(seeds.integer(run.seed, f"dropout{processes.place() or ''}", step))
+        alone: Draw = ((adapter.family[-1], 1.0),) if step < run.sampler.whole_first * plan.steps else ()
+        for place, (rows, share) in enumerate(plan.micro_batches(step)):
+            mine, share = _part(plan, rows, share)
+            batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in collate(data, mine, pad_id).items()}
+            if run.sampler.per_row and not alone:
+                each = draw_rows(run.sampler, adapter.family, run.seed, step, len(rows), place)
+                its = [each[i] for i in processes.own(np.arange(len(rows)))] or each[:1]
+                recent += adapter.accumulate_rows(model, batch, its, share, accelerator.backward)
+                drawn = tuple((submodel, 1 / len(each)) for submodel in dict.fromkeys(each))
+            else:
+                drawn = alone or draw(run.sampler, adapter.family, run.seed, step, place)
+                shares = [(submodel, share * weight) for submodel, weight in drawn]
+                recent += adapter.accumulate(model, batch, shares, accelerator.backward)
+            past.examples += int(data.examples[rows].sum())
+        penalty = adapter.penalty(step, plan.steps)
+        if penalty is not None:
+            accelerator.backward(penalty / processes.count())
+        processes.add_up(p.grad for p in trained.values() if p.grad is not None)
+        adapter.shape_gradients(drawn[-1][0])
+        if settings.max_grad_norm:
+            accelerator.clip_grad_norm_(clipped, settings.max_grad_norm)
+        optimizer.step()
+        for parameter in trained.values():
+            parameter.grad = None
+        skipped = skipped + 1 if accelerator.optimizer_step_was_skipped else 0
+        if skipped >= SKIPPED_LIMIT:
+            raise TrainingError(f"fp16 overflowed in {skipped} steps in a row; use train.precision=fp32 or bf16")
+
+        if step + 1 in turns:
+            adapter.reorder(optimizer.state)
+
+        past.step, past.seconds = step + 1, time.perf_counter() - began
+        last = past.step == plan.steps
+        if past.step % settings.log_steps == 0 or last:
+            processes.add_up([recent])
+            mean = recent.item() / (past.step - (past.losses[-1]["step"] if past.losses else 0))
+            recent.zero_()
+            if not math.isfinite(mean) and not skipped:
+                raise TrainingError(f"the loss is {mean} at step {past.step}; lower train.learning_rate, or use fp32")
+            submodel = " + ".join(str(m) for m, _ in drawn) if len(drawn) < 3 else f"{len(drawn)} sub-models"
+            past.losses.append(
+                {
+                    "step": past.step,
+                    "loss": mean,
+                    "learning_rate": settings.learning_rate * factor,
+                    "submodel": submodel,
+                    **adapter.watched(),
+                }
+            )
+            observe(past.losses[-1])
+            progress.show(past.step, mean, submodel, past.examples / past.seconds)
+        if settings.eval_steps and past.step % settings.eval_steps == 0 and not last:
+            for score in measure(model):
+                past.evaluations += _rows(past.step, score)
+            began = time.perf_counter() - past.seconds  # evaluation is not training time
+        stop = processes.one_of(stopping.asked())
+        if last or stop or past.step % settings.checkpoint_steps == 0:
+            past.pending_loss = sum(processes.gathered(recent.item()))
+            if processes.first():
+                _save(folder, trained, optimizer, accelerator, past)
+        if stop:
+            processes.wait()  # for the first one's checkpoint
+            stopping.leave()
+        progress.note(past.step)
+    stopping.release()
+    progress.close()
+    return model, past
+
+
+def _part(plan: Plan, rows: np.ndarray, share: float) -> tuple[np.ndarray, float]:
+    """This process's rows of a micro-batch and their share of the step's targets.
+
+    Where it has none, a row that counts nothing: its gradients are zeros of the right shapes.
+    """
+    mine = processes.own(rows)
+    if not len(mine):
+        return rows[:1], 0.0
+    return mine, share * float(plan.targets[mine].sum()) / float(plan.targets[rows].sum())
+
+
+def metrics_csv(past: Progression) -> str:
+    """Losses and periodic evaluations as CSV: step, kind, rank, depth, metric, value."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["step", "kind", "rank", "depth", "metric", "value"])
+    rows: list[tuple[int, list[Any]]] = []
+    for entry in past.losses:
+        keys = [key for key in entry if key not in ("step", "submodel")]
+        rows += [(entry["step"], [entry["step"], "train", "", "", key, entry[key]]) for key in keys]
+    for entry in past.evaluations:
+        rank, depth = entry["rank"] or "", entry["depth"] or ""
+        rows.append((entry["step"], [entry["step"], "validation", rank, depth, entry["metric"], entry["value"]]))
+    writer.writerows(row for _, row in sorted(rows, key=lambda r: r[0]))
+    return out.getvalue()
+
+
+def _rows(step: int, score: Score) -> list[dict[str, Any]]:
+    place = {"step": step, "rank": score.submodel.rank, "depth": score.submodel.depth}
+    return [{**place, "metric": metric, "value": value} for metric, value in score.metrics.items()]
+
+
+def _checkpoint_activations(adapter: FineTuning) -> None:
+    model: Any = adapter.model
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _save(
+    folder: Path,
+    trained: dict[str, torch.nn.Parameter],
+    optimizer: Any,
+    accelerator: Accelerator,
+    past: Progression,
+) -> None:
+    tensors: dict[str, torch.Tensor] = {f"weights/{name}": p.data for name, p in trained.items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {
+            f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in moments.items() if value is not None
+        }
+    scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
+    state = {"progression": vars(past), "scaler": scaler}
+    checkpoints.save(folder, past.step, tensors, state)
+
+
+def _restore(
+    folder: Path, trained: dict[str, torch.nn.Parameter], optimizer: Any, accelerator: Accelerator
+) -> Progression:
+    found = checkpoints.newest(folder)
+    if found is None:
+        return Progression()
+    moments: dict[int, dict[str, Any]] = {}
+    for name, tensor in found.tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind == "weights":
+            trained[rest].data.copy_(tensor)
+        elif kind == "optimizer":
+            index, _, key = rest.partition("/")
+            counter = tensor.dim() == 0 and not tensor.is_floating_point()  # bitsandbytes counts in plain integers
+            moments.setdefault(int(index), {})[key] = tensor.item() if counter else tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    if accelerator.scaler and found.state["scaler"]:
+        accelerator.scaler.load_state_dict(found.state["scaler"])
+    log.info("resumed at step %d", found.step)
+    return Progression(**found.state["progression"])

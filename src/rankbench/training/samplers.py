@@ -1,0 +1,99 @@
+"""Step -> sub-models: which members of the family an optimizer step trains, and with what weight in the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from rankbench.methods.submodel import Submodel
+from rankbench.settings.run import Sampler
+from rankbench.system.seeds import generator
+
+Draw = tuple[tuple[Submodel, float], ...]
+
+
+def candidates(sampler: Sampler, family: Sequence[Submodel]) -> list[Submodel]:
+    """The members that may be drawn: the family, or those of the ranks that the sampler names."""
+    return [m for m in family if sampler.ranks is None or m.rank in sampler.ranks]
+
+
+def probabilities(sampler: Sampler, members: Sequence[Submodel]) -> npt.NDArray[np.float64]:
+    """p_B over the members (DyLoRA section 4): uniform, or geometric with the tail renormalised; by exit weights.
+
+    A sandwich is the largest as often as all others together.
+    """
+    if sampler.name == "geometric":
+        weights = np.array([math.exp(((m.rank or 1) - 1) * math.log1p(-sampler.p)) for m in members])
+    elif sampler.name == "sandwich":
+        weights = np.array([1.0] * (len(members) - 1) + [max(1, len(members) - 1)])
+    else:
+        weights = np.ones(len(members))
+    if sampler.exit_weights is not None:
+        depths = sorted({m.depth for m in members if m.depth is not None})
+        by_depth = dict(zip(depths, sampler.exit_weights, strict=True))
+        weights *= [by_depth[m.depth] for m in members if m.depth is not None]
+    p: npt.NDArray[np.float64] = weights / weights.sum()
+    return p
+
+
+def draw(sampler: Sampler, family: Sequence[Submodel], seed: int, step: int, micro_batch: int = 0) -> Draw:
+    """What optimizer step `step` trains: (sub-model, weight of its loss) pairs, weights summing to 1.
+
+    With `per_micro_batch` each micro-batch of the step has a draw of its own (SortedNet), else all have the first. A
+    pure function: the same on every process and after every resume. The family is ordered small to large.
+    """
+    members = candidates(sampler, family)
+    own = f"/{micro_batch}" if sampler.per_micro_batch and micro_batch else ""
+    return _DRAWS[sampler.name](sampler, members, generator(seed, f"sampler{own}", step).random())
+
+
+def draw_rows(
+    sampler: Sampler, family: Sequence[Submodel], seed: int, step: int, rows: int, micro_batch: int = 0
+) -> list[Submodel]:
+    """The sub-model of each row of a batch: a stratified draw, so each comes as often as expected, to within one.
+
+    A pure function as `draw` is. Which row gets which is chance.
+    """
+    members = candidates(sampler, family)
+    random = generator(seed, f"rows/{micro_batch}", step)
+    places = (np.arange(rows) + random.random()) / rows
+    chosen = np.searchsorted(np.cumsum(probabilities(sampler, members)), places, side="right")
+    return [members[min(i, len(members) - 1)] for i in random.permutation(chosen)]
+
+
+def _fixed(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+    return ((members[-1], 1.0),)
+
+
+def _one(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+    index = int(np.searchsorted(np.cumsum(probabilities(sampler, members)), u, side="right"))
+    return ((members[min(index, len(members) - 1)], 1.0),)
+
+
+def _all(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+    return tuple(zip(members, map(float, probabilities(sampler, members)), strict=True))
+
+
+def _exits(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+    ranks = list(dict.fromkeys(m.rank for m in members))
+    rank = ranks[int(u * len(ranks))]
+    return _all(sampler, [m for m in members if m.rank == rank], u)
+
+
+def _sandwich(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+    if len(members) == 1:
+        return ((members[0], 1.0),)
+    return ((members[-1], 0.5), (members[int(u * (len(members) - 1))], 0.5))
+
+
+_DRAWS: dict[str, Callable[[Sampler, list[Submodel], float], Draw]] = {
+    "fixed": _fixed,
+    "uniform": _one,
+    "geometric": _one,
+    "all": _all,
+    "exits": _exits,
+    "sandwich": _sandwich,
+}

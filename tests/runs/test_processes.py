@@ -1,0 +1,139 @@
+"""Two processes train, score and record what one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from accelerate import DistributedType
+from conftest import write_tiny
+from safetensors.torch import load_file
+from tiny import a_run
+
+from rankbench.errors import RequestError
+from rankbench.methods.factors import Gated
+from rankbench.runs.life import execute
+from rankbench.system import processes
+
+COMMON = ["task=classification", "train.max_steps=7", "train.batch_size=6", "train.log_steps=2", "adapter.r=4"]
+COMMON += ["train.checkpoint_steps=3", "train.eval_steps=4", "train.eval_batch_size=7"]
+COMMON += ["+model.random.hidden_dropout_prob=0", "+model.random.attention_probs_dropout_prob=0"]
+ANSWERS = ["model=tiny_llama", "task=instruction", "task.metrics=[loss,exact_match]", "task.max_new_tokens=4"]
+VARIANTS = {
+    "a rank a step": [],
+    "a rank a row": ["sampler=sandwich", "sampler.per_row=true", "adapter.reorder_at=[0.5]"],
+    "micro-batches": ["sampler=sandwich", "train.gradient_accumulation_steps=2", "train.batch_size=3"],
+    "fewer rows than processes": ["train.batch_size=1", "train.gradient_accumulation_steps=3"],
+    "single rows move": ["adapter.update=frozen_strict"],
+    "exits": ["adapter=sorted_ft", "adapter.exits=[1,2]"],
+    "gates": ["adapter=lora_gated"],
+    "responses": [*ANSWERS, "train.max_steps=3"],
+}
+
+
+def settings(folder: Path, name: str) -> list[str]:
+    words = [word for word in COMMON if "dropout" not in word or "tiny_llama" not in " ".join(VARIANTS[name])]
+    data = folder / ("answers" if "task=instruction" in VARIANTS[name] else "data")
+    return [*words, *VARIANTS[name], f"task.data_dir={data}"]
+
+
+def write(folder: Path) -> None:
+    write_tiny(folder / "data")
+    (folder / "answers").mkdir()
+    for split, rows in (("train", 20), ("validation", 9)):
+        lines = [{"instruction": f"say {i}", "input": "", "output": "la" * (1 + i % 3)} for i in range(rows)]
+        (folder / "answers" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every variant, done by one process below `one` and by two below `two`."""
+    folder = tmp_path_factory.mktemp("processes")
+    write(folder)
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    common |= {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(folder)],
+            env=common | {"RANK": str(place), "LOCAL_RANK": str(place), "LOCAL_WORLD_SIZE": "2"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for place in range(2)
+    ]
+    said = [worker.communicate(timeout=300)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(said)
+    assert "measure" in said[0] and "measure" not in said[1], "the first alone speaks"
+    return folder
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_two_processes_give_the_run_of_one(name: str, both: Path) -> None:
+    alone = a_run(*settings(both, name), f"runs_dir={both / 'one'}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Gated, "draw", Gated.mean)
+        expected = execute(alone)
+    folder = both / "two" / alone.run_id
+    record = json.loads((folder / "record.json").read_text())
+    assert record["environment"]["processes"] == 2 and expected["environment"]["processes"] == 1
+    mine, theirs = (load_file(next(f.glob("adapter/*.safetensors"))) for f in (alone.folder, folder))
+    assert set(mine) == set(theirs)
+    for key in mine:
+        np.testing.assert_allclose(theirs[key].numpy(), mine[key].numpy(), rtol=1e-4, atol=1e-5, err_msg=key)
+    for sub, other in zip(expected["submodels"], record["submodels"], strict=True):
+        assert other["metrics"] == pytest.approx(sub["metrics"], rel=1e-4, abs=1e-6) and other["n"] == sub["n"]
+    frames = [pd.read_parquet(f / "predictions.parquet") for f in (alone.folder, folder)]
+    pd.testing.assert_frame_equal(*frames, rtol=1e-4, atol=1e-5)
+    curves = [[entry["loss"] for entry in r["training"]["loss_curve"]] for r in (expected, record)]
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+    assert record["training"]["steps"] == expected["training"]["steps"]
+    scores = [[entry["value"] for entry in r["training"]["evaluations"]] for r in (expected, record)]
+    assert (scores[0] and scores[1] == pytest.approx(scores[0], rel=1e-4, abs=1e-6)) or name == "responses"
+
+
+def test_torchrun_starts_a_run_and_the_same_command_again_finds_it_done(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "data")
+    words = ["model=tiny_bert", "task=classification", f"task.data_dir={tmp_path / 'data'}", "train.max_steps=2"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "rankbench"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for said in ("measure 8 sub-models", "already done"):
+        done = subprocess.run(
+            [*launch, *words, f"runs_dir={tmp_path / 'runs'}"], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count(said) == 1 and done.stdout.count("record: ") == 1
+    (record,) = (tmp_path / "runs").glob("*/record.json")
+    assert json.loads(record.read_text())["environment"]["processes"] == 2
+
+
+def test_a_launcher_that_no_method_knows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny(tmp_path / "data")
+    run = a_run("task=classification", f"task.data_dir={tmp_path / 'data'}", f"runs_dir={tmp_path / 'runs'}")
+    monkeypatch.setattr("accelerate.Accelerator.distributed_type", DistributedType.MULTI_XPU)
+    with pytest.raises(RequestError, match=r"MULTI_XPU is no way .*torchrun"):
+        execute(run)
+
+
+def test_alone_nothing_is_added_up_or_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")  # some clusters leave it in every shell
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert (processes.count(), processes.place(), processes.first()) == (1, 0, True)
+    processes.wait()
+    assert processes.gathered(3) == [3] and processes.own(np.arange(3)).tolist() == [0, 1, 2]
+
+
+if __name__ == "__main__":
+    Gated.draw = Gated.mean  # as dropout, the noise of gates is each process's own
+    for variant in VARIANTS:
+        execute(a_run(*settings(Path(sys.argv[1]), variant), f"runs_dir={Path(sys.argv[1]) / 'two'}"))

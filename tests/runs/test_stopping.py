@@ -1,0 +1,102 @@
+"""A signal ends a run with a checkpoint at the next step, and the same command ends as if nothing had been."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_resume_exact import outcome, settings, start
+from tiny import a_run
+
+from rankbench.runs import life as runs
+from rankbench.runs import work
+from rankbench.system import slurm, stopping
+from rankbench.training import loop
+
+
+def strikes(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, call: int, number: int) -> None:
+    """Send this process a signal at the n-th call of a function."""
+    original, calls = getattr(owner, name), 0
+
+    def struck(*words: object, **more: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), number)
+        return original(*words, **more)
+
+    monkeypatch.setattr(owner, name, struck)
+
+
+@pytest.mark.parametrize("number", stopping.SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("step", [1, 5, 12])
+def test_a_signal_in_training_is_obeyed_after_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, step: int
+) -> None:
+    before = signal.getsignal(number)
+    run, whole = (a_run(*settings(tmp_path), f"runs_dir={tmp_path / name}") for name in ("runs", "whole"))
+    with monkeypatch.context() as patch:
+        strikes(patch, loop, "draw", step, number)
+        with pytest.raises(stopping.Stopped, match=f"stopped by {number.name}; the same command goes on"):
+            runs.execute(run)
+    assert (run.folder / "checkpoints" / f"step-{step:08d}").is_dir()
+    assert not (run.folder / "record.json").exists() and signal.getsignal(number) is before
+    runs.execute(run)
+    runs.execute(whole)
+    assert outcome(run.folder) == outcome(whole.folder)
+
+
+@pytest.mark.parametrize("moment", [(runs.records, "environment"), (work, "replace_folder"), (runs, "_finish")])
+def test_a_signal_outside_of_the_training_is_obeyed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: tuple[object, str]
+) -> None:
+    run = a_run(*settings(tmp_path), f"runs_dir={tmp_path / 'runs'}")
+    with monkeypatch.context() as patch:
+        strikes(patch, *moment, 1, signal.SIGTERM)
+        with pytest.raises(stopping.Stopped):
+            runs.execute(run)
+    assert runs.execute(run)["status"] == "done"
+
+
+def test_a_terminated_process_says_how_to_go_on(tmp_path: Path) -> None:
+    arguments = [*settings(tmp_path), "train.max_steps=2000", f"runs_dir={tmp_path / 'runs'}"]
+    run = a_run(*arguments)
+    process = start(arguments)
+    while not list((run.folder / "checkpoints").glob("step-*")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said.splitlines()[-1].startswith("rankbench: stopped by SIGTERM; the same command goes on")
+
+
+@pytest.fixture
+def handed(monkeypatch: pytest.MonkeyPatch) -> Callable[[signal.Signals, str], list[int]]:
+    """handed(signal, state): what a launcher that waits for SIGUSR2 gets, in a job that Slurm has in this state."""
+
+    def of(number: signal.Signals, state: str) -> list[int]:
+        got: list[int] = []
+        monkeypatch.setattr(slurm, "state", lambda job: state)
+        before = signal.signal(signal.SIGUSR2, lambda number, frame: got.append(number))
+        try:
+            stopping.hand_over(stopping.Stopped(number))
+        finally:
+            signal.signal(signal.SIGUSR2, before)
+        return got
+
+    return of
+
+
+def test_the_launcher_queues_a_job_again_unless_slurm_has_decided(handed) -> None:
+    assert handed(signal.SIGUSR2, "RUNNING") == [signal.SIGUSR2]
+    assert handed(signal.SIGTERM, "RUNNING") == [signal.SIGUSR2]  # the notice of a preemption
+    assert handed(signal.SIGTERM, "COMPLETING") == []  # requeued by Slurm itself, or cancelled
+    assert handed(signal.SIGTERM, "CANCELLED") == []
+
+
+def test_without_a_launcher_nobody_is_signalled() -> None:
+    stopping.hand_over(stopping.Stopped(signal.SIGUSR2))  # would end this process

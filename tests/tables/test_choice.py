@@ -1,0 +1,340 @@
+"""choose_rank: the smallest rank surely within a margin of the best, what the best is worth, and how to ship it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import REPOSITORY, Answer
+
+import rankbench
+from rankbench.errors import RequestError
+from rankbench.tables import choice, stats
+from rankbench.tables.layout import Block
+from rankbench.tasks import metrics
+
+N = 400
+Place = tuple[int | None, int | None]  # rank, depth
+NESTED = {"method": "dylora", "r": 4, "scale": "alpha_over_b", "trained_ranks": [1, 2, 4]}
+
+
+def hits(share: float, but: int = 0) -> np.ndarray:
+    """Right answers to the first `share` of the examples, except the last `but` of those."""
+    return np.arange(N) < round(share * N) - but
+
+
+def a_run(
+    folder: Path,
+    columns: dict[Place, dict[str, np.ndarray]],
+    references: np.ndarray,
+    names: tuple[str, ...] = ("accuracy",),
+    accepted: list[list[str]] | None = None,
+    **more: Any,
+) -> Path:
+    """A done run with these columns (n,) for each sub-model and the metrics they give, its adapter not kept."""
+    folder.mkdir(parents=True)
+    parts, subs = [], []
+    for (rank, depth), own in columns.items():
+        place = {"rank": pd.array([rank] * len(references), "Int64"), "depth": pd.array([depth] * N, "Int64")}
+        parts.append(
+            pd.DataFrame(place | {"split": "validation", "index": np.arange(N), **own, "reference": references})
+        )
+        subs.append(
+            {
+                "rank": rank,
+                "depth": depth,
+                "metrics": metrics.score(list(names), own, accepted or references),
+                "n": N,
+                "parameters": {"trainable": 1000 * (rank or depth or 0), "total": 10**6},
+            }
+        )
+    frame = pd.concat(parts).sample(frac=1, random_state=0)
+    frame.to_parquet(folder / "predictions.parquet", index=False)
+    config = {"task": {"name": "a task"}, "model": {"name": "a model"}}
+    record = {"schema": 1, "run_id": folder.name, "status": "done", "config": config, "submodels": subs[::-1]}
+    (folder / "record.json").write_text(json.dumps(record | more))
+    return folder
+
+
+def of_ranks(folder: Path, right: dict[int, np.ndarray], **more: Any) -> Path:
+    """A run of two classes whose ranks are right on these examples."""
+    truth = np.arange(N) // 3 % 2
+    columns = {(rank, None): {"prediction": np.where(own, truth, 1 - truth)} for rank, own in right.items()}
+    return a_run(folder, columns, truth, **more)
+
+
+def trained(monkeypatch: pytest.MonkeyPatch, note: dict[str, Any]) -> None:
+    """As if adapter/ were there with this rankbench.json."""
+    real = choice._run
+    monkeypatch.setattr(choice, "_run", lambda folder: (real(folder)[0], note))
+
+
+def shown(made: list[Block], row: int | str) -> dict[str, str]:
+    return dict(made[0].frame.loc[str(row)])
+
+
+# The choice
+
+
+def test_the_smallest_rank_surely_within_the_margin_is_chosen(tmp_path: Path) -> None:
+    """Rank 2 is wrong on one example of 400 more than rank 4, and rank 1 on 40."""
+    run = of_ranks(tmp_path / "run", {1: hits(0.7), 2: hits(0.8, but=1), 4: hits(0.8)})
+    made, closing = choice.choose_rank(run, margin=2)
+    assert closing[0].startswith("Rank 2: the smallest rank surely within 2 of the best, rank 4; at most 1.")
+    assert [shown(made, rank)["within 2"] for rank in (1, 2, 4)] == ["no", "yes", "yes"]
+    assert choice.choose_rank(run, margin=0.3)[1][0].startswith("Rank 4: the best, and no smaller rank")
+    assert choice.choose_rank(run, margin=30)[1][0].startswith("Rank 1: the smallest rank")
+
+
+def test_an_equal_share_from_other_examples_is_no_proof_of_being_as_good(tmp_path: Path) -> None:
+    run = of_ranks(tmp_path / "run", {1: hits(0.8)[::-1], 2: hits(0.8, but=2), 4: hits(0.8)})
+    made, closing = choice.choose_rank(run, margin=2.5)
+    assert shown(made, 4)["minus best"] == "+0.0" and shown(made, 4)["within 2.5"] == "no", "of equals the smaller"
+    assert closing[0].startswith("Rank 1: the best")
+
+
+def test_the_table_says_what_is_known_of_each_rank(tmp_path: Path) -> None:
+    right = {1: hits(0.7), 2: hits(0.8, but=6), 3: hits(0.8, but=5), 4: hits(0.8)}
+    made, closing = choice.choose_rank(of_ranks(tmp_path / "run", right), margin=2)
+    first, second, third, best = (shown(made, rank) for rank in right)
+    assert (first["accuracy x 100"], first["minus best"], first["parameters"]) == ("70.0", "-10.0", "1,000")
+    assert (best["minus best"], best["interval"], best["p"]) == ("-", "-", "-")
+    assert stats.mcnemar([right[2], right[3]], right[4]).tolist() == [2 / 2**6, 2 / 2**5]
+    assert [row["p"] for row in (first, second, third)] == ["< 0.001", "0.062", "0.062"], "Holm: twice the former"
+    low, high = (float(end) for end in second["interval"].split(" to "))
+    assert low < -1.2 < high <= 0
+    chosen = [float(shown(made, rank)["best of half"].split()[0]) for rank in right]
+    assert sum(chosen) == pytest.approx(100, abs=2) and chosen[-1] > 90
+    assert "a task, a model, 400 examples" in made[0].caption and "McNemar" in made[0].caption
+    assert "Chosen on one half of the examples" in closing[1] and "beside the table's best, 80.0." in closing[1]
+    assert closing[2].endswith(f"{100 * stats.aurac([1, 2, 3, 4], [0.7, 0.785, 0.7875, 0.8]):.1f}.")
+
+
+def test_the_same_run_has_the_same_answer(tmp_path: Path) -> None:
+    run = of_ranks(tmp_path / "run", {1: hits(0.7), 2: hits(0.8, but=1), 4: hits(0.8)})
+    assert choice.text(*choice.choose_rank(run, None, 2), "md") == choice.text(*choice.choose_rank(run, None, 2), "md")
+
+
+def test_of_a_loss_the_lowest_is_best(tmp_path: Path) -> None:
+    tokens, base = np.full(N, 4), np.linspace(4, 12, N)
+    columns: dict[Place, dict[str, np.ndarray]] = {
+        (rank, None): {"loss": base + more, "tokens": tokens} for rank, more in ((1, 4.0), (2, 0.01), (4, 0.0))
+    }
+    made, closing = choice.choose_rank(a_run(tmp_path / "run", columns, np.zeros(N), ("loss", "perplexity")))
+    assert shown(made, 1)["loss"] == "3.000" and shown(made, 1)["minus best"] == "+1.000"
+    assert shown(made, 1)["within 0.5"] == "no" and "the same resamples" in made[0].caption
+    assert closing[0].startswith(
+        "Rank 2: the smallest rank surely within 0.5 of the best, rank 4; at most 0.0025 worse"
+    )
+    assert choice.choose_rank(tmp_path / "run", "perplexity", 0.01)[1][0].startswith("Rank 4: the best")
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "exact_match_normalized"])
+def test_exact_match_is_tested_where_every_question_accepts_one_text(metric: str, tmp_path: Path) -> None:
+    wanted = np.array(["Paris", "a dog", "Oslo", "no"] * (N // 4), dtype=object)
+    columns: dict[Place, dict[str, np.ndarray]] = {
+        (rank, None): {"prediction": np.where(own, wanted, "?")} for rank, own in ((1, hits(0.5)), (2, hits(0.6)))
+    }
+    one = a_run(tmp_path / "one", columns, wanted, (metric,), [[text] for text in wanted])
+    assert shown(choice.choose_rank(one)[0], 1)[f"{metric} x 100"] == "50.0"
+    several = a_run(tmp_path / "several", columns, wanted, (metric,), [[text, "?"] for text in wanted])
+    with pytest.raises(RequestError, match=r"accept several texts .* use --metric loss"):
+        choice.choose_rank(several)
+    kept = pd.read_parquet(several / "predictions.parquet")
+    kept[metric] = [
+        text in (reference, "?") for text, reference in zip(kept["prediction"], kept["reference"], strict=True)
+    ]
+    kept.to_parquet(several / "predictions.parquet")
+    value = json.loads((several / "record.json").read_text())["submodels"][0]["metrics"][metric]
+    assert shown(choice.choose_rank(several)[0], 1)[f"{metric} x 100"] == f"{100 * value:.1f}"
+
+
+def test_a_split_is_chosen_by_its_metrics_name(tmp_path: Path) -> None:
+    run = of_ranks(tmp_path / "run", {1: hits(0.7), 2: hits(0.8)})
+    file, record = run / "predictions.parquet", json.loads((run / "record.json").read_text())
+    matched = pd.read_parquet(file).assign(split="validation_matched")
+    other = matched.assign(split="validation_mismatched", prediction=matched["reference"])
+    pd.concat([matched, other]).to_parquet(file)
+    for sub in record["submodels"]:
+        sub["metrics"] = {"accuracy_matched": sub["metrics"]["accuracy"], "accuracy_mismatched": 1.0}
+    (run / "record.json").write_text(json.dumps(record))
+    assert shown(choice.choose_rank(run)[0], 1)["accuracy_matched x 100"] == "70.0"
+    assert shown(choice.choose_rank(run, "accuracy_mismatched")[0], 1)["accuracy_mismatched x 100"] == "100.0"
+
+
+# Shipping it
+
+
+def test_exits_and_pairs_are_shipped_at_their_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = np.ones(N, dtype=int)
+    exits: dict[Place, dict[str, np.ndarray]] = {
+        (None, depth): {"prediction": own.astype(int)} for depth, own in ((10, hits(0.7)), (20, hits(0.8)))
+    }
+    run = a_run(tmp_path / "exits", exits, truth)
+    trained(monkeypatch, {"method": "sorted_ft", "exits": [10, 20], "trained_exits": [10, 20]})
+    made, closing = choice.choose_rank(run, margin=30)
+    assert closing[0].startswith("Depth 10: the smallest exit") and made[0].frame.index.name == "depth"
+    assert closing[-1] == f"    rankbench export {run} --depth 10 --to DIR"
+    pairs = {(rank, depth): own for depth, own in ((10, exits[None, 10]), (20, exits[None, 20])) for rank in (1, 4)}
+    run = a_run(tmp_path / "with a space", pairs, truth)
+    trained(monkeypatch, NESTED | {"exits": [10, 20], "trained_exits": [10, 20]})
+    made, closing = choice.choose_rank(run, margin=1)
+    assert closing[0].startswith("Rank 1 at depth 20: the best") and list(made[0].frame["depth"]) == [
+        "10",
+        "10",
+        "20",
+        "20",
+    ]
+    assert shlex.split(closing[-1])[2:] == [str(run), "--rank", "1", "--depth", "20", "--to", "DIR"]
+
+
+def test_a_rank_that_was_not_trained_is_not_shipped_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = of_ranks(tmp_path / "run", {1: hits(0.7), 2: hits(0.8, but=1), 3: hits(0.8), 4: hits(0.8, but=1)})
+    trained(monkeypatch, NESTED | {"method": "lora", "trained_ranks": [4]})
+    *_, why, instead, command = choice.choose_rank(run, margin=2)[1]
+    assert why.startswith("Rank 2 was measured and not trained") and "--svd cuts the trained rank" in why
+    assert instead == "The smallest trained one within the margin, rank 4:"
+    assert command == f"    rankbench export {run} --rank 4 --to DIR"
+    *_, why, none = choice.choose_rank(run, margin=0.1)[1]
+    assert why.startswith("Rank 3 was measured") and none == "No trained one is within."
+
+
+def test_a_run_without_its_adapter_is_answered_and_not_shipped(tmp_path: Path) -> None:
+    closing = choice.choose_rank(of_ranks(tmp_path / "run", {1: hits(0.7), 2: hits(0.8)}))[1]
+    assert "holds no adapter/, so nothing can be exported" in closing[-1]
+    assert not [line for line in closing if "rankbench export" in line]
+
+
+def test_the_command_that_it_prints_ships_the_rank(
+    finished: Path, call_main: Callable[..., Answer], tmp_path: Path
+) -> None:
+    answer = call_main("table", "choose_rank", str(finished), "--metric", "f1", "--margin", "99")
+    assert (answer.rc, answer.err) == (0, "")
+    assert "| rank | f1 x 100 |" in answer.out and "Rank 1: the " in answer.out
+    program, *words = shlex.split(answer.out.splitlines()[-1])
+    assert program == "rankbench"
+    shipped = call_main(*(str(tmp_path / "shipped") if word == "DIR" else word for word in words))
+    assert shipped.rc == 0
+    assert json.loads((tmp_path / "shipped" / "adapter_config.json").read_text())["r"] == 1
+
+
+@pytest.mark.parametrize("form", ["md", "csv", "latex"])
+def test_what_is_said_beside_the_table_is_a_comment_in_every_form(
+    form: str, tmp_path: Path, call_main: Callable[..., Answer]
+) -> None:
+    run, file = of_ranks(tmp_path / "run", {1: hits(0.7), 2: hits(0.8)}), tmp_path / "answer"
+    assert call_main("table", "choose_rank", str(run), "--format", form, "--to", str(file)).rc == 0
+    lines = file.read_text(encoding="utf-8").splitlines()
+    mark = {"md": "", "csv": "# ", "latex": "% "}[form]
+    assert any(line.startswith(f"{mark}Rank 2: the best") for line in lines)
+    assert all(line.startswith(mark) for line in lines[-6:]) and max(map(len, lines)) < 110
+
+
+def test_a_terminal_of_80_columns_shows_it_all(tmp_path: Path, call_main: Callable[..., Answer]) -> None:
+    run = of_ranks(tmp_path / "run", {1: hits(0.7), 2: hits(0.8)})
+    shown_there = call_main("table", "choose_rank", str(run)).out.splitlines()
+    assert max(len(line) for line in shown_there if line.startswith("|")) <= 80
+    assert call_main("table", "choose_rank", str(run), "--to", str(tmp_path / "answer.md")).rc == 0
+    in_file = [line for line in (tmp_path / "answer.md").read_text().splitlines() if line.startswith("|")]
+    heads = [line for line in shown_there if line.startswith("| rank |")]
+    columns = [cell.strip() for line in heads for cell in line.strip("|").split("|")]
+    assert len(heads) == 2 and [cell for cell in columns if cell != "rank"] == list(
+        choice.choose_rank(run)[0][0].frame.columns
+    )
+    assert len(in_file) == 4 and all(column in in_file[0] for column in columns)
+
+
+def test_python_has_what_the_command_prints(tmp_path: Path, call_main: Callable[..., Answer]) -> None:
+    run = of_ranks(tmp_path / "run", {1: hits(0.7), 2: hits(0.8, but=1), 4: hits(0.8)})
+    made = rankbench.choose_rank(run, margin=2)
+    assert repr(made) == call_main("table", "choose_rank", str(run), "--margin", "2").out
+    assert made.closing[0].startswith("Rank 2:") and "<p>Rank 2: the smallest" in made._repr_html_()
+    with pytest.raises(RequestError, match="looks at one run, not 2"):
+        rankbench.table("choose_rank", [run, run])
+
+
+@pytest.mark.parametrize("task", ["mrpc", "cola"])
+def test_runs_on_real_data_give_the_recorded_metrics(task: str) -> None:
+    """Their predictions are held to the record before anything is said of them."""
+    for run in sorted((REPOSITORY / "benchmarks" / "results" / task).glob("*-dylora-*"))[:2]:
+        made, _ = choice.choose_rank(run)
+        record = json.loads((run / "record.json").read_text())
+        values = [100 * next(iter(sub["metrics"].values())) for sub in record["submodels"]]
+        assert made[0].frame.iloc[:, 0].tolist() == [f"{value:.1f}" for value in values]
+
+
+# What is refused
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return of_ranks(tmp_path / "run", {1: hits(0.7), 2: hits(0.8)})
+
+
+def spoil(run: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    change(pd.read_parquet(run / "predictions.parquet")).to_parquet(run / "predictions.parquet")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame: frame.iloc[1:], "is not of this run, or damaged"),
+        (lambda frame: frame.iloc[:0], "is not of this run, or damaged"),
+        (lambda frame: frame[frame["rank"] == 1], "is not of this run, or damaged"),
+        (lambda frame: frame.assign(rank=frame["rank"] + 1), "other sub-models than the record"),
+        (lambda frame: frame.assign(index=frame["index"] + frame["rank"]), "differ in index"),
+        (lambda frame: frame.drop(columns="prediction"), "is not of this run, or damaged"),
+        (lambda frame: frame.assign(prediction=1 - frame["prediction"]), "does not give the accuracy of the record"),
+    ],
+)
+def test_predictions_of_something_else_are_refused(
+    run: Path, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
+) -> None:
+    spoil(run, change)
+    with pytest.raises(RequestError, match=message) as refused:
+        choice.choose_rank(run)
+    assert "run it again with fresh=true" in str(refused.value)
+
+
+def test_a_run_without_its_predictions_is_refused_with_the_mend(run: Path, call_main: Callable[..., Answer]) -> None:
+    (run / "predictions.parquet").unlink()
+    answer = call_main("table", "choose_rank", str(run))
+    assert answer.rc == 2 and len(answer.said) == 1
+    assert "lacks predictions.parquet" in answer.err and "fresh=true" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{run}", "--metric", "bleu"], "--metric bleu: this run has accuracy"),
+        (["{run}", "--margin", "0"], "give one above 0"),
+        (["{run}", "{run}"], "looks at one run, not 2"),
+        (["{runs}"], "give one of the runs in it, such as run"),
+        (["{runs}/none"], "does not exist"),
+    ],
+)
+def test_a_wrong_request_is_answered_in_one_line(
+    run: Path, call_main: Callable[..., Answer], words: list[str], message: str
+) -> None:
+    answer = call_main("table", "choose_rank", *(word.format(run=run, runs=run.parent) for word in words))
+    assert (answer.rc, answer.out, len(answer.said)) == (2, "", 1)
+    assert message in answer.err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"status": "failed"}, "is not done"),
+        ({"schema": 99}, "newer rankbench"),
+        ({"submodels": [{"rank": 1, "depth": None}]}, "one sub-model"),
+    ],
+)
+def test_a_run_without_a_choice_is_refused(more: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=message):
+        choice.choose_rank(of_ranks(tmp_path / "run", {1: hits(0.7), 2: hits(0.8)}, **more))

@@ -1,0 +1,243 @@
+"""Tables over ranks: the search beside one nested run, the papers' ablations, GLUE and the leaderboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Answer
+from scipy import stats as scipy_stats
+from test_curve import a_record
+
+from rankbench.errors import RequestError
+from rankbench.tables import comparisons, layout
+from rankbench.tables.comparisons import ranks
+
+LORA = ("adapter=lora",)
+
+
+def cuts(**values: dict[int, float]) -> list[dict[str, Any]]:
+    return [
+        {"cut": how, "rank": rank, "depth": None, "metrics": {"accuracy": value, "f1": value / 2}, "n": 100}
+        | {"parameters": {"adapter": 1, "head": 1, "trainable": 2, "total": 3}, "eval_seconds": 1.0}
+        for how, of in values.items()
+        for rank, value in of.items()
+    ]
+
+
+def trained(seconds: float) -> dict[str, Any]:
+    return {"steps": 1, "seconds": seconds, "examples_per_second": 1.0, "peak_memory_bytes": 1, "loss_curve": []}
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Path:
+    """Two seeds of a search over ranks 1, 2 and 4, one DyLoRA and one LoRA with its cuts."""
+    for seed in (0, 1):
+        at = f"seed={seed}"
+        for rank, value in ((1, 0.50), (2, 0.62), (4, 0.60)):
+            words = (*LORA, f"adapter.r={rank}", f"evaluate.submodels=[{rank}]", at)
+            a_record(tmp_path, *words, values={rank: value + seed / 100}, training=trained(10 * rank))
+        nested = {rank: 0.55 + rank / 100 for rank in (1, 2, 3, 4)}
+        a_record(tmp_path, "adapter=dylora", at, values=nested, training=trained(35))
+        how = "evaluate.cuts=[svd]"
+        own = {1: 0.3, 2: 0.4, 3: 0.5, 4: 0.6}
+        a_record(tmp_path, *LORA, how, at, values=own, training=trained(40), cuts=cuts(svd=dict.fromkeys(own, 0.6)))
+    return tmp_path
+
+
+def test_the_search_is_one_method_beside_nested_runs_and_cuts(search: Path) -> None:
+    curve, best, _, *paper = comparisons.lora_search_vs_dylora(search, None)
+    assert list(curve.frame.columns) == [ranks.SEARCH, "dylora", "lora", "lora svd"]
+    assert curve.frame.loc["2"].tolist() == ["62.5 ± 0.7", "57.0 ± 0.0", "40.0 ± 0.0", "60.0 ± 0.0"]
+    assert curve.frame.loc["3", ranks.SEARCH] == "-"
+    assert curve.caption == "sst2, tiny_bert: accuracy x 100 at each rank, mean ± standard deviation over seeds (2)."
+    assert "Best over ranks 1, 2, 4" in best.caption
+    rows = best.frame
+    assert rows.loc[ranks.SEARCH].tolist() == ["62.5 ± 0.7", "2", "59.0 ± 0.7", "3", "70", "2.00"]
+    assert rows.loc["dylora"].tolist() == ["59.0 ± 0.0", "4", "57.2 ± 0.0", "1", "35", "1.00"]
+    assert rows.loc["lora svd"].tolist() == ["60.0 ± 0.0", "1", "60.0 ± 0.0", "1", "40", "1.14"]
+    assert len(paper) == 2 and all(block.caption.startswith("Published, not ours: DyLoRA") for block in paper)
+
+
+def test_a_lora_that_measures_lower_ranks_too_gives_the_search_its_own(search: Path) -> None:
+    a_record(search, *LORA, "adapter.r=8", "seed=0", values={1: 0.1, 8: 0.9}, training=trained(80))
+    curve, best, *_ = comparisons.lora_search_vs_dylora(search, None)
+    assert curve.frame.loc[["1", "8"], ranks.SEARCH].tolist() == ["50.5 ± 0.7", "90.0 (1)"]
+    row = best.frame.loc[ranks.SEARCH]
+    assert (row["trainings"], row["seconds"]) == ("3.5", "110")
+
+
+def test_a_best_is_over_the_ranks_that_the_search_trained(search: Path) -> None:
+    """A nested run with more ranks has no more candidates."""
+    a_record(search, "adapter=dylora", "adapter.update=frozen_grad", values={1: 0.1, 2: 0.2, 3: 0.9, 4: 0.3})
+    best = comparisons.lora_search_vs_dylora(search, None)[1].frame
+    assert best.loc["dylora frozen_grad"].tolist()[:2] == ["30.0", "4"]
+
+
+def test_seeds_that_are_missing_show(search: Path) -> None:
+    a_record(search, *LORA, "adapter.r=8", "evaluate.submodels=[8]", values={8: 0.7})
+    curve = comparisons.lora_search_vs_dylora(search, None)[0].frame
+    assert curve.loc["8"].tolist() == ["70.0 (1)", "-", "-", "-"]
+
+
+def test_a_grid_of_learning_rates_is_several_searches(search: Path) -> None:
+    for rank in (1, 2):
+        words = ("train.learning_rate=0.5", f"adapter.r={rank}", f"evaluate.submodels=[{rank}]")
+        a_record(search, *LORA, *words, values={rank: 0.2})
+    columns = list(comparisons.lora_search_vs_dylora(search, None)[0].frame.columns)
+    assert [c for c in columns if c.startswith(ranks.SEARCH)] == [
+        *(f"{ranks.SEARCH} learning_rate=0.001", f"{ranks.SEARCH} learning_rate=0.5")
+    ]
+
+
+def test_a_falling_metric_is_best_where_it_is_lowest(tmp_path: Path) -> None:
+    a_record(tmp_path, "task=alpaca", values={1: 3.0, 2: 2.0, 4: 2.5})
+    for file in tmp_path.glob("*/record.json"):
+        file.write_text(file.read_text().replace('"accuracy"', '"loss"').replace('"f1"', '"perplexity"'))
+    best = comparisons.lora_search_vs_dylora(tmp_path, None)[1].frame
+    assert best.loc["dylora"].tolist()[:2] == ["2.000", "2"]
+
+
+def by_seed(path: Path, margin: float = 0.5) -> layout.Block:
+    return comparisons.lora_search_vs_dylora(path, None, margin)[2]
+
+
+def test_nested_runs_are_held_to_the_search_and_to_svd_cuts_by_seed(search: Path) -> None:
+    """DyLoRA is 1.25 and 2.25 points behind the search's AURAC, and 2.75 behind a constant 60 at both seeds."""
+    block = by_seed(search)
+    assert list(block.frame.index) == [
+        f"dylora - {ranks.SEARCH}, AURAC",
+        "dylora - lora svd, AURAC",
+        f"dylora - {ranks.SEARCH}, best",
+    ]
+    half = scipy_stats.t.ppf(0.975, 1) * 0.5
+    assert block.frame.iloc[0].tolist() == [
+        "-1.8",
+        f"{-1.75 - half:+.1f} to {-1.75 + half:+.1f}",
+        "0.500",
+        "1.000",
+        "no",
+    ]
+    assert block.frame.iloc[1].tolist() == ["-2.8", "-2.8 to -2.8", "0.500", "1.000", "no"]
+    assert block.frame.iloc[2, 0] == "-3.5", "59 less 62 and 63"
+    assert by_seed(search, margin=3).frame["within 3"].tolist() == ["no", "yes", "no"]
+    assert "above 0 the first is better" in block.caption and "accuracy x 100" in block.caption
+
+
+def test_what_few_seeds_cannot_show_is_said(search: Path) -> None:
+    assert "Paired by seed (2 seeds)" in by_seed(search).caption
+    assert "With 2 seeds no p can be below 0.5, however large the difference." in by_seed(search).caption
+    for seed in range(2, 6):
+        a_record(search, "adapter=dylora", f"seed={seed}", values={1: 0.5, 2: 0.5, 4: 0.5})
+        how = "evaluate.cuts=[svd]"
+        a_record(search, *LORA, how, f"seed={seed}", cuts=cuts(svd={1: 0.7 + seed / 100, 2: 0.7, 4: 0.7}))
+    caption = by_seed(search).caption
+    assert "(2 to 6 seeds)" in caption, "the search still has two"
+    assert by_seed(search).frame.loc["dylora - lora svd, AURAC", "p"] == f"{2 / 2**6:.3f}"
+
+
+def test_without_search_and_cuts_every_other_method_is_a_rival(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        a_record(tmp_path, *LORA, f"seed={seed}")
+        a_record(tmp_path, f"seed={seed}", values={1: 0.6, 2: 0.7})
+    assert list(by_seed(tmp_path).frame.index) == ["dylora - lora, AURAC"]
+    assert by_seed(tmp_path).frame.iloc[0, 0] == "+10.0"
+
+
+def test_one_seed_is_no_test(tmp_path: Path) -> None:
+    a_record(tmp_path, *LORA)
+    a_record(tmp_path)
+    a_record(tmp_path, "seed=1")
+    assert by_seed(tmp_path).caption.startswith("Published"), "LoRA has one seed"
+
+
+def test_of_a_loss_a_difference_below_zero_is_better(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        a_record(tmp_path, "task=alpaca", *LORA, f"seed={seed}", values={1: 3.0, 2: 2.0})
+        a_record(tmp_path, "task=alpaca", f"seed={seed}", values={1: 2.0, 2: 2.0})
+    for file in tmp_path.glob("*/record.json"):
+        file.write_text(file.read_text().replace('"accuracy"', '"loss"').replace('"f1"', '"perplexity"'))
+    assert (
+        by_seed(tmp_path).frame.iloc[0, 0] == "-0.500" and "(below 0 the first is better)" in by_seed(tmp_path).caption
+    )
+
+
+def test_ablations_stand_beside_the_papers(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for sampler in ("uniform", "geometric", "all"):
+            a_record(tmp_path, f"sampler={sampler}", f"seed={seed}", training=trained(10 if sampler != "all" else 25))
+    a_record(tmp_path, *LORA)
+    curve, seconds, paper = comparisons.loss(tmp_path, "f1")
+    assert list(curve.frame.columns) == ["dylora uniform", "dylora geometric", "dylora all"]
+    assert seconds.frame["seconds"].tolist() == ["10 ± 0", "10 ± 0", "25 ± 0"]
+    assert paper.frame.loc["DyLoRA nested-dropout sum loss"].tolist() == ["1175.69", "54.12"]
+    assert comparisons.distribution(tmp_path, None)[-1].frame.loc["DyLoRA uniform; full update, rank 8"].tolist() == [
+        "84.47"
+    ]
+
+
+def test_glue_has_a_column_for_each_task_and_averages_whole_rows_alone(tmp_path: Path) -> None:
+    a_record(tmp_path, values={1: 0.5, 2: 0.6})
+    a_record(tmp_path, "task=mrpc", values={1: 0.8, 2: 0.9})
+    a_record(tmp_path, "task=mrpc", *LORA, values={1: 0.8})
+    areas, dylora, lora, *paper = comparisons.glue(tmp_path, None)
+    assert areas.frame.loc["dylora"].tolist() == ["55.0", "42.5"]
+    assert areas.frame.loc[lora.caption.split(":")[0]].tolist() == ["-", "-"]  # one rank is no curve
+    assert list(dylora.frame.columns) == ["sst2", "mrpc", "average of 2"]
+    assert dylora.frame.loc["1"].tolist() == ["50.0", "40.0", "45.0"]  # MRPC by F1, which a_record halves
+    assert lora.frame.loc["1"].tolist() == ["-", "40.0", "40.0"] and "average of 1" in lora.frame.columns
+    assert "sst2 accuracy x 100, mrpc f1 x 100" in dylora.caption
+    table = paper[0].frame
+    assert table.loc["LoRA r=8, cut, rank 1", "GLUE-8 avg"] == "54.90"
+    assert paper[1].frame.loc["DyLoRA", "RTE"] == "80.14 (4)"
+
+
+def test_what_trains_and_what_a_model_holds_are_told_apart(tmp_path: Path) -> None:
+    a_record(tmp_path, "adapter=full", values={None: 0.9})
+    a_record(tmp_path, values={1: 0.5})
+    for file in tmp_path.glob("*/record.json"):
+        file.write_text(
+            file.read_text().replace('"trainable": 2, "total": 3', '"trainable": 2000000, "total": 3000000')
+        )
+    rows = comparisons.flop(tmp_path, None)[0].frame
+    assert list(rows.columns) == ["accuracy", "trained, millions", "whole, millions", "seconds"]
+    assert set(rows.index) == {"dylora, rank 1", "full"}
+    assert rows.loc["full"].tolist() == ["90.0", "2.000", "3.00", "1"]
+
+
+def test_the_leaderboard_puts_the_best_first(search: Path) -> None:
+    a_record(search, "task=mrpc", values={1: 0.5})
+    mrpc, sst2 = comparisons.leaderboard(search, None)
+    assert mrpc.caption.startswith("mrpc") and mrpc.frame.loc["dylora", "AURAC"] == "-"
+    assert list(sst2.frame.index)[-1] == "dylora" and sst2.frame.loc["lora", "rank"] == "4"
+
+
+@pytest.mark.parametrize("name", ["lora_search_vs_dylora", "distribution", "loss", "flop"])
+def test_runs_of_several_tasks_are_refused(name: str, tmp_path: Path) -> None:
+    a_record(tmp_path)
+    a_record(tmp_path, "task=mrpc")
+    with pytest.raises(RequestError, match=r"several tasks \(mrpc, sst2\)"):
+        comparisons.COMPARISONS[name](tmp_path, None)
+
+
+@pytest.mark.parametrize("name", sorted(comparisons.COMPARISONS))
+def test_runs_that_are_not_done_are_refused(name: str, tmp_path: Path) -> None:
+    a_record(tmp_path, status="failed")
+    with pytest.raises(RequestError, match="none of these runs"):
+        comparisons.COMPARISONS[name](tmp_path, None)
+
+
+@pytest.mark.parametrize("name", ["lora_search_vs_dylora", "glue", "leaderboard"])
+@pytest.mark.parametrize("form", ["md", "csv", "latex"])
+def test_every_form_is_written(name: str, form: str, search: Path) -> None:
+    made = comparisons.COMPARISONS[name](search, None)
+    text = layout.render(made, form)
+    assert text.endswith("\n") and all(block.caption.split(":")[0] in text.replace("\n# ", " ") for block in made)
+
+
+def test_the_command_prints_a_comparison(search: Path, command_line: Callable[..., Answer]) -> None:
+    done = command_line("table", "lora_search_vs_dylora", str(search))
+    assert done.rc == 0 and "| LoRA, one training a rank |" in done.out, done.err
+    assert command_line("table", "no_such_table", str(search)).rc == 2

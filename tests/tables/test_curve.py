@@ -1,0 +1,420 @@
+"""Tables over records: methods told apart by what differs, seeds averaged, and printed so that they read back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import Answer, compose_run
+
+from rankbench.errors import RequestError
+from rankbench.records.record import load_records
+from rankbench.settings.identity import LATER, settings
+from rankbench.tables import curve, labels, layout, plots
+
+Values = dict[int | None, float]
+
+
+def a_record(
+    folder: Path, *overrides: str, values: Values | None = None, data: str = "a" * 64, status: str = "done", **more: Any
+) -> Path:
+    """A record as a run with these overrides would leave it, with a score for each rank; returns `folder`."""
+    number = len(list(folder.glob("*/record.json")))
+    values = {1: 0.5, 2: 0.6} if values is None else values
+    record = {
+        "schema": 1,
+        "run_id": f"run-{number}",
+        "status": status,
+        "config": settings(compose_run("model=tiny_bert", "task=sst2", "adapter.r=4", *overrides)),
+        "submodels": [
+            {
+                "rank": rank,
+                "depth": None,
+                "metrics": {"accuracy": value, "f1": value / 2},
+                "n": 100,
+                "parameters": {"adapter": 1, "head": 1, "trainable": 2, "total": 3},
+                "eval_seconds": 1.0,
+            }
+            for rank, value in values.items()
+        ],
+        "training": {"steps": 1, "seconds": 1.0, "examples_per_second": 1.0, "peak_memory_bytes": 1, "loss_curve": []},
+        "data": {"source": "path", "splits": {"train": {"file": "t", "sha256": data, "rows": 9}}},
+    } | more
+    (folder / record["run_id"]).mkdir(parents=True)
+    (folder / record["run_id"] / "record.json").write_text(json.dumps(record))
+    return folder
+
+
+def named(folder: Path) -> list[str]:
+    return list(labels.labels(load_records(folder)).values())
+
+
+# Names of methods
+
+
+def test_runs_of_one_method_have_one_name(tmp_path: Path) -> None:
+    for seed in range(3):
+        a_record(tmp_path, f"seed={seed}")
+    assert named(tmp_path) == ["dylora"] * 3
+
+
+def test_a_setting_that_came_later_parts_no_seeds(tmp_path: Path) -> None:
+    """A record from before a setting was there, and one from after with its default, are of one method."""
+    for seed in range(2):
+        a_record(tmp_path, f"seed={seed}")
+    file = tmp_path / "run-0" / "record.json"
+    record = json.loads(file.read_text())
+    for key in LATER:
+        group, name = key.split(".")
+        del record["config"][group][name]
+    file.write_text(json.dumps(record))
+    assert named(tmp_path) == ["dylora"] * 2
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("adapter.update=frozen_grad", "frozen_grad"),
+        ("train.learning_rate=0.02", "learning_rate=0.02"),
+        ("adapter.r=8", "r=8"),
+        ("sampler=geometric", "geometric"),
+        ("task.max_train_examples=50", "max_train_examples=50"),
+        ("adapter.target_modules=[query]", "target_modules"),
+    ],
+)
+def test_a_method_is_named_by_what_differs_and_nothing_else(tmp_path: Path, override: str, expected: str) -> None:
+    for seed in (0, 1):
+        a_record(tmp_path, f"seed={seed}", override)
+        a_record(tmp_path, f"seed={seed}")
+    first, other, again, other_again = named(tmp_path)
+    assert first == again != other == other_again
+    assert expected in first and "seed" not in first
+    assert len(first.split()) == 2
+
+
+@pytest.mark.parametrize("override", ["runs_dir=x", "log=wandb", "train.eval_batch_size=3", "train.log_steps=1"])
+def test_what_cannot_change_a_result_does_not_tell_methods_apart(tmp_path: Path, override: str) -> None:
+    a_record(tmp_path, override)
+    a_record(tmp_path, "seed=1")
+    assert named(tmp_path) == ["dylora", "dylora"]
+
+
+def test_two_methods_are_named_by_their_adapters_alone(tmp_path: Path) -> None:
+    a_record(tmp_path, "adapter=lora")
+    a_record(tmp_path, "adapter=dylora")
+    assert named(tmp_path) == ["lora", "dylora"]
+
+
+def test_a_lora_search_is_named_by_rank(tmp_path: Path) -> None:
+    a_record(tmp_path, "adapter=dylora")
+    for r in (1, 2, 4):
+        a_record(tmp_path, "adapter=lora", f"adapter.r={r}")
+    assert named(tmp_path) == ["dylora", "lora r=1", "lora r=2", "lora r=4"]
+
+
+def test_tasks_and_models_are_named_where_they_differ(tmp_path: Path) -> None:
+    a_record(tmp_path, "task=sst2")
+    a_record(tmp_path, "task=rte")
+    assert named(tmp_path) == ["sst2 dylora", "rte dylora"]
+    a_record(tmp_path, "model=tiny_gpt2")
+    assert [set(name.split()[:2]) for name in named(tmp_path)] == [
+        {"tiny_bert", "sst2"},
+        {"tiny_bert", "rte"},
+        {"tiny_gpt2", "sst2"},
+    ]
+
+
+def test_runs_that_differ_within_a_task_stay_apart_beside_another_task(tmp_path: Path) -> None:
+    a_record(tmp_path, "task=sst2", "task.max_train_examples=50")
+    a_record(tmp_path, "task=sst2", "task.max_train_examples=500")
+    a_record(tmp_path, "task=rte")
+    assert len(set(named(tmp_path))) == 3
+
+
+def test_runs_on_other_data_are_never_averaged(tmp_path: Path) -> None:
+    a_record(tmp_path, "seed=0", "task.data_dir=.", data="a" * 64, values={1: 0.2})
+    a_record(tmp_path, "seed=1", "task.data_dir=..", data="b" * 64, values={1: 0.8})
+    assert len(set(named(tmp_path))) == 2
+    assert sorted(curve.curve_long(tmp_path)["mean"]) == [0.2, 0.8]
+
+
+def test_runs_on_moved_data_are_averaged(tmp_path: Path) -> None:
+    a_record(tmp_path, "seed=0", "task.data_dir=.", values={1: 0.2})
+    a_record(tmp_path, "seed=1", "task.data_dir=..", values={1: 0.8})
+    assert curve.curve_long(tmp_path)["mean"].tolist() == [0.5]
+
+
+# Numbers
+
+
+def test_mean_spread_and_number_of_seeds_are_right(tmp_path: Path) -> None:
+    scores = [0.50, 0.56, 0.59]
+    for seed, value in enumerate(scores):
+        a_record(tmp_path, f"seed={seed}", values={1: value, 4: value + 0.1})
+    long = curve.curve_long(tmp_path)
+    assert list(long.columns) == ["label", "metric", "rank", "depth", "mean", "std", "n"]
+    first = long[long["rank"] == 1].iloc[0]
+    assert (first["label"], first["metric"], first["n"]) == ("dylora", "accuracy", 3)
+    assert first["mean"] == pytest.approx(statistics.mean(scores))
+    assert first["std"] == pytest.approx(statistics.stdev(scores))
+    table = curve.curve(tmp_path)
+    assert table["dylora"].to_dict() == {1: "55.0 ± 4.6", 4: "65.0 ± 4.6"}
+    assert curve.caption(table) == "accuracy x 100; mean ± standard deviation over 3 seeds"
+
+
+def test_where_the_number_of_seeds_differs_each_cell_says_its_own(tmp_path: Path) -> None:
+    for seed in range(3):
+        a_record(tmp_path, f"seed={seed}", values={1: 0.5, 4: 0.6} if seed else {1: 0.5})
+    table = curve.curve(tmp_path)
+    assert table["dylora"].to_dict() == {1: "50.0 ± 0.0 (3)", 4: "60.0 ± 0.0 (2)"}
+    assert curve.caption(table).endswith("mean ± standard deviation (seeds)")
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    a_record(tmp_path, values={2: 0.61234})
+    assert math.isnan(curve.curve_long(tmp_path)["std"].iloc[0])
+    assert curve.curve(tmp_path).loc[2, "dylora"] == "61.2"
+
+
+def test_a_rank_that_a_method_did_not_measure_is_a_dash(tmp_path: Path) -> None:
+    a_record(tmp_path, "adapter=dylora", values={1: 0.5, 2: 0.6, 8: 0.7})
+    a_record(tmp_path, "adapter=lora", values={8: 0.71})
+    table = curve.curve(tmp_path)
+    assert table.to_dict("list") == {"dylora": ["50.0", "60.0", "70.0"], "lora": ["-", "-", "71.0"]}
+    assert list(table.index) == [1, 2, 8]
+
+
+def test_ranks_are_in_order_of_size_and_the_whole_model_comes_last(tmp_path: Path) -> None:
+    a_record(tmp_path, "adapter=full", values={None: 0.9})
+    a_record(tmp_path, "adapter=dylora", "adapter.r=16", values={16: 0.8, 2: 0.6, 10: 0.7})
+    table = curve.curve(tmp_path)
+    assert list(table.index) == [2, 10, 16, "whole"]
+    assert table.loc["whole"].to_dict() == {"full": "90.0", "dylora": "-"}
+
+
+def test_the_first_metric_is_taken_unless_another_is_asked(tmp_path: Path) -> None:
+    a_record(tmp_path, values={1: 0.5})
+    assert curve.curve(tmp_path).columns.name == "accuracy"
+    assert curve.curve(tmp_path, "f1").loc[1, "dylora"] == "25.0"
+
+
+def test_an_unknown_metric_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    a_record(tmp_path)
+    with pytest.raises(RequestError, match=r"--metric bleu.*accuracy, f1"):
+        curve.curve(tmp_path, "bleu")
+
+
+@pytest.mark.parametrize("status", ["failed", "oom"])
+def test_runs_that_are_not_done_have_no_place_in_a_curve(tmp_path: Path, status: str) -> None:
+    a_record(tmp_path, "seed=0", status=status, submodels=[], training=None)
+    with pytest.raises(RequestError, match="none of these runs is done"):
+        curve.curve(tmp_path)
+    a_record(tmp_path, "seed=1", values={1: 0.4})
+    assert curve.curve(tmp_path).to_dict("list") == {"dylora": ["40.0"]}
+
+
+def test_any_set_of_folders_can_be_compared(tmp_path: Path) -> None:
+    a_record(tmp_path / "a", "adapter=dylora", values={1: 0.5})
+    record = json.loads((a_record(tmp_path / "b", "adapter=lora", values={1: 0.6}) / "run-0/record.json").read_text())
+    (tmp_path / "b" / "run-0" / "record.json").write_text(json.dumps(record | {"run_id": "another"}))
+    assert set(curve.curve([tmp_path / "a", tmp_path / "b"]).columns) == {"dylora", "lora"}
+
+
+# Forms
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> Path:
+    """Records of two methods over two seeds, one of whose names holds an underscore."""
+    for seed in (0, 1):
+        a_record(tmp_path, f"seed={seed}", values={1: 0.5 + seed / 10, 2: 0.6})
+        a_record(tmp_path, f"seed={seed}", "adapter.update=frozen_grad", values={2: 0.7})
+    return tmp_path
+
+
+def test_markdown_reads_back_as_the_table(compared: Path) -> None:
+    table = curve.curve(compared)
+    text = layout.as_text(table, "md")
+    lines = text.splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len({len(line) for line in lines}) == 1  # columns stand under each other
+    assert set(lines[1]) <= set("|-: ")
+    assert cells[0] == ["rank", *table.columns]
+    assert cells[2:] == [[str(rank), *row] for rank, row in zip(table.index, table.to_numpy().tolist(), strict=True)]
+
+
+def test_csv_reads_back_as_the_table(compared: Path) -> None:
+    table = curve.curve(compared)
+    rows = list(csv.reader(io.StringIO(layout.as_text(table, "csv"))))
+    assert rows[0] == ["rank", *table.columns]
+    assert rows[1:] == [[str(rank), *row] for rank, row in zip(table.index, table.to_numpy().tolist(), strict=True)]
+
+
+def test_latex_escapes_what_latex_would_read(compared: Path) -> None:
+    text = layout.as_text(curve.curve(compared), "latex")
+    assert r"frozen\_grad" in text
+    assert r"$\pm$" in text and "±" not in text
+    assert text.startswith(r"\begin{tabular}{lrr}") and text.endswith("\\end{tabular}\n")
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert [line.count("&") for line in body] == [2] * 3
+    odd = pd.DataFrame({"50% & more_or_less #1": ["1"]}, index=pd.Index([1], name="rank"))
+    assert r"50\% \& more\_or\_less \#1" in layout.as_text(odd, "latex")
+
+
+def test_a_wide_table_goes_on_below_and_loses_nothing() -> None:
+    index = pd.Index(["1", "22"], name="rank")
+    table = pd.DataFrame({f"column {i}": [f"{i}", "x" * i] for i in range(12)}, index)
+    parts = layout.as_text(table, "md", 40).split("\n\n")
+    lines = [line for part in parts for line in part.splitlines()]
+    assert max(map(len, lines)) <= 40 and len(parts) == 6 and all(part.startswith("| rank |") for part in parts)
+    cells = [cell.strip() for part in parts for cell in part.splitlines()[0].strip("|").split("|")]
+    assert [cell for cell in cells if cell != "rank"] == list(table.columns)
+    assert layout.as_text(table, "md", 400) == layout.as_text(table, "md")
+    assert layout.as_text(table, "csv", 40) == layout.as_text(table, "csv")
+    assert layout.as_text(table, "md", 10).count("column") == 12, "a column that is too wide stands alone"
+
+
+@pytest.mark.parametrize("form", ["md", "csv", "latex"])
+def test_every_form_ends_in_one_newline(compared: Path, form: str) -> None:
+    text = layout.as_text(curve.curve(compared), form)
+    assert text.endswith("\n") and not text.endswith("\n\n")
+
+
+# The command
+
+
+def shown(folder: Path, form: str, metric: str | None = None) -> str:
+    """The table as the command shows it: Markdown comes with a line that says what the cells are."""
+    table = curve.curve(folder, metric)
+    return (f"{curve.caption(table)}\n\n" if form == "md" else "") + layout.as_text(table, form)
+
+
+@pytest.mark.parametrize(("form", "mark"), [("md", "| rank |"), ("csv", "rank,"), ("latex", r"\begin{tabular}")])
+def test_the_command_prints_the_table(call_main: Callable[..., Answer], compared: Path, form: str, mark: str) -> None:
+    answer = call_main("table", "curve", str(compared), "--format", form)
+    assert (answer.rc, answer.err) == (0, "")
+    assert answer.out == shown(compared, form)
+    assert mark in answer.out
+
+
+def test_markdown_is_the_default_and_a_metric_can_be_named(call_main: Callable[..., Answer], compared: Path) -> None:
+    answer = call_main("table", "curve", str(compared), "--metric", "f1")
+    assert answer.out == shown(compared, "md", "f1")
+    assert answer.out.startswith("f1 x 100")
+
+
+@pytest.mark.parametrize("suffix", ["md", "csv", "tex"])
+def test_the_command_writes_the_table_to_a_file(
+    call_main: Callable[..., Answer], compared: Path, tmp_path: Path, suffix: str
+) -> None:
+    form = {"tex": "latex"}.get(suffix, suffix)
+    file = tmp_path / f"out.{suffix}"
+    answer = call_main("table", "curve", str(compared), "--format", form, "--to", str(file))
+    assert (answer.rc, answer.out) == (0, "")
+    assert file.read_text(encoding="utf-8") == shown(compared, form)
+
+
+@pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
+def test_the_command_draws_the_picture(
+    call_main: Callable[..., Answer], compared: Path, tmp_path: Path, suffix: str, start: bytes
+) -> None:
+    file = tmp_path / f"curve.{suffix}"
+    assert call_main("table", "curve", str(compared), "--to", str(file)).rc == 0
+    assert file.read_bytes().startswith(start)
+
+
+def test_the_same_records_draw_the_same_svg(call_main: Callable[..., Answer], compared: Path, tmp_path: Path) -> None:
+    for name in ("one.svg", "two.svg"):
+        call_main("table", "curve", str(compared), "--to", str(tmp_path / name))
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+
+
+@pytest.mark.parametrize("to", ["nowhere/table.md", "nowhere/curve.png"])
+def test_a_file_that_cannot_be_written_is_refused(
+    call_main: Callable[..., Answer], compared: Path, tmp_path: Path, to: str
+) -> None:
+    answer = call_main("table", "curve", str(compared), "--to", str(tmp_path / to))
+    assert answer.rc == 2
+    assert "--to" in answer.err and len(answer.said) == 1
+
+
+def test_a_picture_of_runs_without_ranks_is_refused_or_shows_them(
+    call_main: Callable[..., Answer], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    a_record(tmp_path, "adapter=full", values={None: 0.9})
+    file = tmp_path / "curve.png"
+    answer = call_main("table", "curve", str(tmp_path), "--to", str(file))
+    assert (answer.rc, file.exists()) in {(2, False), (0, True)}
+    assert not [str(w.message) for w in recwarn if "legend" in str(w.message)]  # an empty picture
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["curve", "{none}"], "does not exist"),
+        (["curve", "{empty}"], "no record.json under"),
+        (["curve", "{runs}", "--metric", "bleu"], "accuracy, f1"),
+        (["curve", "{runs}", "--format", "pdf"], "md"),
+        (["courve", "{runs}"], "curve"),
+        (["curve"], "runs"),
+        ([], "name"),
+    ],
+    ids=["missing_folder", "no_records", "unknown_metric", "unknown_form", "unknown_table", "no_runs", "nothing"],
+)
+def test_a_wrong_request_for_a_table_is_refused(
+    call_main: Callable[..., Answer], compared: Path, tmp_path: Path, words: list[str], expected: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"none": tmp_path / "none", "empty": tmp_path / "empty", "runs": compared}
+    answer = call_main("table", *(word.format(**places) for word in words))
+    assert answer.rc == 2
+    assert expected in answer.err and answer.out == ""
+
+
+# Pictures
+
+
+def test_a_picture_has_a_line_for_each_method_and_a_band_over_seeds(compared: Path) -> None:
+    (axes,) = plots.curve(curve.curve_long(compared), "accuracy", "a title").axes
+    assert [line.get_label() for line in axes.lines] == [
+        "dylora full (2 seeds)",
+        "dylora frozen_grad (2 seeds)",
+    ]
+    assert axes.lines[0].get_xdata().tolist() == [1, 2]
+    assert axes.lines[0].get_ydata().tolist() == pytest.approx([55, 60]), "as the table reads"
+    assert len(axes.collections) == 2
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("rank b", "accuracy x 100", "a title")
+
+
+def test_many_ranks_are_drawn_on_a_logarithmic_axis_ticked_at_powers_of_two() -> None:
+    ranks = list(range(1, 65))
+    table = pd.DataFrame({"label": "dylora", "rank": ranks, "mean": 0.5, "std": 0.0, "n": 1})
+    (axes,) = plots.curve(table, "matthews_correlation", "").axes
+    assert axes.get_xscale() == "log"
+    assert axes.get_xticks().tolist() == [1, 2, 4, 8, 16, 32, 64]
+    assert axes.get_ylabel() == "matthews correlation x 100"
+
+
+def test_a_picture_of_several_metrics_multiplies_each_by_its_own() -> None:
+    table = pd.DataFrame({"label": ["a", "b"], "metric": ["accuracy", "loss"], "rank": 1, "depth": None, "n": 1})
+    figure = plots.draw(table.assign(mean=[0.5, 2.5], std=0.0), "accuracy, loss", "")
+    assert figure is not None
+    (axes,) = figure.axes
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[50], [2.5]]
+    assert axes.get_ylabel() == "accuracy x 100, loss"
+
+
+def test_a_heat_map_and_a_front_show_the_tables_numbers() -> None:
+    table = pd.DataFrame({"label": "a", "rank": [1, 2], "depth": 3, "mean": [0.25, 0.5], "std": 0.0, "n": 1})
+    axes = plots.heat_map(table, "accuracy", "").axes
+    assert [text.get_text() for text in axes[0].texts] == ["25", "50"] and axes[1].get_ylabel() == "accuracy x 100"
+    (axes,) = plots.pareto(table.assign(parameters=[1, 2]), "accuracy", "").axes
+    assert axes.collections[0].get_offsets().tolist() == [[1, 25], [2, 50]]

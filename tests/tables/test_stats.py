@@ -1,0 +1,332 @@
+"""Tests and intervals: equal to the textbook and to the recorded metrics, and as often wrong as they say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from rankbench.errors import RequestError
+from rankbench.tables import stats
+from rankbench.tasks import metrics
+
+CLASSES = ("accuracy", "f1", "matthews_correlation")
+VALUES = ("pearson", "spearman")
+TEXTS = ("exact_match", "exact_match_normalized")
+LOSSES = ("loss", "perplexity")
+BLEU = "bleu_sacre"
+
+
+def some(metric: str, classes: int = 3, k: int = 4, n: int = 60) -> tuple[dict[str, Any], Any]:
+    """Columns (k, n) and references (n,) for a metric; the last sub-model always says the same."""
+    draw = np.random.default_rng(classes)
+    if metric in LOSSES:
+        tokens = np.tile(draw.integers(1, 9, n), (k, 1))
+        return {"loss": (draw.random((k, n)) * tokens).astype("float32"), "tokens": tokens}, np.zeros(n)
+    if metric in VALUES:
+        truth = draw.normal(size=n).round(1)  # some are tied
+        made = (truth + draw.normal(size=(k, n))).astype("float32")
+        made[-1] = 0.1
+        return {"prediction": made}, truth
+    if metric == BLEU:
+        words = np.array(["The", "the", "cat", "dog's", "sat,", "on", "a", "mat", "."])
+        made = np.array([[" ".join(draw.choice(words, draw.integers(9))) for _ in range(n)] for _ in range(k)], object)
+        made[-1] = "elsewhere"
+        accepted = np.empty(n, dtype=object)
+        for i in range(n):
+            accepted[i] = tuple(" ".join(draw.choice(words, draw.integers(1, 9))) for _ in range(draw.integers(1, 4)))
+        counts = [metrics.bleu_counts(texts, accepted) for texts in made]
+        return {"prediction": made, **{key: np.array([own[key] for own in counts]) for key in counts[0]}}, accepted
+    if metric in TEXTS:
+        words = np.array(["the Cat", "cat", "a dog!", "dog", ""], dtype=object)
+        return {"prediction": words[draw.integers(5, size=(k, n))]}, words[draw.integers(5, size=n)]
+    truth = draw.integers(classes, size=n)
+    made = np.where(draw.random((k, n)) < 0.6, truth, draw.integers(classes, size=(k, n)))
+    made[-1] = 1
+    return {"prediction": made}, truth
+
+
+def recorded(metric: str, columns: dict[str, Any], references: Any, rows: Any) -> list[float]:
+    """What the record would say of each sub-model on these rows."""
+    wanted = [[text] for text in references[rows]] if metric in TEXTS else references[rows]
+    k = len(next(iter(columns.values())))
+    parts = [{key: column[place][rows] for key, column in columns.items()} for place in range(k)]
+    return [metrics.score([metric], part, wanted)[metric] for part in parts]
+
+
+def coins(k: int, n: int, chance: float = 0.5, seed: int = 0) -> stats.Sums:
+    """The accuracy of k sub-models that know nothing and are right by chance."""
+    hits = np.random.default_rng(seed).random((k, n)) < chance
+    return stats.sums("accuracy", {"prediction": hits}, np.ones(n, dtype=bool))
+
+
+# Metrics as sums
+
+
+@pytest.mark.parametrize(
+    ("metric", "classes"),
+    [*((m, c) for m in CLASSES for c in (2, 3, 7)), *((m, 0) for m in (*VALUES, *TEXTS, BLEU, *LOSSES))],
+)
+def test_a_metric_from_sums_is_the_recorded_metric(metric: str, classes: int) -> None:
+    columns, references = some(metric, classes)
+    found = stats.sums(metric, columns, references)
+    assert found.whole() == pytest.approx(recorded(metric, columns, references, slice(None)), abs=1e-12)
+    assert found.rises == (metric not in LOSSES)
+
+
+@pytest.mark.parametrize("metric", [*CLASSES, "pearson", *TEXTS, BLEU, *LOSSES])
+def test_a_resample_by_weights_is_a_resample_by_rows(metric: str) -> None:
+    columns, references = some(metric)
+    found = stats.sums(metric, columns, references)
+    rows = np.random.default_rng(1).integers(found.n, size=found.n)
+    weights = np.bincount(rows, minlength=found.n)
+    expected = recorded(metric, columns, references, rows)
+    assert found.value(weights @ found.columns, found.n) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("texts", [["a b", "a"], ["a b c x", "y"], ["", ""], ["a b c d e f g", "a"], ["x", "y z"]])
+def test_bleu_of_few_words_is_sacrebleus(texts: list[str]) -> None:
+    """No n-gram of some length, or none that matches: smoothed, or 0."""
+    references = np.empty(2, dtype=object)
+    references[:] = [("a b c d", "a b"), ("a",)]
+    counts = {key: own[None] for key, own in metrics.bleu_counts(texts, references).items()}
+    (expected,) = recorded(BLEU, {"prediction": np.array([texts], object)}, references, slice(None))
+    assert stats.sums(BLEU, counts, references).whole() == pytest.approx([expected], abs=1e-12)
+    assert (expected > 0) == (texts == ["a b c d e f g", "a"] or texts == ["a b c x", "y"])
+
+
+def test_macro_f1_of_a_resample_leaves_out_a_class_that_it_lacks() -> None:
+    references = np.array([0, 0, 1, 1, 2])
+    found = stats.sums("f1", {"prediction": references[None]}, references)
+    assert found.value(np.array([1, 1, 1, 2, 0]) @ found.columns, 5) == pytest.approx([1.0])
+
+
+def test_binary_f1_is_of_class_1_even_where_another_rank_says_2() -> None:
+    references = np.array([0, 1, 1, 0])
+    made = np.array([[0, 1, 0, 0], [0, 1, 1, 2]])
+    expected = recorded("f1", {"prediction": made}, references, slice(None))
+    assert stats.sums("f1", {"prediction": made}, references).whole() == pytest.approx(expected)
+
+
+def test_spearmans_kept_ranks_spread_as_ranks_drawn_anew_do() -> None:
+    columns, references = some("spearman", k=2, n=200)
+    draw = np.random.default_rng(0)
+    anew = []
+    for _ in range(400):
+        rows = draw.integers(200, size=200)
+        anew.append(scipy_stats.spearmanr(columns["prediction"][0][rows], references[rows])[0])
+    kept = stats.bootstrap(stats.sums("spearman", columns, references), 1)  # less a constant, whose correlation is 0
+    assert [kept.low[0], kept.high[0]] == pytest.approx(np.quantile(anew, [0.025, 0.975]), abs=0.03)
+
+
+# Two models on the same examples
+
+
+def test_mcnemar_is_the_binomial_of_the_examples_on_which_one_alone_is_right() -> None:
+    a, b = np.zeros(50, dtype=bool), np.zeros(50, dtype=bool)
+    a[:1], b[1:10] = True, True  # 1 against 9
+    a[20:], b[20:] = True, True
+    assert stats.mcnemar(a, b) == pytest.approx(2 * (1 + 10) / 2**10)
+    assert stats.mcnemar(b, a) == stats.mcnemar(a, b)
+    assert stats.mcnemar(a, a) == 1
+
+
+def test_mcnemar_of_many_models_is_that_of_each_at_any_size() -> None:
+    draw = np.random.default_rng(0)
+    many, one = draw.random((5, 900)) < np.linspace(0.5, 0.7, 5)[:, None], draw.random(900) < 0.6
+    pairs = [(int((m & ~one).sum()), int((m ^ one).sum())) for m in many]
+    expected = [scipy_stats.binomtest(alone, discordant).pvalue for alone, discordant in pairs]
+    assert stats.mcnemar(many, one) == pytest.approx(expected) and min(expected) < 0.01 < max(expected)
+
+
+def test_a_bootstrap_interval_covers_as_often_as_it_says() -> None:
+    """Right on the same hard examples, 80 against 75 %: the interval of the difference holds -5 points."""
+    covers, quiet = 0, 0
+    for trial in range(300):
+        draw = np.random.default_rng(trial)
+        luck = draw.random(150)
+        hits = np.array([luck < 0.80, luck + draw.choice([0, 0.5], 150, p=[0.9, 0.1]) < 0.80, luck < 0.80])
+        hits[2] = np.where(draw.random(150) < 0.2, draw.random(150) < 0.80, hits[2])  # as good, on other examples
+        truth = -0.1 * 0.5  # a tenth of the examples are right at 30 instead of 80 %
+        found = stats.bootstrap(
+            stats.sums("accuracy", {"prediction": hits}, np.ones(150)), 0, resamples=600, seed=trial
+        )
+        covers += bool(found.low[1] <= truth <= found.high[1])
+        quiet += bool(found.p[2] >= 0.05)
+    assert 0.91 <= covers / 300 <= 0.985
+    assert 0.91 <= quiet / 300 <= 0.99
+
+
+def test_intervals_widened_by_bonferroni_hold_together() -> None:
+    apart, together = 0, 0
+    for trial in range(200):
+        sums = coins(6, 120, seed=trial)
+        for level in (0.95, 1 - 0.05 / 5):
+            found = stats.bootstrap(sums, 0, level, resamples=1000, seed=trial)
+            held = bool(((found.low <= 0) & (found.high >= 0)).all())
+            apart, together = (apart + held, together) if level == 0.95 else (apart, together + held)
+    assert together / 200 >= 0.92
+    assert apart < together - 10, "five intervals of 95 % miss more often than one"
+
+
+def test_a_bootstrap_of_a_mean_is_that_of_scipy() -> None:
+    columns, references = some("accuracy", n=100)
+    hits = (columns["prediction"] == references).astype(float)
+    found = stats.bootstrap(stats.sums("accuracy", columns, references), 1)
+    theirs = scipy_stats.bootstrap(
+        (hits[0] - hits[1],), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert [found.low[0], found.high[0]] == pytest.approx([theirs.low, theirs.high], abs=0.011)
+    assert found.difference[0] == pytest.approx((hits[0] - hits[1]).mean())
+
+
+def test_a_clear_difference_has_a_small_p_and_an_interval_off_zero() -> None:
+    columns, references = some("loss")
+    columns["loss"][1] += columns["tokens"][1]  # one nat a token more
+    found = stats.bootstrap(stats.sums("loss", columns, references), 0)
+    assert found.low[1] > 0.7 and found.high[1] < 1.3 and found.p[1] == pytest.approx(2 / 10_001)
+
+
+def test_the_same_question_has_the_same_answer_and_ranks_do_not_bear_on_each_other() -> None:
+    columns, references = some("pearson")
+    found = stats.bootstrap(stats.sums("pearson", columns, references), 0, resamples=500)
+    again = stats.bootstrap(stats.sums("pearson", columns, references), 0, resamples=500)
+    turned = {"prediction": columns["prediction"][[2, 1, 0]]}
+    other = stats.bootstrap(stats.sums("pearson", turned, references), 2, resamples=500)
+    for key in ("value", "difference", "low", "high", "p"):
+        assert (getattr(found, key) == getattr(again, key)).all()
+        assert getattr(found, key)[[2, 1, 0]] == pytest.approx(getattr(other, key), abs=1e-12)
+    reseeded = stats.bootstrap(stats.sums("pearson", columns, references), 0, resamples=500, seed=1)
+    assert (found.low != reseeded.low).any()
+
+
+def test_equal_answers_do_not_differ_in_any_resample() -> None:
+    columns, references = some("matthews_correlation")
+    twice = {"prediction": columns["prediction"][[0, 0]]}
+    found = stats.bootstrap(stats.sums("matthews_correlation", twice, references), 0, resamples=500)
+    assert (found.low[1], found.high[1], found.p[1]) == (0, 0, 1)
+
+
+# The best of many
+
+
+def test_the_best_of_many_that_know_nothing_is_luck_and_the_other_half_shows_it() -> None:
+    """20 coins on 200 examples, thrown 40 times: the best looks like 59 %, and is worth 50."""
+    thrown = [coins(20, 200, seed=seed) for seed in range(40)]
+    found = [stats.split_half(coin, repeats=50) for coin in thrown]
+    assert np.mean([coin.whole().max() for coin in thrown]) > 0.55
+    assert np.mean([half.score for half in found]) == pytest.approx(0.5, abs=0.015)
+    assert np.mean([half.optimism for half in found]) > 0.07
+    assert all(half.chosen.sum() == pytest.approx(1) and half.chosen.max() < 1 for half in found)
+
+
+@pytest.mark.parametrize(("metric", "best"), [("loss", 2), ("accuracy", 1)])
+def test_a_clear_best_is_chosen_by_every_half_and_needs_no_discount(metric: str, best: int) -> None:
+    columns, references = some(metric, n=400)
+    if metric == "loss":
+        columns["loss"][best] /= 3
+    else:
+        columns["prediction"][best] = references
+    sums = stats.sums(metric, columns, references)
+    found = stats.split_half(sums)
+    assert found.chosen[best] == 1
+    assert found.score == pytest.approx(sums.whole()[best], abs=0.01) and abs(found.optimism) < 0.01
+
+
+def test_optimism_of_a_loss_is_above_zero_too() -> None:
+    draw = np.random.default_rng(0)
+    noise = {"loss": draw.exponential(size=(20, 200)), "tokens": np.ones((20, 200))}
+    found = stats.split_half(stats.sums("loss", noise, np.zeros(200)))
+    assert found.optimism > 0.05 and found.score == pytest.approx(1, abs=0.1)
+
+
+def test_both_halves_of_an_odd_number_are_scored_by_their_own_size() -> None:
+    everything_right = stats.sums("accuracy", {"prediction": np.ones((2, 7))}, np.ones(7))
+    found = stats.split_half(everything_right, repeats=50)
+    assert (found.score, found.std, found.optimism) == (1, 0, 0)
+    assert found.chosen.tolist() == [1, 0], "of equals the first"
+
+
+def test_holm_adjusts_as_worked_by_hand() -> None:
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.6, 0.5]).tolist() == [1, 1]
+    assert stats.holm([0.2]) == pytest.approx([0.2]) and stats.holm([]).size == 0
+
+
+# Seeds
+
+
+def test_three_seeds_of_one_sign_have_two_flips_of_eight() -> None:
+    found = stats.permutation([1.0, 2.0, 3.0])
+    assert (found.mean, found.p) == (2, 0.25)
+    theirs = scipy_stats.ttest_1samp([1.0, 2.0, 3.0], 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+
+
+@pytest.mark.parametrize("n", [9, 17])
+def test_sign_flips_are_those_of_scipy(n: int) -> None:
+    """Exact up to 16 seeds, sampled above: there as near as 100,000 flips come."""
+    differences = np.random.default_rng(n).normal(0.5, 1, n)
+    theirs = scipy_stats.permutation_test(
+        (differences,), lambda x, axis: x.mean(axis), permutation_type="samples", n_resamples=np.inf, vectorized=True
+    )
+    found = stats.permutation(differences)
+    assert found.p == pytest.approx(theirs.pvalue, abs=1e-12 if n <= 16 else 0.005)
+    assert found == stats.permutation(differences)
+
+
+def test_sign_flips_are_wrong_as_often_as_they_say() -> None:
+    draw = np.random.default_rng(0)
+    wrong = [stats.permutation(draw.normal(size=8)).p <= 0.05 for _ in range(600)]
+    assert 0.02 <= np.mean(wrong) <= 0.075
+
+
+def test_rounding_does_not_part_a_flip_from_what_was_seen() -> None:
+    assert stats.permutation([0.8, 0.8, 0.8, 0.1]).p == 2 / 2**4
+    assert stats.permutation([0.7, 0.1, 0.7, 0.7, 0.4]).p == 2 / 2**5
+    assert stats.permutation([0.3, -0.3]).p == 1
+
+
+# Claims and curves
+
+
+def test_as_good_is_an_interval_inside_the_margin() -> None:
+    low, high = np.array([-0.4, -0.6, 0.1, -0.5]), np.array([0.4, 0.4, 0.6, 0.2])
+    assert stats.not_worse(low, 0.5).tolist() == [True, False, True, False]
+    assert stats.equivalent(low, high, 0.5).tolist() == [True, False, False, False]
+
+
+def test_the_area_under_a_constant_curve_is_its_constant() -> None:
+    assert stats.aurac([1, 2, 8], [0.7, 0.7, 0.7]) == pytest.approx(0.7)
+    assert stats.aurac([4], [0.3]) == 0.3
+
+
+def test_the_area_counts_doublings_whatever_the_order() -> None:
+    assert stats.aurac([1, 2, 8], [0.0, 1.0, 1.0]) == pytest.approx((0.5 + 2) / 3)
+    assert stats.aurac([8, 1, 2], [1.0, 0.0, 1.0]) == pytest.approx((0.5 + 2) / 3)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: stats.mcnemar([True], [True, False]), "pairs answers to the same examples"),
+        (lambda: stats.holm([0.5, 1.5]), "between 0 and 1"),
+        (lambda: stats.holm([np.nan]), "between 0 and 1"),
+        (lambda: stats.permutation([1.0]), "two seeds or more"),
+        (lambda: stats.aurac([1, 1], [0.5, 0.5]), "different ranks"),
+        (lambda: stats.aurac([0, 1], [0.5, 0.5]), "from 1 up"),
+        (lambda: stats.aurac([1, 2], [0.5]), "a value for each"),
+        (lambda: stats.not_worse(0, 0), "above 0"),
+        (lambda: stats.equivalent(0, 0, float("nan")), "above 0"),
+        (lambda: stats.sums("bleu", {}, [1]), "bleu is no metric"),
+        (lambda: stats.sums("accuracy", {"prediction": [[1, 2]]}, [1]), r"not \(1, 2\) and \(1,\)"),
+        (lambda: stats.sums("perplexity", {"loss": [[9999.0]], "tokens": [[1]]}, [0]), "compare by loss"),
+        (lambda: stats.bootstrap(coins(2, 1), 0), "score two or more"),
+        (lambda: stats.split_half(coins(2, 1)), "score two or more"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(ask: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        ask()
