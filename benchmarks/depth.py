@@ -9,7 +9,7 @@ import timing
 import torch
 from generation import QUESTIONS
 
-from rankbench import methods
+from rankbench.methods.sorted_ft import Sorted
 from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone
 from rankbench.models.precision import choose_precision
@@ -28,7 +28,7 @@ def main() -> None:
     run = subject.run(f"model={asked.model}", "task=instruction", "adapter=sorted_ft", f"adapter.exits=[{exits}]")
     precision = choose_precision(run)
     body = backbone.load(run.model, None, False, run.seed)
-    adapter = methods.Sorted(run, body.model)
+    adapter = Sorted(run, body.model)
     adapter.model.to(subject.device()).eval()
     prompts = body.tokenizer(QUESTIONS[: asked.prompts], add_special_tokens=False)["input_ids"]
 

@@ -12,9 +12,8 @@ from peft import LoraConfig, TaskType, get_peft_model
 from torch import nn
 
 from rankbench import methods
-from rankbench.__main__ import CONF
 from rankbench.models import backbone
-from rankbench.settings import checks
+from rankbench.settings.compose import CONF, build
 from rankbench.settings.run import Run
 from rankbench.system import progress
 from rankbench.tasks import data, encoding
@@ -25,7 +24,7 @@ progress.quiet_libraries()
 def run(*overrides: str) -> Run:
     """The checked run that `python -m rankbench model=minilm OVERRIDES` would do."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return checks.build(compose("config", ["model=minilm", *overrides]))
+        return build(compose("config", ["model=minilm", *overrides]))
 
 
 def random_run(model: str, *overrides: str) -> Run:
@@ -34,7 +33,7 @@ def random_run(model: str, *overrides: str) -> Run:
         named = compose("config", [f"model={model}"]).model
         where = [] if named.random else ["model.random=${model.shape}"]
         words = [f"model={model}", "model.package=null", *where, "task=instruction", *overrides]
-        return checks.build(compose("config", words))
+        return build(compose("config", words))
 
 
 def with_length(run: Run, tokens: int) -> Run:

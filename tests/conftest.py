@@ -33,7 +33,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 import rankbench.__main__  # registers the schema
-from rankbench.settings.checks import build
+from rankbench.settings.compose import build
 from rankbench.settings.run import Run
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -10,10 +10,9 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from rankbench import methods
-from rankbench.__main__ import CONF
 from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone, quantization
-from rankbench.settings.checks import build
+from rankbench.settings.compose import CONF, build
 from rankbench.settings.run import Run
 from rankbench.tasks.encoding import Encoded
 

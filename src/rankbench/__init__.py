@@ -5,16 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rankbench.records.record import load_runs
+    from rankbench.runs.life import run
     from rankbench.shipping.loading import load
     from rankbench.tables.report import choose_rank, table
 
 __version__ = "0.1.0"
-__all__ = ["choose_rank", "load", "load_runs", "table"]
+__all__ = ["__version__", "choose_rank", "load", "load_runs", "run", "table"]
 
 _PLACES = {
     "choose_rank": "tables.report",
     "load": "shipping.loading",
     "load_runs": "records.record",
+    "run": "runs.life",
     "table": "tables.report",
 }
 
@@ -24,3 +26,8 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'rankbench' has no attribute '{name}'")
     return getattr(import_module(f"rankbench.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

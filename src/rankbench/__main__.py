@@ -7,32 +7,22 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+import rankbench
 from rankbench.errors import RequestError, RunFailed
 from rankbench.runs import own_process
 from rankbench.runs.life import execute, summary
-from rankbench.settings.checks import build
+from rankbench.settings.compose import CONF, build, composed
 from rankbench.settings.refusal import explain, near
-from rankbench.settings.run import Run
-from rankbench.system import gpus, processes, stopping
+from rankbench.system import processes, stopping
 from rankbench.system.stopping import Stopped
-
-_INSTALLED = Path(__file__).parent / "conf"
-CONF = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[2] / "conf"
-
-OmegaConf.register_new_resolver("rankbench.home", lambda: str(CONF.parent), replace=True)
-OmegaConf.register_new_resolver("rankbench.at_once", gpus.at_once, replace=True)
-OmegaConf.register_new_resolver("rankbench.or", lambda chosen, default: chosen or default or 1, replace=True)
-ConfigStore.instance().store(name="schema", node=Run)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -103,12 +93,6 @@ def _prepare_sweep(words: list[str]) -> None:
         sys.argv.insert(beside, f"log.group={_sweep_name(words)}")  # settings have to stand together
 
 
-def composed(words: list[str]) -> Run:
-    """The checked run that these overrides ask for."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return build(hydra.compose("config", words))
-
-
 def plan(words: list[str]) -> None:
     """`rankbench plan [overrides]`: what the run would take, before anything is loaded."""
     from rankbench.system.progress import quiet_libraries
@@ -166,12 +150,22 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
 }
 
 
+def _version() -> str:
+    """rankbench's version, Python's, and those of the libraries that a result depends on."""
+    from rankbench.runs.environment import versions
+
+    lines = {"rankbench": rankbench.__version__, "python": sys.version.split()[0], **versions()}
+    return "\n".join(f"{name:<14}{version or 'not installed'}" for name, version in lines.items())
+
+
 def main() -> None:
     """Exit 0: done; 2: the request is wrong, one line says how to mend it; 1: the run failed, its record says how."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises to here instead of exiting by itself
     words = sys.argv[1:]
     try:
-        if words and words[0] in VERBS:
+        if words == ["--version"]:
+            print(_version())
+        elif words and words[0] in VERBS:
             VERBS[words[0]](words[1:])
         elif words and "=" not in words[0] and not words[0].startswith(("-", "~")):
             raise RequestError(f"{words[0]} is no verb{near(words[0], VERBS)}; settings are KEY=VALUE, see --help")

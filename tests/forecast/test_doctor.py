@@ -18,7 +18,9 @@ from rankbench.errors import RequestError
 from rankbench.forecast import doctor
 from rankbench.forecast.doctor import GIB, Finding, Gpu, bitsandbytes_line, covers, gpu_line, torch_line
 from rankbench.models.precision import choose_precision
-from rankbench.settings.run import Compute, Hardware, Precision, Run
+from rankbench.settings.quantization import Compute
+from rankbench.settings.run import Hardware, Run
+from rankbench.settings.train import Precision
 
 V100 = Gpu("Tesla V100-SXM2-32GB", (7, 0), 32 * GIB, 31 * GIB)
 A100 = Gpu("NVIDIA A100", (8, 0), 40 * GIB, 39 * GIB)

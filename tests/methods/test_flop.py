@@ -22,6 +22,7 @@ from rankbench import methods
 from rankbench.errors import RequestError
 from rankbench.forecast import step_memory
 from rankbench.methods.factors import Gated, factorise, multiply_out
+from rankbench.methods.flop import Flop, GatedLora
 from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone
 from rankbench.runs import work
@@ -263,7 +264,7 @@ def test_the_penalty_counts_once_whatever_the_micro_batches(
     def look(self: Any, _: Submodel) -> None:
         seen.append((self.multipliers.grad[0].item(), self.sparsity().item()))
 
-    monkeypatch.setattr(methods.ADAPTERS["lora_gated"], "shape_gradients", look)
+    monkeypatch.setattr(GatedLora, "shape_gradients", look)
     size = [f"train.batch_size={16 // micro_batches}", f"train.gradient_accumulation_steps={micro_batches}"]
     execute(a_run(*words(tmp_path, "lora_gated", *size, "adapter.sparsity_warmup=0", "train.max_steps=2")))
     assert [gradient for gradient, _ in seen] == pytest.approx([0.5 - sparsity for _, sparsity in seen], rel=1e-5)
@@ -353,7 +354,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def of(method: str) -> tuple[Path, torch.Tensor]:
         made = a_run(*words(root, method), f"model.path={root / 'bert'}", "train.learning_rate=1e-2")
         seen = []
-        original = methods.ADAPTERS[method].finish
+        original = {"flop": Flop, "lora_gated": GatedLora}[method].finish
 
         def finish(self: Any) -> Any:
             spread(self, 1)
@@ -364,7 +365,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Any:
             return report
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(methods.ADAPTERS[method], "finish", finish)
+            patch.setattr({"flop": Flop, "lora_gated": GatedLora}[method], "finish", finish)
             execute(made)
         return made.folder, seen[0]
 

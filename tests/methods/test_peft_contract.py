@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rankbench.errors import RequestError
 from rankbench.methods import lora
-from rankbench.settings.run import Scale
+from rankbench.settings.methods.lora import Scale
 
 R, IN, OUT = 4, 64, 128
 

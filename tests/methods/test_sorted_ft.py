@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from rankbench import methods
 from rankbench.errors import RequestError
 from rankbench.methods import objective
-from rankbench.methods.sorted_ft import exits
+from rankbench.methods.sorted_ft import Sorted, exits
 from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone
 from rankbench.runs.life import execute
@@ -483,13 +483,13 @@ def test_a_step_of_sortednet_takes_each_micro_batch_through_its_own_exit(
     common += ["adapter=sorted_ft", "adapter.exits=[2,3]", "sampler=uniform", "sampler.per_micro_batch=true"]
     common += ["train.batch_size=4", "train.gradient_accumulation_steps=8", "train.max_steps=2"]
     seen: list[tuple[int | None, float]] = []
-    kept = methods.Sorted.accumulate
+    kept = Sorted.accumulate
 
     def watched(self: Any, model: Any, batch: Any, drawn: Any, backward: Any) -> torch.Tensor:
         seen.extend((submodel.depth, weight) for submodel, weight in drawn)
         return kept(self, model, batch, drawn, backward)
 
-    monkeypatch.setattr(methods.Sorted, "accumulate", watched)
+    monkeypatch.setattr(Sorted, "accumulate", watched)
     execute(a_run(*common, f"runs_dir={tmp_path}"))
     first = seen[:8]
     assert len({depth for depth, _ in first}) > 1 and sum(weight for _, weight in first) == pytest.approx(1)

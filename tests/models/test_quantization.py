@@ -19,7 +19,7 @@ from rankbench.models import backbone, quantization
 from rankbench.models.quantization import Storage, storage, stored
 from rankbench.runs.life import execute
 from rankbench.scoring.evaluation import evaluate
-from rankbench.settings.run import Compute, Quantization
+from rankbench.settings.quantization import Compute, Quantization
 from rankbench.tasks.encoding import collate
 
 bnb = pytest.importorskip("bitsandbytes")

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from rankbench import errors
+from rankbench.errors import InUse
 from rankbench.records import lock
 from rankbench.system import slurm
 
-HOLD = "import sys, time; from pathlib import Path; from rankbench import lock\nwith lock.held(Path(sys.argv[1])):\n"
+HOLD = "import sys, time; from pathlib import Path\nfrom rankbench.records import lock\n"
+HOLD += "with lock.held(Path(sys.argv[1])):\n"
 
 
 def hold(folder: Path, then: str) -> subprocess.Popen[str]:
@@ -42,7 +43,7 @@ def elsewhere(**changes: object) -> lock.Owner:
 
 def test_a_held_folder_is_refused_and_a_released_one_is_not(tmp_path: Path) -> None:
     with lock.held(tmp_path):
-        with pytest.raises(errors.InUse, match=f"in use by a live run .pid {os.getpid()} on "), lock.held(tmp_path):
+        with pytest.raises(InUse, match=f"in use by a live run .pid {os.getpid()} on "), lock.held(tmp_path):
             pass
         assert lock.holder(tmp_path) is not None
     assert lock.holder(tmp_path) is None
@@ -53,7 +54,7 @@ def test_a_held_folder_is_refused_and_a_released_one_is_not(tmp_path: Path) -> N
 
 def test_a_killed_owner_on_this_machine_is_dead_at_once(tmp_path: Path) -> None:
     process = hold(tmp_path, "time.sleep(60)")
-    with pytest.raises(errors.InUse), lock.held(tmp_path):
+    with pytest.raises(InUse), lock.held(tmp_path):
         pass
     process.send_signal(signal.SIGKILL)
     while lock.holder(tmp_path):  # a zombie, before anybody waits for it, counts as dead
@@ -71,7 +72,7 @@ def test_a_process_id_used_again_is_not_the_owner(tmp_path: Path) -> None:
 
 def test_an_owner_on_another_machine_lives_while_it_gives_signs(tmp_path: Path) -> None:
     claim(tmp_path, elsewhere(), silent=lock.SILENCE / 2)
-    with pytest.raises(errors.InUse, match="on node7"), lock.held(tmp_path):
+    with pytest.raises(InUse, match="on node7"), lock.held(tmp_path):
         pass
 
 
@@ -113,7 +114,7 @@ def test_one_that_was_thought_dead_sees_that_its_folder_was_taken(tmp_path: Path
     with lock.held(tmp_path) as mine:
         mine.check()
         claim(tmp_path, elsewhere())
-        with pytest.raises(errors.InUse, match="taken over by another run"):
+        with pytest.raises(InUse, match="taken over by another run"):
             mine.check()
 
 
@@ -123,7 +124,7 @@ def test_of_many_that_try_at_once_one_holds(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     trial = HOLD.replace("\nwith", f"\n{words} with", 1) + "  print('held', flush=True); time.sleep(3)\n"
-    trial += "except errors.InUse: print('refused')"
+    trial += "except lock.InUse: print('refused')"
     call = [sys.executable, "-c", trial, str(tmp_path), str(gate)]
     racers = [subprocess.Popen(call, stdout=subprocess.PIPE, text=True) for _ in range(6)]
     with open(gate, "w"):  # opens when a first one reads; closing lets all of them go
@@ -135,5 +136,5 @@ def test_of_many_that_try_at_once_one_holds(tmp_path: Path) -> None:
 def test_a_lock_of_another_version_is_respected(tmp_path: Path) -> None:
     (tmp_path / ".lock-1").mkdir()
     (tmp_path / ".lock-1" / "owner.json").write_text("{}")
-    with pytest.raises(errors.InUse), lock.held(tmp_path):
+    with pytest.raises(InUse), lock.held(tmp_path):
         pass

@@ -256,7 +256,7 @@ def test_a_failed_run_says_so_with_the_traceback(failed: Run) -> None:
     found = json.loads((failed.folder / "record.json").read_text())
     assert (found["status"], found["run_id"], found["submodels"]) == ("failed", failed.run_id, [])
     assert found["config"] == settings(failed)
-    assert "TrainingError" in found["traceback"] and 'train.py", line' in found["traceback"]
+    assert "TrainingError" in found["traceback"] and 'loop.py", line' in found["traceback"]
     assert "loss is nan" in found["error"] or "loss is inf" in found["error"]
     assert "the loss is" in (failed.folder / "run.log").read_text()
 

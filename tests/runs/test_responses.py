@@ -22,11 +22,11 @@ from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone
 from rankbench.runs.life import execute
 from rankbench.scoring.evaluation import Responses, evaluate
-from rankbench.settings.metrics import BLEU_COUNTS
+from rankbench.settings.metrics import BLEU_COUNTS, normalized
 from rankbench.tables import choice
 from rankbench.tasks import data
 from rankbench.tasks.encoding import IGNORED, Encoded, collate, encode_responses, packed
-from rankbench.tasks.metrics import normalized, score
+from rankbench.tasks.metrics import score
 from rankbench.training.loop import Plan
 
 DECODERS = ["tiny_llama", "tiny_gpt2", "tiny_falcon"]

@@ -15,7 +15,7 @@ import pytest
 from conftest import write_tiny
 from tiny import a_run
 
-from rankbench import errors
+from rankbench.errors import RunFailed
 from rankbench.runs import life as runs
 from rankbench.runs import work
 from rankbench.training import checkpoints, loop
@@ -185,7 +185,7 @@ def test_a_full_disk_fails_the_run_and_a_repeat_finishes_it(whole, tmp_path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "save_file", full)
-        with pytest.raises(errors.RunFailed, match="No space left on device; mend the disk"):
+        with pytest.raises(RunFailed, match="No space left on device; mend the disk"):
             runs.execute(run)
     record = json.loads((run.folder / "record.json").read_text())
     assert record["status"] == "failed" and "No space left" in record["traceback"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import json
 import re
 import shutil
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,15 @@ from omegaconf import OmegaConf
 
 from rankbench.errors import RequestError
 from rankbench.records.record import load_records
-from rankbench.settings.checks import KNOWN, build
-from rankbench.settings.identity import LATER, PLACES, VOLATILE, identity, settings
-from rankbench.settings.run import Run, Scale, Update
+from rankbench.settings.base import added
+from rankbench.settings.compose import KINDS, NEUTRAL, of_record
+from rankbench.settings.identity import PLACES, VOLATILE, identity, settings
+from rankbench.settings.methods import METHODS
+from rankbench.settings.methods.dylora import Update
+from rankbench.settings.methods.lora import Lora, Scale
+from rankbench.settings.quantization import STORED
+from rankbench.settings.run import Run
+from rankbench.settings.samplers import SAMPLERS
 
 CHOICES = sorted(f"{file.parent.name}={file.stem}" for file in CONF.glob("*/*.yaml"))
 COMPANIONS = {"adapter": [], "sampler": ["adapter=sorted_lora"], "task": [], "model": [], "train": [], "log": []}
@@ -34,16 +43,17 @@ def test_every_choice_of_every_group_composes_and_passes_the_checks(choice: str)
     assert settings(run)["seed"] == 0
 
 
-@pytest.mark.parametrize("adapter", KNOWN["adapter"])
+@pytest.mark.parametrize("adapter", METHODS)
 @pytest.mark.parametrize("task", ["tweets", "mrpc", "stsb", "mnli"])
 def test_every_adapter_composes_with_every_kind_of_task(adapter: str, task: str) -> None:
     run = compose_run(f"adapter={adapter}", f"task={task}", "model=roberta_base")
     assert (run.adapter.name, run.task.name) == (adapter, task)
 
 
-@pytest.mark.parametrize("group", KNOWN)
+@pytest.mark.parametrize("group", ["adapter", "sampler", "quantization"])
 def test_the_names_that_code_knows_are_those_that_conf_offers(group: str) -> None:
-    assert sorted(KNOWN[group]) == sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    known = STORED if group == "quantization" else KINDS[group]
+    assert sorted(known) == sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
 def test_every_group_has_a_default() -> None:
@@ -129,10 +139,6 @@ REFUSED = [
     (["adapter=lora", "sampler=uniform"], ["adapter=lora", "sampler=uniform", "adapter=dylora"]),
     (["adapter=lora", "sampler=all"], ["adapter=lora", "sampler=all", "adapter=dylora"]),
     (["adapter=full", "sampler=geometric"], ["adapter=full", "sampler=geometric"]),
-    (["adapter=lora", "sampler.ranks=[1,2]"], ["sampler.ranks", "adapter=dylora"]),
-    (["adapter=full", "sampler.ranks=[1]"], ["sampler.ranks", "adapter=dylora"]),
-    (["adapter=lora", "adapter.update=frozen_grad"], ["adapter.update=frozen_grad", "adapter=dylora"]),
-    (["adapter=full", "adapter.update=frozen_strict"], ["adapter.update=frozen_strict", "adapter=dylora"]),
     (["adapter.update=frozen_grad", "sampler=all"], ["frozen_grad", "sampler=all", "sampler=uniform"]),
     (["adapter.update=frozen_strict", "sampler=sandwich"], ["frozen_strict", "sampler=sandwich", "sampler=uniform"]),
     (["evaluate.submodels=some"], ["evaluate.submodels=some", "all", "[1,8]"]),
@@ -301,7 +307,7 @@ def test_the_identity_holds_every_other_setting(words: list[str]) -> None:
     left_out = keys(settings(run)) - keys(identity(run))
     places = {f"{group}.{key}" for group in ("model", "task") for key in PLACES}
     volatile = {key for key in left_out if any(key == v or key.startswith(f"{v}.") for v in VOLATILE)}
-    assert left_out - volatile - set(LATER) <= places
+    assert left_out - volatile - set(NEUTRAL) <= places
 
 
 @pytest.mark.parametrize(
@@ -312,34 +318,103 @@ def test_a_setting_that_came_later_counts_once_it_is_changed(words: list[str], c
 
 
 def test_committed_records_keep_their_identity() -> None:
-    """Settings that came later leave the folders of earlier runs as they were."""
+    """A record alone gives its run's id: no folder is looked at, and settings that came later moved none."""
     records = load_records(REPOSITORY / "benchmarks" / "results")
-    assert len(records) > 20
+    assert len(records) > 200
     for record in records:
-        record["config"]["task"]["data_dir"] = str(REPOSITORY)  # where it lay when it was made is no matter here
-        values = identity(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Run), record["config"])))
-        for group in ("task", "quantization", "model", "train"):
-            assert values[group].keys() <= {"source", *record["config"][group]}
+        run, at = of_record(record["config"]), record["sources"]
+        if run.adapter.begins_with is None:
+            assert run.id_of(identity(run, at)) == record["run_id"]
+        else:  # older records do not say what lay where they began
+            assert {"start"} == {"start", "model", "task"} - set(at)
+
+
+def test_a_run_leaves_what_its_identity_was_made_of(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = json.loads((finished / "record.json").read_text())
+    monkeypatch.setattr("rankbench.settings.identity.fingerprint", lambda _: pytest.fail("a folder was looked at"))
+    run = of_record(record["config"])
+    assert run.id_of(identity(run, record["sources"])) == record["run_id"] == finished.name
+
+
+@dataclass
+class Later(Lora):
+    """LoRA of a later version, with settings that there were not before."""
+
+    pace: int = added(3)
+    width: int = added(5, neutral=1)
+
+
+def with_later(run: Run, **values: Any) -> Run:
+    return replace(run, adapter=Later(**vars(run.adapter) | values))
+
+
+def test_a_setting_that_is_added_leaves_earlier_runs_where_they_were(words: list[str]) -> None:
+    run = compose_run(*words, "adapter=lora")
+    assert with_later(run, width=1).run_id == run.run_id
+    assert with_later(run, width=1, pace=4).run_id != run.run_id
+
+
+def test_a_changed_default_moves_the_run(words: list[str]) -> None:
+    """`width` began as 1 and is 5 by default now: a run that says nothing is another run than before."""
+    run = compose_run(*words, "adapter=lora")
+    assert with_later(run).run_id != run.run_id
+    assert with_later(run).run_id == with_later(run, width=5, pace=3).run_id
+
+
+def test_every_setting_says_what_it_means() -> None:
+    """The reference in the documents is made of the words below each field."""
+    for kind in {*METHODS.values(), *SAMPLERS.values(), *(type(getattr(Run(), f.name)) for f in fields(Run)), Run}:
+        for setting in fields(kind) if is_dataclass(kind) else ():
+            assert meaning(kind, setting.name), f"{kind.__name__}.{setting.name}"
+
+
+def meaning(kind: type, name: str) -> str:
+    """The words below a field, in the class that has it."""
+    for owner in kind.__mro__[:-1]:
+        body = ast.parse(inspect.getsource(owner)).body[0].body  # type: ignore[attr-defined]
+        for field, below in pairwise(body):
+            if isinstance(field, ast.AnnAssign) and getattr(field.target, "id", "") == name:
+                return below.value.value if isinstance(below, ast.Expr) else ""
+    return ""
+
+
+NOT_ITS_OWN = [
+    (["adapter=lora", "adapter.target_sparsity=0.3"], ["adapter=lora has no setting", "adapter=flop, lora_gated"]),
+    (["adapter=lora", "adapter.update=frozen_grad"], ["adapter=lora has no setting update", "dylora"]),
+    (["adapter=full", "adapter.r=4"], ["adapter=full has no setting r", "adapter=lora, dylora"]),
+    (["adapter=full", "sampler.ranks=[1]"], ["sampler=fixed has no setting ranks", "uniform"]),
+    (["adapter=dylora_late", "sampler=all"], ["sampler.per_row", "adapter=dylora_late sets", "sandwich"]),
+    (["sampler=all", "sampler.p=0.2"], ["sampler=all has no setting p", "sampler=geometric has it"]),
+    (["adapter.rank=3"], ["adapter.rank: no such setting", "lora_alpha"]),
+]
+
+
+@pytest.mark.parametrize(("overrides", "expected"), NOT_ITS_OWN, ids=[" ".join(words) for words, _ in NOT_ITS_OWN])
+def test_a_setting_of_another_method_is_refused_by_who_has_it(
+    call_main: Any, overrides: list[str], expected: list[str]
+) -> None:
+    answer = call_main(*overrides)
+    assert answer.rc == 2 and len(answer.said) == 1
+    assert all(words in answer.err for words in expected), answer.err
 
 
 def test_settings_are_plain_values_and_compose_to_the_same_run(words: list[str]) -> None:
     run = compose_run(*words, "adapter.update=frozen_grad", "sampler.ranks=[1,4]")
     plain = settings(run)
     assert plain["adapter"]["update"] == "frozen_grad"
-    config = OmegaConf.merge(OmegaConf.structured(Run), OmegaConf.create(OmegaConf.to_yaml(OmegaConf.create(plain))))
-    assert build(config) == run  # type: ignore[arg-type]
+    assert of_record(json.loads(json.dumps(plain))) == run
 
 
 @pytest.mark.parametrize(("chosen", "ranks"), [("all", [1, 2, 3, 4]), ("[4,1]", [1, 4]), ("[3]", [3])])
 def test_the_ranks_to_measure(words: list[str], chosen: str, ranks: list[int]) -> None:
     run = compose_run(*words, f"evaluate.submodels={chosen}")
-    assert [b for b in range(1, 5) if run.evaluates(b, None)] == ranks
-    assert run.evaluates(None, None)  # a whole model is always measured
+    assert [b for b in range(1, 5) if run.evaluate.measures(b, None)] == ranks
+    assert run.evaluate.measures(None, None)  # a whole model is always measured
 
 
 def test_the_exits_to_measure(words: list[str]) -> None:
     run = compose_run(*words, "adapter=sorted_lora", "adapter.r=4", "evaluate.submodels=[10,30]")
-    assert run.evaluates(2, 10) and not run.evaluates(10, 2)
+    assert run.evaluate.measures(2, 10) and not run.evaluate.measures(10, 2)
 
 
 # What must not be in the tree
@@ -372,4 +447,4 @@ def test_remote_code_is_off_unless_turned_on() -> None:
 
 
 def test_the_sources_are_there_to_be_searched() -> None:
-    assert {"config.py", "data.py", "backbone.py", "checkpoint.py"} <= {file.name for file in SOURCES}
+    assert {"run.py", "data.py", "backbone.py", "checkpoints.py"} <= {file.name for file in SOURCES}

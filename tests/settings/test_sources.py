@@ -18,8 +18,10 @@ from conftest import Answer, compose_run, sentences, write_jsonl
 from rankbench.errors import RequestError
 from rankbench.models import backbone
 from rankbench.runs.life import execute
-from rankbench.settings.run import Model, Run, Task
+from rankbench.settings.model import Model
+from rankbench.settings.run import Run
 from rankbench.settings.sources import Source, fetch, fingerprint, locate
+from rankbench.settings.task import Task
 from rankbench.tasks import data
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"

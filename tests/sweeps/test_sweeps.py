@@ -13,8 +13,7 @@ from conftest import REPOSITORY, Answer, write_tiny
 from hydra import compose, initialize_config_dir
 
 from rankbench import load_runs
-from rankbench.__main__ import CONF
-from rankbench.settings.checks import build
+from rankbench.settings.compose import CONF, build
 from rankbench.settings.run import Run
 
 SWEEPS = sorted((REPOSITORY / "sweeps").glob("*.yaml"))

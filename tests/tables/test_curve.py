@@ -17,7 +17,8 @@ from conftest import Answer, compose_run
 
 from rankbench.errors import RequestError
 from rankbench.records.record import load_records
-from rankbench.settings.identity import LATER, settings
+from rankbench.settings.compose import NEUTRAL
+from rankbench.settings.identity import settings
 from rankbench.tables import curve, labels, layout, plots
 
 Values = dict[int | None, float]
@@ -72,9 +73,9 @@ def test_a_setting_that_came_later_parts_no_seeds(tmp_path: Path) -> None:
         a_record(tmp_path, f"seed={seed}")
     file = tmp_path / "run-0" / "record.json"
     record = json.loads(file.read_text())
-    for key in LATER:
+    for key in NEUTRAL:
         group, name = key.split(".")
-        del record["config"][group][name]
+        record["config"][group].pop(name, None)
     file.write_text(json.dumps(record))
     assert named(tmp_path) == ["dylora"] * 2
 

@@ -14,7 +14,7 @@ from conftest import REAL_DATA, compose_run, sentences, write_jsonl
 
 from rankbench.errors import RequestError
 from rankbench.models.backbone import byte_tokenizer
-from rankbench.settings.run import Task
+from rankbench.settings.task import Task
 from rankbench.tasks import data
 from rankbench.tasks.encoding import Encoded, collate, encode, epoch_batches, sorted_batches
 

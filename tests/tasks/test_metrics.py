@@ -11,10 +11,11 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from rankbench.settings.metrics import METRICS as CONFIGURED
-from rankbench.tasks.metrics import METRICS, score
+from rankbench.settings.metrics import METRICS
+from rankbench.settings.outside import load
+from rankbench.tasks.metrics import score
 
-LABELLED = [name for name in METRICS if CONFIGURED[name].kind != "causal_lm"]
+LABELLED = [name for name in METRICS if METRICS[name].kind != "causal_lm"]
 RANDOM = np.random.default_rng(11)
 TWO, TWO_GUESSED = RANDOM.integers(0, 2, 200), RANDOM.integers(0, 2, 200)
 THREE, THREE_GUESSED = RANDOM.integers(0, 3, 200), RANDOM.integers(0, 3, 200)
@@ -69,14 +70,14 @@ def test_a_metric_equals_the_library_that_defines_it(
 
 @pytest.mark.parametrize("name", LABELLED)
 def test_a_perfect_prediction_scores_one(name: str) -> None:
-    references = VALUES if CONFIGURED[name].kind == "regression" else TWO
+    references = VALUES if METRICS[name].kind == "regression" else TWO
     assert score([name], {"prediction": references}, references)[name] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", ["matthews_correlation", "pearson", "spearman", "f1"])
 @pytest.mark.parametrize("which", ["predictions", "references", "both"])
 def test_a_constant_scores_zero_and_never_nan(name: str, which: str) -> None:
-    real = CONFIGURED[name].kind == "regression"
+    real = METRICS[name].kind == "regression"
     varied = VALUES if real else TWO
     constant = np.full(200, 2.5, dtype=np.float32) if real else np.zeros(200, dtype=np.int64)
     predictions = varied if which == "references" else constant
@@ -92,7 +93,7 @@ def test_f1_of_two_classes_is_that_of_class_one_even_where_one_class_is_absent()
 
 @pytest.mark.parametrize("name", METRICS)
 def test_a_metric_is_an_evaluate_metric_and_describes_itself(name: str) -> None:
-    metric = METRICS[name](keep_in_memory=True)
+    metric = load(METRICS[name].implementation)(keep_in_memory=True)
     assert isinstance(metric, evaluate.Metric)
     assert metric.description
     assert set(metric.features) == {"predictions", "references"}
@@ -100,8 +101,8 @@ def test_a_metric_is_an_evaluate_metric_and_describes_itself(name: str) -> None:
 
 @pytest.mark.parametrize("name", LABELLED)
 def test_a_metric_adds_up_batches_as_evaluate_metrics_do(name: str) -> None:
-    guessed, truth = (VALUES_GUESSED, VALUES) if CONFIGURED[name].kind == "regression" else (TWO_GUESSED, TWO)
-    metric = METRICS[name](keep_in_memory=True)
+    guessed, truth = (VALUES_GUESSED, VALUES) if METRICS[name].kind == "regression" else (TWO_GUESSED, TWO)
+    metric = load(METRICS[name].implementation)(keep_in_memory=True)
     for start in range(0, 200, 64):
         metric.add_batch(predictions=guessed[start : start + 64], references=truth[start : start + 64])
     assert metric.compute()[name] == pytest.approx(score([name], {"prediction": guessed}, truth)[name], abs=1e-12)
@@ -119,10 +120,10 @@ def test_every_value_is_a_plain_number_that_json_can_hold() -> None:
 
 def test_metrics_need_no_network(no_network: list[str]) -> None:
     for name in LABELLED:
-        truth = VALUES if CONFIGURED[name].kind == "regression" else TWO
+        truth = VALUES if METRICS[name].kind == "regression" else TWO
         assert score([name], {"prediction": truth}, truth)[name] == pytest.approx(1)
     assert no_network == []
 
 
 def test_every_metric_that_a_config_may_name_exists() -> None:
-    assert set(CONFIGURED) == set(METRICS)
+    assert set(METRICS) == set(METRICS)

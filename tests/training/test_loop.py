@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from tiny import attached, encoded, state
 
 from rankbench.methods.submodel import Submodel
-from rankbench.settings.run import Schedule, Train
+from rankbench.settings.train import Schedule, Train
 from rankbench.system.progress import Progress
 from rankbench.training import loop, samplers
 

@@ -16,15 +16,26 @@ from rankbench.methods import objective
 from rankbench.methods.lora import ADAPTER
 from rankbench.methods.reorder import reorder
 from rankbench.methods.submodel import Submodel
-from rankbench.settings.run import Sampler
+from rankbench.settings.samplers import SAMPLERS, Sampler
 from rankbench.training import loop
 from rankbench.training.samplers import draw_rows, probabilities
 
+
+def sampler(name: str, **settings: object) -> Sampler:
+    """The settings of a sampler."""
+    return SAMPLERS[name](name, **settings)  # type: ignore[arg-type]
+
+
 FAMILY = tuple(Submodel(rank=b) for b in range(1, 9))
-SAMPLERS = [Sampler("uniform"), Sampler("geometric"), Sampler("sandwich"), Sampler("sandwich", ranks=[1, 2, 4, 8])]
+DRAWN = [
+    sampler("uniform"),
+    sampler("geometric"),
+    sampler("sandwich"),
+    sampler("sandwich", ranks=[1, 2, 4, 8]),
+]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", DRAWN)
 @pytest.mark.parametrize("rows", [1, 5, 32])
 def test_each_rank_comes_as_often_as_expected_to_within_one(sampler, rows):
     members = [m for m in FAMILY if sampler.ranks is None or m.rank in sampler.ranks]
@@ -40,14 +51,14 @@ def test_each_rank_comes_as_often_as_expected_to_within_one(sampler, rows):
 
 
 def test_half_the_rows_of_a_sandwich_are_of_the_largest_rank():
-    assert Counter(m.rank for m in draw_rows(Sampler("sandwich", ranks=[1, 2, 8]), FAMILY, 0, 0, 32)) == {
+    assert Counter(m.rank for m in draw_rows(sampler("sandwich", ranks=[1, 2, 8]), FAMILY, 0, 0, 32)) == {
         8: 16, 1: 8, 2: 8
     }  # fmt: skip
 
 
 def test_which_row_gets_which_rank_is_chance_and_a_function_of_seed_step_and_micro_batch():
     def ranks(seed=0, step=0, micro=0):
-        return [m.rank for m in draw_rows(Sampler("uniform"), FAMILY, seed, step, 32, micro)]
+        return [m.rank for m in draw_rows(sampler("uniform"), FAMILY, seed, step, 32, micro)]
 
     assert ranks() == ranks()
     assert len({tuple(r) for r in (ranks(), ranks(seed=1), ranks(step=1), ranks(micro=1))}) == 4

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankbench.errors import RequestError
-from rankbench.settings.run import Hardware, Log, Run
+from rankbench.settings.log import Log
+from rankbench.settings.run import Hardware, Run
 from rankbench.settings.sources import Source, locate
 from rankbench.system.network import look_for_key, reachable
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial, reduce
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -19,9 +20,12 @@ from rankbench.forecast import step_memory
 from rankbench.models import quantization
 from rankbench.models.device import V100_MEMORY
 from rankbench.records import record
-from rankbench.settings.checks import FLOATS
-from rankbench.settings.run import Compute, Hardware, Optimizer, Precision, Run, Task
+from rankbench.settings.methods.qdylora import QDyLora
+from rankbench.settings.quantization import Compute
+from rankbench.settings.run import Hardware, Run
 from rankbench.settings.sources import locate
+from rankbench.settings.task import Task
+from rankbench.settings.train import Optimizer, Precision
 from rankbench.system.progress import quiet_libraries
 from rankbench.tasks import data
 from rankbench.training.loop import Plan
@@ -115,7 +119,7 @@ def mended(run: Run, room: int) -> Run | None:
     def fits(changes: Sequence[Change]) -> bool:
         changed = _changed(run, changes)
         name, length = changed.quantization.name, changed.task.max_length
-        key = (name, changed.train.precision, length, changed.adapter.r)
+        key = (name, changed.train.precision, length, getattr(changed.adapter, "r", 0))
         if key not in bodies:
             bodies[key] = step_memory.anatomy(changed)
         return step_memory.of(bodies[key], changed).peak <= room
@@ -134,11 +138,13 @@ def mended(run: Run, room: int) -> Run | None:
 
 def overrides(before: Run, after: Run) -> list[str]:
     """The words that turn one run into the other, as the command line takes them."""
-    words = {}
-    if after.adapter.name != before.adapter.name:
-        targets = after.adapter.target_modules
-        words["adapter"] = after.adapter.name
-        words["adapter.r"] = str(after.adapter.r)  # its own defaults are others
+    words: dict[str, str] = {}
+    was: Any = before.adapter
+    now: Any = after.adapter
+    if now.name != was.name:
+        targets = now.target_modules
+        words["adapter"] = now.name
+        words["adapter.r"] = str(now.r)  # its own defaults are others
         words["adapter.target_modules"] = targets if isinstance(targets, str) else f"[{','.join(targets)}]"
         words["train.batch_size"] = str(after.train.batch_size)
     elif after.quantization.name != before.quantization.name:
@@ -152,8 +158,8 @@ def overrides(before: Run, after: Run) -> list[str]:
         words["train.gradient_accumulation_steps"] = str(after.train.gradient_accumulation_steps)
     if after.task.max_length != before.task.max_length:
         words["task.max_length"] = str(after.task.max_length)
-    if after.adapter.r != before.adapter.r:
-        words["adapter.r"] = str(after.adapter.r)
+    if getattr(now, "r", 0) != getattr(was, "r", 0):
+        words["adapter.r"] = str(now.r)
     return [f"{key}={value}" for key, value in words.items()]
 
 
@@ -169,14 +175,18 @@ def _levers(run: Run, length: int) -> list[list[Change]]:
         return lambda r: replace(r, task=replace(r.task, max_length=tokens))
 
     def lower(rank: int) -> Change:
-        return lambda r: replace(r, adapter=replace(r.adapter, r=rank))
+        def changed(r: Run) -> Run:
+            method: Any = r.adapter
+            return replace(r, adapter=replace(method, r=rank))
+
+        return changed
 
     def quantized(r: Run) -> Run:
         r = replace(r, quantization=replace(r.quantization, name="nf4"))
         if adapter.name != "dylora":
             return r
         train = replace(r.train, optimizer=Optimizer.paged_adamw, gradient_checkpointing=True)
-        return replace(r, adapter=replace(r.adapter, name="qdylora"), train=train)
+        return replace(r, adapter=QDyLora(**vars(r.adapter) | {"name": "qdylora"}), train=train)
 
     def checkpointing(r: Run) -> Run:
         return replace(r, train=replace(r.train, gradient_checkpointing=True))
@@ -185,11 +195,12 @@ def _levers(run: Run, length: int) -> list[list[Change]]:
         return replace(r, train=replace(r.train, precision=Precision.fp16))
 
     half = run.quantization.compute_dtype is Compute.auto and _gpu(run) and step_memory.precision(run)[0] == "fp32"
-    four_bits = run.quantization.name in ("nf4", "fp4") or adapter.name in FLOATS
+    four_bits = run.quantization.name in ("nf4", "fp4") or adapter.trains_every_weight
+    rank = getattr(adapter, "r", 0)
     step = 32 if length > 64 else 8
     chosen = run.evaluate.submodels
-    least = max([1, *(run.sampler.ranks or []), *(chosen if isinstance(chosen, list) else [])])
-    ranks = [] if adapter.name == "full" else [adapter.r >> i for i in range(1, adapter.r.bit_length())]
+    least = max([1, *(getattr(run.sampler, "ranks", None) or []), *(chosen if isinstance(chosen, list) else [])])
+    ranks = [rank >> i for i in range(1, rank.bit_length())]
     levers: list[list[Change]] = [
         [] if train.gradient_checkpointing else [checkpointing],
         [batch(n) for n in range(train.batch_size - 1, 0, -1) if train.batch_size % n == 0],
@@ -223,7 +234,7 @@ def _steps(run: Run, loaded: data.Data | None) -> str:
 
 
 def _parameters(run: Run, body: step_memory.Anatomy, head: str) -> list[str]:
-    r, rows = run.adapter.r, [("model", body.quantized + body.rest)]
+    r, rows = getattr(run.adapter, "r", 0), [("model", body.quantized + body.rest)]
     if body.quantized:
         rows += [(f"  in linears, {run.quantization.name}", body.quantized), ("  in the rest", body.rest)]
     if body.low_rank:

@@ -20,8 +20,9 @@ from transformers.pytorch_utils import Conv1D
 from rankbench import methods
 from rankbench.models import backbone, quantization
 from rankbench.models.precision import choose_precision
-from rankbench.settings.checks import DEEP
-from rankbench.settings.run import Hardware, Optimizer, Precision, Quantization, Run
+from rankbench.settings.quantization import Quantization
+from rankbench.settings.run import Hardware, Run
+from rankbench.settings.train import Optimizer, Precision
 
 FLOAT = 4  # bytes
 
@@ -287,9 +288,9 @@ def _on_meta(run: Run, config: Any, layers: int, dtype: torch.dtype) -> tuple[nn
 
 def _alike(run: Run, config: Any) -> bool:
     """Whether each layer has the same tensors, and the adapter the same targets in each."""
-    targets = run.adapter.target_modules
+    targets = getattr(run.adapter, "target_modules", None) or []
     named = [targets] if isinstance(targets, str) else targets
-    if run.adapter.name in DEEP:
+    if run.adapter.deep:
         return False  # its exits name layers
     if (named == [targets] and targets != "all-linear") or any(p.isdigit() for name in named for p in name.split(".")):
         return False

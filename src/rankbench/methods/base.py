@@ -34,6 +34,7 @@ class FineTuning(ABC):
     model: nn.Module
     family: tuple[Submodel, ...]
     stacks = False  # whether `activate_rows` works
+    reorder_at: Sequence[float] = ()  # shares of the steps after which `reorder` is called
 
     @abstractmethod
     def activate(self, submodel: Submodel) -> None:

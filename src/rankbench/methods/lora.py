@@ -21,8 +21,9 @@ from rankbench.methods.base import FineTuning, Parameters
 from rankbench.methods.reorder import reorder
 from rankbench.methods.submodel import Submodel
 from rankbench.models import sharding
-from rankbench.settings.checks import NESTED
-from rankbench.settings.run import Run, Scale, Update
+from rankbench.settings.methods.dylora import Update
+from rankbench.settings.methods.lora import Scale
+from rankbench.settings.run import Run
 from rankbench.system import seeds
 
 ADAPTER = "default"  # PEFT's own name for the one adapter
@@ -88,6 +89,8 @@ class DyLora(FineTuning):
     def __init__(self, run: Run, model: nn.Module) -> None:
         self.run = run
         self.r = run.adapter.r
+        self.update = getattr(run.adapter, "update", Update.full)  # a plain LoRA has none
+        self.reorder_at = getattr(run.adapter, "reorder_at", ())
         self.family = tuple(Submodel(rank=b) for b in range(1, self.r + 1))
         self.model, self.layers = with_lora(run, model)
         self.scale_of: Callable[[int], float] = functools.partial(
@@ -152,7 +155,7 @@ class DyLora(FineTuning):
         So an optimizer that skips tensors without a gradient leaves the other ranks bit-equal, moments and decay
         included. Ask once the model is on its device: the rows are views of the weights.
         """
-        if self.run.adapter.update is not Update.frozen_strict:
+        if self.update is not Update.frozen_strict:
             return super().optimized()
         self._rows = [(layer, *_row_views(layer)) for layer in self.layers]
         rows = [view for _, rows, columns in self._rows for view in (*rows, *columns)]
@@ -160,7 +163,7 @@ class DyLora(FineTuning):
 
     def shape_gradients(self, submodel: Submodel) -> None:
         """Frozen updates keep the gradient of row b of A and column b of B alone (DyLoRA Eq. 10)."""
-        if self.run.adapter.update is Update.full:
+        if self.update is Update.full:
             return
         last = self._check(submodel) - 1
         for layer in self.layers:
@@ -184,16 +187,15 @@ class DyLora(FineTuning):
         # save_embedding_layers: PEFT would ask the hub whether the vocabulary changed.
         self.model.save_pretrained(folder, save_embedding_layers=False)
         adapter, sampler = self.run.adapter, self.run.sampler
-        ranks = sampler.ranks or list(range(1, self.r + 1))
         self.write_note(
             folder,
             {
                 "method": adapter.name,
-                "nested": adapter.name in NESTED,
+                "nested": adapter.nested,
                 "r": self.r,
                 "lora_alpha": adapter.lora_alpha,
                 "scale": adapter.scale.value,
-                "trained_ranks": ranks if adapter.name in NESTED else [self.r],
+                "trained_ranks": sampler.trained(self.r) if adapter.nested else [self.r],
             },
         )
 

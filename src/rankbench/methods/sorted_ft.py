@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from rankbench.errors import RequestError
@@ -19,11 +17,8 @@ from rankbench.methods.full import Full
 from rankbench.methods.layer_stack import Stack
 from rankbench.methods.lora import DyLora, Lora
 from rankbench.methods.submodel import Submodel
-from rankbench.models import sharding
-from rankbench.settings.checks import SORTED
-from rankbench.settings.identity import start_folder
-from rankbench.settings.run import Run, Trainable
-from rankbench.settings.sources import Source, fingerprint
+from rankbench.settings.methods.sorted_ft import Trainable
+from rankbench.settings.run import Run
 
 
 class Sorted(FineTuning):
@@ -36,14 +31,15 @@ class Sorted(FineTuning):
         self.run = run
         self.stack = Stack(model)
         self.exits = exits(run, len(self.stack.layers))
-        weights = run.sampler.exit_weights
+        weights = getattr(run.sampler, "exit_weights", None)
         if weights is not None and len(weights) != len(self.exits):
             raise RequestError(
                 f"sampler.exit_weights has {len(weights)} weights for the {len(self.exits)} exits {self.exits}; give "
                 "one for each"
             )
-        ranked = run.adapter.name == "sorted_lora"
-        kind = DyLora if ranked else Lora if run.adapter.trainable is Trainable.lora else Full
+        ranked = run.adapter.nested
+        lora = getattr(run.adapter, "trainable", Trainable.all) is Trainable.lora
+        kind = DyLora if ranked else Lora if lora else Full
         self.inner: FineTuning = kind(run, model)
         self.model = self.inner.model
         self.stacks = self.inner.stacks
@@ -140,84 +136,8 @@ class Sorted(FineTuning):
         self.activate(self.family[-1])
         self.inner.save(folder)
         note = json.loads((folder / "rankbench.json").read_text())
-        trained = self.exits if self.run.adapter.name in SORTED else self.exits[-1:]
+        trained = self.exits if self.run.adapter.several else self.exits[-1:]
         self.write_note(folder, note | {"method": self.run.adapter.name, "exits": self.exits, "trained_exits": trained})
-
-
-class EarlyExit(Sorted):
-    """A frozen body with a head of its own for each exit but the last (Sorted LLaMA's SFT+ICT baseline).
-
-    The heads begin as copies of the model's own; the final norm stays frozen and shared.
-    """
-
-    def __init__(self, run: Run, model: nn.Module) -> None:
-        if run.adapter.start_from is not None:
-            _start_from(run, model)
-        super().__init__(run, model)
-        self.model.requires_grad_(False)
-        self.heads = heads_over(self.stack, self.exits[:-1])
-        if not self.heads:
-            raise RequestError(
-                f"adapter=early_exit trains a head for each exit before the last, and adapter.exits={self.exits} has "
-                "none; give another depth"
-            )
-        self.stack.heads = self.heads
-        self._trained = {
-            f"heads.{depth}.{name}": p for depth, head in self.heads.items() for name, p in head.named_parameters()
-        }
-
-    def _body(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.no_grad()
-
-    def accumulate(
-        self, model: Any, batch: dict[str, torch.Tensor], drawn: Sequence[tuple[Submodel, float]], backward: Backward
-    ) -> torch.Tensor:
-        """As above, over the exits that have a head to train, with the last one's weight shared among them."""
-        total = sum(weight for _, weight in drawn)
-        mine = [(submodel, weight) for submodel, weight in drawn if submodel.depth in self.heads]
-        if not mine:
-            return torch.zeros((), device=batch["input_ids"].device)
-        scale = total / sum(weight for _, weight in mine)
-        return super().accumulate(model, batch, [(submodel, weight * scale) for submodel, weight in mine], backward)
-
-    def optimized(self) -> list[torch.Tensor]:
-        """The heads' weights."""
-        return list(self._trained.values())
-
-    def count(self, submodel: Submodel) -> Parameters:
-        """The first layers, and the exit's own head, which alone trains."""
-        active = self.active()
-        self.activate(submodel)
-        total = sum(map(sharding.size, self.model.parameters()))
-        self.activate(active)
-        head = sum(p.numel() for p in self.stack.head(submodel.depth or 0).parameters())
-        return Parameters(adapter=0, head=head, trainable=head if submodel.depth in self.heads else 0, total=total)
-
-    def save(self, folder: Path) -> None:
-        """The heads; the body is the backbone's or that of the run it started from."""
-        save_file({name: p.detach().contiguous() for name, p in self._trained.items()}, folder / "heads.safetensors")
-        note = {"method": "early_exit", "exits": self.exits, "trained_exits": self.exits}
-        if self.run.adapter.start_from is not None:
-            note |= {"start_fingerprint": fingerprint(Source("path", start_folder(self.run) / "adapter"))}
-        self.write_note(folder, note)
-
-
-def heads_over(stack: Stack, depths: Sequence[int]) -> dict[int, nn.Module]:
-    """A trainable copy in float32 of the model's own head for each depth."""
-    return {depth: copy.deepcopy(stack.head(depth)).float().requires_grad_(True) for depth in depths}
-
-
-def _start_from(run: Run, model: nn.Module) -> None:
-    """Give the model the weights that an earlier run ended with. Raises RequestError where they do not fit."""
-    from rankbench.shipping.loading import start_of
-
-    try:
-        model.load_state_dict(start_of(run).to(next(model.parameters()).device).state_dict())
-    except RuntimeError as error:
-        raise RequestError(
-            f"adapter.start_from={run.adapter.start_from} does not fit model={run.model.name} and "
-            f"task={run.task.name} ({str(error).splitlines()[-1].strip()}); start from a run of the same two"
-        ) from error
 
 
 def exits(run: Run, layers: int) -> list[int]:

@@ -17,7 +17,7 @@ from torch import nn
 
 from rankbench.errors import RequestError
 from rankbench.models import gguf, quantization
-from rankbench.settings.run import Model
+from rankbench.settings.model import Model
 from rankbench.settings.sources import fetch, fingerprint, locate
 from rankbench.system import seeds
 

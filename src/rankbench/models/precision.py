@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from rankbench.errors import RequestError
-from rankbench.settings.run import Hardware, Precision, Run
+from rankbench.settings.run import Hardware, Run
+from rankbench.settings.train import Precision
 
 
 def choose_precision(run: Run) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
-from rankbench.settings.run import Compute, Quantization
+from rankbench.settings.quantization import Compute, Quantization
 
 log = logging.getLogger("rankbench")
 

@@ -19,8 +19,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rankbench.errors import RequestError
-from rankbench.settings.checks import FLOATS
-from rankbench.settings.run import Run, Trainable
+from rankbench.settings.run import Run
 from rankbench.system import processes
 
 if TYPE_CHECKING:
@@ -56,8 +55,8 @@ def refuse(run: Run) -> None:
         return
     _refuse_fsdp() if name == "FSDP" else _refuse_deepspeed()
     adapter = run.adapter
-    if adapter.name in FLOATS or (adapter.name in ("sft", "sorted_ft") and adapter.trainable is Trainable.all):
-        mend = "adapter=lora or dylora" if adapter.name in FLOATS else "adapter.trainable=lora"
+    if adapter.trains_every_weight:
+        mend = "adapter.trainable=lora" if hasattr(adapter, "trainable") else "adapter=lora or dylora"
         raise RequestError(
             f"adapter={adapter.name} trains every weight, and {name} splits frozen ones here; use {mend}, or torchrun"
         )

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rankbench.errors import RequestError
 from rankbench.records import record as records
-from rankbench.settings.run import Model, Run
+from rankbench.settings.compose import of_record
+from rankbench.settings.model import Model
+from rankbench.settings.run import Run
 
 if TYPE_CHECKING:
     pass
@@ -101,17 +102,15 @@ def finished(folder: Path) -> Finished:
 
 
 def _settings(folder: Path, record: dict[str, Any]) -> Run:
-    """The run of a record; settings that came after it take their defaults."""
+    """The run of a record; settings that came after it are neutral."""
     try:
-        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Run), record["config"]))
+        return of_record(record["config"])
     except OmegaConfBaseException as error:
         version = (record.get("environment") or {}).get("rankbench")
         key = getattr(error, "full_key", None) or "its config"
         raise RequestError(
             f"{folder}: this rankbench does not know the setting {key}; use the one that made the run ({version})"
         ) from error
-    assert isinstance(run, Run)
-    return run
 
 
 def exit_of(found: Finished, depth: int | None) -> int | None:

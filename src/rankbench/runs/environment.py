@@ -17,17 +17,11 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "hydr
 
 def environment(device: str, precision: str, reason: str, words: Iterable[str]) -> dict[str, Any]:
     """What a result depends on beside its settings: versions, commit, device, precision and why, command line."""
-    versions: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
     return {
         "rankbench": metadata.version("rankbench"),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "versions": versions,
+        "versions": versions(),
         "git": _git(),
         "device": device,
         "processes": processes.count(),
@@ -36,6 +30,17 @@ def environment(device: str, precision: str, reason: str, words: Iterable[str]) 
         "precision_reason": reason,
         "command": " ".join(["python -m rankbench", *words]),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of the libraries that a result depends on; None for one that is not installed."""
+    found: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def _git() -> dict[str, Any] | None:

@@ -15,23 +15,31 @@ from typing import Any
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 
-from rankbench.models.precision import choose_precision
-from rankbench.runs.environment import environment
-from rankbench.models import device
+from rankbench.errors import RequestError, RunFailed
+from rankbench.models import device, sharding
 from rankbench.records import lock
-from rankbench.runs import work
-from rankbench.system import processes
-from rankbench.models import sharding
-from rankbench.system import stopping
 from rankbench.records import record as records
+from rankbench.runs import work
+from rankbench.runs.environment import environment
+from rankbench.settings.compose import composed
+from rankbench.settings.identity import settings, sources
 from rankbench.settings.metrics import times
 from rankbench.settings.run import Run
-from rankbench.settings.identity import settings
+from rankbench.system import processes, stopping
 from rankbench.system.files import empty, write_atomic
 from rankbench.system.progress import quiet_libraries, speak, written_to
-from rankbench.errors import RequestError, RunFailed
 
 log = logging.getLogger("rankbench")
+
+
+def run(*overrides: str) -> dict[str, Any]:
+    """Do the run that these settings ask for, or join what is there of it, and return its record.
+
+    `rankbench.run("task=sst2", "adapter=dylora")` is what `python -m rankbench task=sst2 adapter=dylora` does; what the
+    record is, the documents say under "The record". Its folder is `runs_dir`/`run_id`. Raises RequestError (or what
+    Hydra raises) where the request is wrong, InUse where a live run holds the folder, RunFailed where the run fails.
+    """
+    return execute(composed(list(overrides)), overrides)
 
 
 def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:
@@ -81,9 +89,9 @@ def _held(folder: Path) -> Iterator[lock.Held]:
 
 
 def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str]) -> dict[str, Any]:
-    from rankbench.tasks import data
     from rankbench.forecast import doctor
     from rankbench.runs import tracking
+    from rankbench.tasks import data
 
     log.info("run %s", folder)
     base: dict[str, Any] = {"schema": records.SCHEMA, "run_id": run.run_id, "config": settings(run), "submodels": []}
@@ -93,9 +101,9 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str]) -> d
             write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(base["config"])))
         doctor.refuse(run)
         loaded = data.load(run.task)
-        base["data"] = loaded.origin
+        base |= {"sources": sources(run), "data": loaded.origin}
         quiet_libraries()
-        from rankbench.models import backbone
+        from rankbench.models.precision import choose_precision
 
         precision, reason = choose_precision(run)
         log.info("precision %s: %s", precision, reason)

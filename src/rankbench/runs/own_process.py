@@ -12,17 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
+from rankbench.errors import InUse, RequestError, RunFailed
 from rankbench.records import record as records
-from rankbench.system import gpus
-from rankbench.settings.run import Run
-from rankbench.settings.identity import settings
-from rankbench.errors import InUse
-from rankbench.system.progress import speak
-from rankbench.errors import RunFailed
 from rankbench.runs.life import execute as here
-from rankbench.errors import RequestError
+from rankbench.settings.compose import of_record
+from rankbench.settings.identity import settings
+from rankbench.settings.run import Run
+from rankbench.system import gpus
+from rankbench.system.progress import speak
 
 log = logging.getLogger("rankbench")
 
@@ -66,8 +63,7 @@ def _failure(status: int, said: Path, record: dict[str, Any] | None) -> Exceptio
 
 def main() -> None:
     """The other process: settings come as JSON on stdin; exit statuses are the command line's."""
-    run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Run), json.load(sys.stdin)))
-    assert isinstance(run, Run)
+    run = of_record(json.load(sys.stdin))
     try:
         here(run)
     except RequestError as error:

@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rankbench.settings.run import Log, Run
+from rankbench.settings.log import Log
+from rankbench.settings.run import Run
 from rankbench.system.network import look_for_key, reachable
 
 log = logging.getLogger("rankbench")

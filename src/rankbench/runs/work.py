@@ -12,15 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rankbench.models import device
-from rankbench.system import processes
-from rankbench.models import sharding
+from rankbench.errors import RequestError
+from rankbench.models import device, sharding
+from rankbench.settings.identity import identity
 from rankbench.settings.metrics import GENERATED
 from rankbench.settings.run import Run
-from rankbench.settings.identity import identity
+from rankbench.system import processes
 from rankbench.system.files import replace_folder, write_atomic
 from rankbench.system.memo import Last
-from rankbench.errors import RequestError
 
 log = logging.getLogger("rankbench")
 
@@ -34,9 +33,9 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
     from accelerate.state import AcceleratorState
 
     from rankbench import methods
-    from rankbench.models import backbone
+    from rankbench.models import backbone, quantization
     from rankbench.scoring import evaluation
-    from rankbench.models import quantization
+    from rankbench.shipping import loading
     from rankbench.training import loop
 
     AcceleratorState._reset_state(True)  # a run before this one in the same process may have had another precision
@@ -52,13 +51,15 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
     storage = quantization.storage(run.quantization, precision, quantization.CPU if over else accelerator.device)
     with processes.in_turn() if split == "FSDP" else contextlib.nullcontext():  # DeepSpeed splits with all at once
         body = backbone.load(run.model, loaded.num_labels, run.task.regression, run.seed, storage)
+        if run.adapter.begins_with is not None:
+            loading.begin_from(run, body.model)
         adapter = methods.attach(run, body.model)
         if over:
             sharding.shard(body.model, adapter.trained().values(), over, split)
     encoded, validation, responses = _encode(run, loaded, body)
     pad_id = body.tokenizer.pad_token_id
     _check_chosen(run, adapter.family)
-    chosen = [m for m in adapter.family if run.evaluates(m.rank, m.depth)]
+    chosen = [m for m in adapter.family if run.evaluate.measures(m.rank, m.depth)]
     log.info(
         "train %d examples, score %d; %s parameters trained of %s",
         *(encoded.examples.sum(), sum(map(len, validation))),
@@ -77,8 +78,12 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
             responses=responses,
         )
 
+    def values(model: Any) -> list[dict[str, Any]]:
+        places = [({"rank": s.submodel.rank, "depth": s.submodel.depth}, s.metrics) for s in measure(model)]
+        return [{**place, "metric": name, "value": value} for place, found in places for name, value in found.items()]
+
     device.forget_peak_memory(accelerator.device.type)
-    model, past = loop.train(run, adapter, encoded, pad_id, accelerator, folder / "checkpoints", measure, tracker.loss)
+    model, past = loop.train(run, adapter, encoded, pad_id, accelerator, folder / "checkpoints", values, tracker.loss)
     pruning = adapter.finish()
     log.info("measure %d sub-models", len(chosen))
     scores = measure(model)
@@ -131,10 +136,10 @@ def _forecast(run: Run) -> dict[str, int] | None:
 
 def _encode(run: Run, loaded: Any, body: Any) -> tuple[Any, list[Any], Any]:
     """The training split, the splits to score, and for a language model how it answers."""
-    from rankbench.models import backbone
     from rankbench.methods import objective
-    from rankbench.tasks.encoding import encode, encode_responses, packed
+    from rankbench.models import backbone
     from rankbench.scoring.evaluation import Responses
+    from rankbench.tasks.encoding import encode, encode_responses, packed
     from rankbench.tasks.token_cache import Kept
 
     limit = min(run.task.max_length, backbone.longest(body))

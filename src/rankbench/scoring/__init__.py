@@ -1,1 +1,1 @@
-"""TODO."""
+"""Measuring: trained sub-models and encoded rows enter, predictions, values and generated responses leave."""

@@ -20,7 +20,8 @@ from rankbench.scoring.generation import generate
 from rankbench.settings.metrics import GENERATED
 from rankbench.system import processes
 from rankbench.tasks.encoding import IGNORED, Encoded, collate, sorted_batches
-from rankbench.tasks.metrics import answered, score
+from rankbench.tasks.metrics import score
+from rankbench.tasks.metrics.text import answered
 
 # Stack ranks while a forward stays below this many tokens: small forwards are bound by overhead, large ones by
 # arithmetic, where stacking gains nothing. benchmarks/evaluation.py measures both sides.

@@ -1,31 +1,39 @@
-"""The metrics by name: what each scores and how people read it. What computes them is in `tasks.metrics`."""
+"""The metrics by name: what each scores and how people read it. What computes them is in `tasks.metrics`.
+
+A metric of another package comes by an entry point of the group `rankbench.metrics`: its name, and a `Measure`.
+"""
 
 from __future__ import annotations
 
+import re
+import string
 from dataclasses import dataclass
+
+from rankbench.settings.outside import installed
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What a metric scores, what it is multiplied by where people read it, and whether more is better."""
+    """What a metric scores, what computes it, what people read it multiplied by, and whether more is better."""
 
     kind: str
+    implementation: str  # an `evaluate.Metric`, as `module:Class`
     times: int = 100
     rises: bool = True
 
 
-METRICS = {
-    "accuracy": Measure("classification"),
-    "f1": Measure("classification"),
-    "matthews_correlation": Measure("classification"),
-    "pearson": Measure("regression"),
-    "spearman": Measure("regression"),
-    "exact_match": Measure("causal_lm"),
-    "exact_match_normalized": Measure("causal_lm"),
-    "bleu_sacre": Measure("causal_lm"),
-    "loss": Measure("causal_lm", times=1, rises=False),
-    "perplexity": Measure("causal_lm", times=1, rises=False),
-}
+METRICS: dict[str, Measure] = {
+    "accuracy": Measure("classification", "rankbench.tasks.metrics.classification:Accuracy"),
+    "f1": Measure("classification", "rankbench.tasks.metrics.classification:F1"),
+    "matthews_correlation": Measure("classification", "rankbench.tasks.metrics.classification:MatthewsCorrelation"),
+    "pearson": Measure("regression", "rankbench.tasks.metrics.regression:Pearson"),
+    "spearman": Measure("regression", "rankbench.tasks.metrics.regression:Spearman"),
+    "exact_match": Measure("causal_lm", "rankbench.tasks.metrics.text:ExactMatch"),
+    "exact_match_normalized": Measure("causal_lm", "rankbench.tasks.metrics.text:ExactMatchNormalized"),
+    "bleu_sacre": Measure("causal_lm", "rankbench.tasks.metrics.text:BleuSacre"),
+    "loss": Measure("causal_lm", "rankbench.tasks.metrics.language_model:Loss", times=1, rises=False),
+    "perplexity": Measure("causal_lm", "rankbench.tasks.metrics.language_model:Perplexity", times=1, rises=False),
+} | installed("rankbench.metrics", Measure)
 
 
 def times(metric: str) -> int:
@@ -58,3 +66,10 @@ BLEU_COUNTS = (  # columns of predictions.parquet: what a response adds to the c
     "bleu_length",
     "bleu_reference_length",
 )
+_PUNCTUATION = frozenset(string.punctuation + "‘’´`")
+
+
+def normalized(text: str) -> str:
+    """The text in lower case without punctuation, articles and extra spaces (TriviaQA's evaluation)."""
+    letters = "".join(" " if c in _PUNCTUATION else c for c in text.lower().replace("_", " "))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", letters).split())

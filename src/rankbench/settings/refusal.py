@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
 from rankbench.errors import RequestError
+from rankbench.settings.compose import KINDS
+from rankbench.settings.methods import Method
 from rankbench.settings.run import Run
+from rankbench.settings.samplers import Sampler
+
+BARE = {"adapter": Method.__name__, "sampler": Sampler.__name__}  # what a YAML without settings leaves
 
 
 def explain(error: Exception, words: list[str], conf: Path) -> str:
@@ -31,6 +37,8 @@ def explain(error: Exception, words: list[str], conf: Path) -> str:
             return needs
         known = error.options or [p.stem for p in sorted((conf / group).glob("*.yaml"))]
         return f"{group}={choice}: no such choice{near(choice, known)}; choose from {', '.join(known)}"
+    if found := re.search(r"Key '([^']+)' not in '(\w+)'\s+full_key: (adapter|sampler)\.\w+", text):
+        return _not_its_own(found[3], found[1], found[2], text)
     if found := re.search(r"Could not override '([^']+)'", text):
         groups = [p.name for p in conf.iterdir() if p.is_dir()]
         return f"{found[1]}: no such setting{near(found[1], [*groups, *_keys()])}; see rankbench --cfg job"
@@ -42,6 +50,20 @@ def explain(error: Exception, words: list[str], conf: Path) -> str:
     if found := re.search(r"Could not override '?([^'.\n]+)'?\.\s*No match in the defaults list", text):
         return f"{found[1]}: no such group{near(found[1], [p.name for p in conf.iterdir() if p.is_dir()])}"
     return " ".join(text.split())
+
+
+def _not_its_own(group: str, key: str, kind: str, text: str) -> str:
+    """A setting that the chosen method or sampler, of class `kind`, has not: who has it, or what it has itself."""
+    own = {name: [setting.name for setting in fields(known)] for name, known in KINDS[group].items()}
+    chosen = next((name for name, known in KINDS[group].items() if known.__name__ == kind), "")
+    if kind == BARE[group]:
+        return f"{group}: its YAML names no settings; begin it with defaults: [/settings/{group}@{group}: NAME]"
+    setter = f" (which {found[1].replace('/', '=')} sets)" if (found := re.search(r"In '([\w/]+)':", text)) else ""
+    if having := [name for name in own if key in own[name]]:
+        have = f"{group}={', '.join(having)} {'have' if having[1:] else 'has'} it"
+        return f"{group}.{key}: {group}={chosen} has no setting {key}{setter}; {have}"
+    mine = own[chosen]
+    return f"{group}.{key}: no such setting{near(key, mine)}; {group}={chosen} has {', '.join(mine)}"
 
 
 def _needs(launcher: str, conf: Path) -> str | None:
@@ -77,4 +99,5 @@ def _keys() -> list[str]:
                 yield prefix + str(key)
 
     schema = OmegaConf.structured(Run)
-    return list(walk(schema, ""))
+    groups = [f"{group}.{s.name}" for group, kinds in KINDS.items() for kind in kinds.values() for s in fields(kind)]
+    return list(dict.fromkeys([*walk(schema, ""), *groups]))

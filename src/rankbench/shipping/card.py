@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rankbench.records.finished import Finished, ranks_in_words
 from rankbench.settings.metrics import times
@@ -126,7 +127,8 @@ def _adapter_sentence(found: Finished, made: Made) -> str:
     method = {"lora": "LoRA", "dylora": "DyLoRA", "qdylora": "QDyLoRA", "dylora_late": "DyLoRA"}.get(
         found.run.adapter.name, found.run.adapter.name
     )
-    targets, largest = found.run.adapter.target_modules, found.note["r"]
+    settings: Any = found.run.adapter  # of a LoRA, whatever its method
+    targets, largest = settings.target_modules, found.note["r"]
     where = targets if isinstance(targets, str) else ", ".join(targets)
     adds = f"it adds s B A x to the output of {where}"
     if made.ranks:
@@ -160,7 +162,8 @@ def _layers_sentence(found: Finished, made: Made, method: str, adds: str) -> str
             f"largest singular values of all layers together, {size}. So the layers have ranks {ranks}; {adds}, with "
             "s = 1."
         )
-    alpha = found.run.adapter.lora_alpha
+    settings: Any = found.run.adapter
+    alpha = settings.lora_alpha
     scale = {"alpha_over_b": f"{alpha:g} / b", "alpha_over_sqrt_b": f"{alpha:g} / sqrt(b)"}
     trained = scale.get(found.note["scale"], f"{alpha / found.note['r']:g}")
     part = "the closest product of rank b to its whole update (SVD)" if made.svd else "its first b rows and columns"
@@ -341,14 +344,16 @@ def _storage(run: Run) -> str:
 def _history(found: Finished) -> str:
     """The command, the settings that matter, the data and the versions."""
     run, environment = found.run, found.record["environment"]
-    adapter, train, data = run.adapter, run.train, found.record.get("data") or {}
+    adapter: Any = run.adapter
+    train, data = run.train, found.record.get("data") or {}
+    update = f", update {adapter.update.value}" if hasattr(adapter, "update") else ""
     length = f"{train.max_steps} steps" if train.max_steps else f"{train.epochs} epochs"
     batch = f"batches of {train.batch_size}"
     if train.gradient_accumulation_steps > 1:
         batch += f" x {train.gradient_accumulation_steps}"
     rows = [
         ("task", run.task.name),
-        ("method", f"{adapter.name}, update {adapter.update.value}, sampler {run.sampler.name}"),
+        ("method", f"{adapter.name}{update}, sampler {run.sampler.name}"),
         ("training", f"{length}, {batch}, learning rate {train.learning_rate:g}, {train.schedule.value} schedule"),
         ("seed", run.seed),
         ("precision", f"{environment['precision']} ({environment.get('precision_reason', 'not said')})"),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankbench.errors import RequestError
 from rankbench.records.finished import Finished, exit_of, finished, refuse_rank
-from rankbench.settings.run import Model
+from rankbench.settings.model import Model
 from rankbench.settings.sources import fetch, locate
 from rankbench.shipping.card import Made, card, one_line, title
 from rankbench.shipping.finished_adapter import Base, base_of, cut, global_cut, head_width

@@ -17,7 +17,7 @@ from rankbench.models import backbone
 from rankbench.models.backbone import Backbone
 from rankbench.scoring import evaluation
 from rankbench.settings.metrics import GENERATED, MATCHES
-from rankbench.settings.run import Task
+from rankbench.settings.task import Task
 from rankbench.tables import stats
 from rankbench.tasks.encoding import Encoded, collate, sorted_batches
 

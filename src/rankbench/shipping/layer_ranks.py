@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from rankbench.errors import RequestError
 from rankbench.records.finished import Finished, finished, ranks_in_words
-from rankbench.settings.checks import DYLORA
+from rankbench.settings.methods import METHODS
 from rankbench.settings.metrics import times
 from rankbench.shipping.finished_adapter import base_of, cut
 from rankbench.system.progress import Progress, quiet_libraries, speak
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rankbench")
 
-METHODS = ("lora", *DYLORA)
+CUTTABLE = tuple(name for name, kind in METHODS.items() if kind.cuttable)
 LEAST = 4  # rows: two to choose by, and two to tell a difference from noise
 
 
@@ -145,10 +145,10 @@ def choose(found: Finished, rank: int, svd: bool = False, seed: int = 0, example
 def _order(found: Finished, rank: int, svd: bool) -> bool:
     """Whether components are ordered by SVD. Raises RequestError where the run has no rank `rank` to compare with."""
     method = found.note["method"]
-    if method not in METHODS:
+    if method not in CUTTABLE:
         raise RequestError(
             f"{found.folder} is of adapter={method}, which has no ranks to choose by layer; give a run of "
-            f"adapter={', '.join(METHODS[:-1])} or {METHODS[-1]}"
+            f"adapter={', '.join(CUTTABLE[:-1])} or {CUTTABLE[-1]}"
         )
     trained = sorted(found.note["trained_ranks"])
     if not 1 <= rank <= trained[-1]:

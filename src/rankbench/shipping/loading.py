@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rankbench.errors import RequestError
 from rankbench.records.finished import Finished, exit_of, finished, refuse_rank
 from rankbench.settings.identity import start_folder
-from rankbench.settings.run import Model, Run
+from rankbench.settings.model import Model
+from rankbench.settings.run import Run
 from rankbench.settings.sources import Source, fingerprint, locate
 from rankbench.shipping.finished_adapter import cut, head_width
 from rankbench.system.progress import quiet_libraries
@@ -110,8 +111,8 @@ def _with_heads(found: Finished) -> tuple[Any, Stack]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from rankbench.methods.early_exit import heads_over
     from rankbench.methods.layer_stack import Stack
-    from rankbench.methods.sorted_ft import heads_over
     from rankbench.models import backbone
 
     try:
@@ -121,7 +122,7 @@ def _with_heads(found: Finished) -> tuple[Any, Stack]:
     except (OSError, ValueError, IndexError, StopIteration, SafetensorError) as error:
         raise RequestError(f"{found.adapter} is damaged ({error}); run it again with fresh=true") from error
     labels = None if found.run.task.kind == "causal_lm" else width
-    if found.run.adapter.start_from is None:
+    if found.run.adapter.begins_with is None:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             body = backbone.load(same_backbone(found), labels, found.run.task.regression, found.run.seed)
         model: Any = body.model
@@ -151,6 +152,20 @@ def start_of(run: Run, note: dict[str, Any] | None = None) -> Any:
         raise RequestError(f"{folder} holds other weights than the heads were trained over; train them again")
     earlier: Any = load(folder)
     return earlier.merge_and_unload() if isinstance(earlier, PeftModel) else multiply_out(earlier)
+
+
+def begin_from(run: Run, model: torch.nn.Module) -> None:
+    """Give the model the weights that an earlier run ended with, the one that `adapter.start_from` names.
+
+    Raises RequestError where they do not fit.
+    """
+    try:
+        model.load_state_dict(start_of(run).to(next(model.parameters()).device).state_dict())
+    except RuntimeError as error:
+        raise RequestError(
+            f"adapter.start_from={run.adapter.begins_with} does not fit model={run.model.name} and "
+            f"task={run.task.name} ({str(error).splitlines()[-1].strip()}); start from a run of the same two"
+        ) from error
 
 
 def same_backbone(found: Finished) -> Model:
@@ -203,7 +218,8 @@ def of_all_ranks(found: Finished, adapter: Adapter) -> tuple[DyLora, Backbone]:
     from rankbench.methods.lora import DyLora
 
     alpha = float(adapter.config["lora_alpha"])  # a prefix of a plain LoRA has another
-    sized = dataclasses.replace(found.run.adapter, r=adapter.rank, lora_alpha=alpha)
+    method: Any = found.run.adapter
+    sized = dataclasses.replace(method, r=adapter.rank, lora_alpha=alpha)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         body, device = _body(found, head_width(found, adapter), as_stored=True, layers=None)
         tuning = methods.attach(dataclasses.replace(found.run, adapter=sized), body.model)

@@ -23,8 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rankbench import errors
 from rankbench.errors import RequestError, RunFailed
 from rankbench.records import lock
-from rankbench.settings.checks import build
-from rankbench.settings.run import Log, Run
+from rankbench.settings.compose import build
+from rankbench.settings.log import Log
+from rankbench.settings.run import Run
 from rankbench.sweeps import summary
 from rankbench.sweeps.status import Listed, apart_by, of_sweep, standing, table
 from rankbench.system import slurm, stopping

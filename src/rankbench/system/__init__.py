@@ -1,1 +1,1 @@
-"""TODO."""
+"""Files, seeds, processes, signals, progress, GPUs and Slurm's commands: nothing here knows of ranks."""

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rankbench.settings.identity import LATER, VOLATILE
+from rankbench.settings.compose import NEUTRAL
+from rankbench.settings.identity import ONCE_SHARED, VOLATILE
 
 
 def labels(
@@ -59,10 +60,14 @@ def _start(record: dict[str, Any], by_id: dict[str, dict[str, Any]]) -> dict[str
 
 
 def _whole(config: dict[str, Any]) -> dict[str, Any]:
-    """A run's settings, those that came after it at the value that means what was before them."""
-    return {key: json.dumps(value) if isinstance(value, list) else value for key, value in LATER.items()} | _flatten(
-        config
-    )
+    """A run's settings by dotted keys; those that it lacks at the value that means what was before them."""
+    shared = {f"{group}.{key}": value for group, once in ONCE_SHARED.items() for key, value in once.items()}
+    lacking = NEUTRAL | shared | {"adapter.target_modules": config["model"].get("target_modules")}
+    return {key: _word(value) for key, value in lacking.items()} | _flatten(config)
+
+
+def _word(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list) else value
 
 
 def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -71,7 +76,7 @@ def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = json.dumps(value) if isinstance(value, list) else value
+            flat[prefix + key] = _word(value)
     return flat
 
 

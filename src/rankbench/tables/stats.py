@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import stats as scipy_stats
 
 from rankbench.errors import RequestError
-from rankbench.settings.metrics import BLEU_COUNTS, MATCHES, METRICS
+from rankbench.settings.metrics import BLEU_COUNTS, MATCHES, METRICS, normalized
 from rankbench.system.seeds import generator
 
 Reals = npt.NDArray[np.float64]
@@ -84,8 +84,6 @@ def right(metric: str, predictions: npt.ArrayLike, references: npt.ArrayLike) ->
     """Which predictions (k, n) are right, for a metric of `SHARES`; references (n,) are labels or accepted texts."""
     made, wanted = np.asarray(predictions), np.asarray(references)
     if metric == "exact_match_normalized":
-        from rankbench.tasks.metrics import normalized  # the libraries behind it take seconds to load
-
         normal = np.frompyfunc(normalized, 1, 1)
         return np.asarray((normal(made) == normal(wanted)) & (made != ""), dtype=bool)
     return np.asarray(made == wanted, dtype=bool)
@@ -118,8 +116,12 @@ def sums(metric: str, columns: Mapping[str, Any], references: npt.ArrayLike) -> 
         found = _bleu(np.stack(made))
     elif metric in LOSSES:
         found = _losses(made[0], made[1], LOSSES[metric])
-    else:
+    elif metric in OTHERS:
         found = OTHERS[metric](made[0], wanted)
+    else:
+        raise RequestError(
+            f"{metric} is another package's, and its noise over examples is not known; choose another metric"
+        )
     result = Sums(*found, METRICS[metric].rises)
     if not np.isfinite(result.whole()).all():
         raise RequestError(f"{metric} is not finite for every sub-model; compare by loss")

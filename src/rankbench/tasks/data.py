@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankbench.errors import RequestError
-from rankbench.settings.run import Task
 from rankbench.settings.sources import Source, fetch, locate
+from rankbench.settings.task import Task
 from rankbench.system.files import sha256
 from rankbench.system.memo import Last
 from rankbench.system.seeds import generator

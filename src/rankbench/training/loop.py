@@ -17,8 +17,8 @@ import torch
 from accelerate import Accelerator
 
 from rankbench.methods import FineTuning
-from rankbench.scoring.evaluation import Score
-from rankbench.settings.run import Optimizer, Run, Schedule, Train, Update
+from rankbench.settings.run import Run
+from rankbench.settings.train import Optimizer, Schedule, Train
 from rankbench.system import processes, seeds, stopping
 from rankbench.system.progress import Progress
 from rankbench.tasks.encoding import Encoded, collate, epoch_batches
@@ -107,7 +107,7 @@ def make_optimizer(
             return PagedAdamW32bit(groups, lr=run.train.learning_rate)
         log.info("optimizer: AdamW, since only a GPU pages memory out")
     # The fused kernel wants contiguous tensors; frozen_strict's columns are strided views.
-    fused = run.adapter.update is not Update.frozen_strict
+    fused = all(t.is_contiguous() for t in tensors)
     return torch.optim.AdamW(groups, lr=run.train.learning_rate, fused=fused)
 
 
@@ -118,12 +118,13 @@ def train(
     pad_id: int,
     accelerator: Accelerator,
     folder: Path,
-    measure: Callable[[Any], list[Score]],
+    measure: Callable[[Any], list[dict[str, Any]]],
     observe: Callable[[dict[str, Any]], None] = lambda entry: None,
 ) -> tuple[Any, Progression]:
     """Train to the last step, from the newest good checkpoint under `folder` if there is one.
 
-    Returns the prepared model and what happened. `measure(model)` is the periodic evaluation, `observe(entry)` sees
+    Returns the prepared model and what happened. `measure(model)` is the periodic evaluation: values,
+    each with its rank, depth and metric. `observe(entry)` sees
     each entry of `losses`, a checkpoint's first. Raises TrainingError when the loss is not finite or fp16 keeps
     overflowing, and Stopped, after a checkpoint, when a signal asks for that.
     """
@@ -143,7 +144,7 @@ def train(
     progress = Progress(plan.steps, past.step, folder / "progress.json")
     began = time.perf_counter() - past.seconds
     recent = torch.tensor(past.pending_loss if processes.first() else 0.0, device=accelerator.device)
-    turns = {max(1, round(share * plan.steps)) for share in run.adapter.reorder_at}
+    turns = {max(1, round(share * plan.steps)) for share in adapter.reorder_at}
     skipped = 0
     adapter.model.train()
     stopping.hold()
@@ -153,11 +154,11 @@ def train(
             if not group.get("constant"):
                 group["lr"] = settings.learning_rate * factor
         torch.manual_seed(seeds.integer(run.seed, f"dropout{processes.place() or ''}", step))
-        alone: Draw = ((adapter.family[-1], 1.0),) if step < run.sampler.whole_first * plan.steps else ()
+        alone: Draw = ((adapter.family[-1], 1.0),) if step < run.sampler.share_alone * plan.steps else ()
         for place, (rows, share) in enumerate(plan.micro_batches(step)):
             mine, share = _part(plan, rows, share)
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in collate(data, mine, pad_id).items()}
-            if run.sampler.per_row and not alone:
+            if run.sampler.draws_rows and not alone:
                 each = draw_rows(run.sampler, adapter.family, run.seed, step, len(rows), place)
                 its = [each[i] for i in processes.own(np.arange(len(rows)))] or each[:1]
                 recent += adapter.accumulate_rows(model, batch, its, share, accelerator.backward)
@@ -205,8 +206,7 @@ def train(
             observe(past.losses[-1])
             progress.show(past.step, mean, submodel, past.examples / past.seconds)
         if settings.eval_steps and past.step % settings.eval_steps == 0 and not last:
-            for score in measure(model):
-                past.evaluations += _rows(past.step, score)
+            past.evaluations += [{"step": past.step, **value} for value in measure(model)]
             began = time.perf_counter() - past.seconds  # evaluation is not training time
         stop = processes.one_of(stopping.asked())
         if last or stop or past.step % settings.checkpoint_steps == 0:
@@ -247,11 +247,6 @@ def metrics_csv(past: Progression) -> str:
         rows.append((entry["step"], [entry["step"], "validation", rank, depth, entry["metric"], entry["value"]]))
     writer.writerows(row for _, row in sorted(rows, key=lambda r: r[0]))
     return out.getvalue()
-
-
-def _rows(step: int, score: Score) -> list[dict[str, Any]]:
-    place = {"step": step, "rank": score.submodel.rank, "depth": score.submodel.depth}
-    return [{**place, "metric": metric, "value": value} for metric, value in score.metrics.items()]
 
 
 def _checkpoint_activations(adapter: FineTuning) -> None:

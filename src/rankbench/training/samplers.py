@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from rankbench.methods.submodel import Submodel
-from rankbench.settings.run import Sampler
+from rankbench.settings.outside import load
+from rankbench.settings.samplers.base import OverExits, OverRanks, Sampler
+from rankbench.settings.samplers.geometric import Geometric
+from rankbench.settings.samplers.sandwich import Sandwich
 from rankbench.system.seeds import generator
 
 Draw = tuple[tuple[Submodel, float], ...]
@@ -17,7 +20,8 @@ Draw = tuple[tuple[Submodel, float], ...]
 
 def candidates(sampler: Sampler, family: Sequence[Submodel]) -> list[Submodel]:
     """The members that may be drawn: the family, or those of the ranks that the sampler names."""
-    return [m for m in family if sampler.ranks is None or m.rank in sampler.ranks]
+    ranks = sampler.ranks if isinstance(sampler, OverRanks) else None
+    return [m for m in family if ranks is None or m.rank in ranks]
 
 
 def probabilities(sampler: Sampler, members: Sequence[Submodel]) -> npt.NDArray[np.float64]:
@@ -25,13 +29,13 @@ def probabilities(sampler: Sampler, members: Sequence[Submodel]) -> npt.NDArray[
 
     A sandwich is the largest as often as all others together.
     """
-    if sampler.name == "geometric":
+    if isinstance(sampler, Geometric):
         weights = np.array([math.exp(((m.rank or 1) - 1) * math.log1p(-sampler.p)) for m in members])
-    elif sampler.name == "sandwich":
+    elif isinstance(sampler, Sandwich):
         weights = np.array([1.0] * (len(members) - 1) + [max(1, len(members) - 1)])
     else:
         weights = np.ones(len(members))
-    if sampler.exit_weights is not None:
+    if isinstance(sampler, OverExits) and sampler.exit_weights is not None:
         depths = sorted({m.depth for m in members if m.depth is not None})
         by_depth = dict(zip(depths, sampler.exit_weights, strict=True))
         weights *= [by_depth[m.depth] for m in members if m.depth is not None]
@@ -46,8 +50,9 @@ def draw(sampler: Sampler, family: Sequence[Submodel], seed: int, step: int, mic
     pure function: the same on every process and after every resume. The family is ordered small to large.
     """
     members = candidates(sampler, family)
-    own = f"/{micro_batch}" if sampler.per_micro_batch and micro_batch else ""
-    return _DRAWS[sampler.name](sampler, members, generator(seed, f"sampler{own}", step).random())
+    own = f"/{micro_batch}" if sampler.draws_micro_batches and micro_batch else ""
+    drawn: Draw = load(sampler.implementation)(sampler, members, generator(seed, f"sampler{own}", step).random())
+    return drawn
 
 
 def draw_rows(
@@ -64,36 +69,31 @@ def draw_rows(
     return [members[min(i, len(members) - 1)] for i in random.permutation(chosen)]
 
 
-def _fixed(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+def fixed(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+    """The largest member."""
     return ((members[-1], 1.0),)
 
 
-def _one(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+def one(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+    """One member, as often as its probability says."""
     index = int(np.searchsorted(np.cumsum(probabilities(sampler, members)), u, side="right"))
     return ((members[min(index, len(members) - 1)], 1.0),)
 
 
-def _all(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+def every(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+    """Every member, its probability its weight."""
     return tuple(zip(members, map(float, probabilities(sampler, members)), strict=True))
 
 
-def _exits(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+def exits_of_a_rank(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+    """Every exit of one drawn rank."""
     ranks = list(dict.fromkeys(m.rank for m in members))
     rank = ranks[int(u * len(ranks))]
-    return _all(sampler, [m for m in members if m.rank == rank], u)
+    return every(sampler, [m for m in members if m.rank == rank], u)
 
 
-def _sandwich(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+def sandwich(sampler: Sampler, members: list[Submodel], u: float) -> Draw:
+    """The largest and one of the others, half the weight each."""
     if len(members) == 1:
         return ((members[0], 1.0),)
     return ((members[-1], 0.5), (members[int(u * (len(members) - 1))], 0.5))
-
-
-_DRAWS: dict[str, Callable[[Sampler, list[Submodel], float], Draw]] = {
-    "fixed": _fixed,
-    "uniform": _one,
-    "geometric": _one,
-    "all": _all,
-    "exits": _exits,
-    "sandwich": _sandwich,
-}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rankbench.settings.checks import CUTS, DYLORA
+from rankbench.settings.evaluate import CUTS
+from rankbench.settings.methods import DYLORA
 from rankbench.settings.metrics import rises, times, unit
 from rankbench.tables import stats
 from rankbench.tables.comparisons.curves import SEARCH, Curve, Curves

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from rankbench.errors import RequestError
 from rankbench.records.record import Paths, load_records
-from rankbench.settings.checks import DYLORA
+from rankbench.settings.methods import DYLORA
 from rankbench.settings.metrics import rises, times, unit
 from rankbench.tables import labels, plots
 from rankbench.tables.comparisons import published

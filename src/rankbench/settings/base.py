@@ -1,0 +1,34 @@
+"""What the settings of every group share: refusing, and settings that came after the first records."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import field
+from typing import Any
+
+from rankbench.errors import RequestError
+
+_DEFAULT = object()
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise RequestError with the message unless the condition holds."""
+    if not condition:
+        raise RequestError(message)
+
+
+def finite(number: float) -> bool:
+    """Whether a number is above 0 and finite."""
+    return 0 < number < math.inf
+
+
+def added(default: Any, *, neutral: Any = _DEFAULT) -> Any:
+    """A setting that earlier records lack: at its `neutral` value a run is what it was before there was the setting.
+
+    So a run whose setting is neutral keeps its folder, and a record without it is read as if it were neutral.
+    The neutral value is the first default; whoever changes the default keeps it: `added(new, neutral=old)`.
+    """
+    told = {"neutral": default if neutral is _DEFAULT else neutral}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=told)
+    return field(default=default, metadata=told)

@@ -1,0 +1,99 @@
+"""From words and YAML, or from a record, to a checked `Run`: the only place that knows of Hydra's composition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from rankbench.errors import RequestError
+from rankbench.settings.identity import ONCE_SHARED, plain
+from rankbench.settings.methods import METHODS
+from rankbench.settings.outside import conf_folders
+from rankbench.settings.run import Run
+from rankbench.settings.samplers import SAMPLERS
+from rankbench.system import gpus
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
+KINDS: dict[str, dict[str, Any]] = {"adapter": dict(METHODS), "sampler": dict(SAMPLERS)}
+NEUTRAL: dict[str, Any] = {
+    f"{group.name}.{setting.name}": plain(setting.metadata["neutral"])
+    for group in fields(Run)
+    for kind in KINDS.get(group.name, {group.name: type(getattr(Run(), group.name))}).values()
+    for setting in (fields(kind) if is_dataclass(kind) else ())
+    if "neutral" in setting.metadata
+}
+"""Every setting that came after the first records, whoever's it is, with the value that means what was before it."""
+
+OmegaConf.register_new_resolver("rankbench.at_once", gpus.at_once, replace=True)
+OmegaConf.register_new_resolver("rankbench.or", lambda chosen, default: chosen or default or 1, replace=True)
+OmegaConf.register_new_resolver(
+    "rankbench.searchpath", lambda: [f"file://{CONF.parent}", *conf_folders()], replace=True
+)
+ConfigStore.instance().store(name="schema", node=Run)
+for _group, _kinds in KINDS.items():
+    for _name, _kind in _kinds.items():
+        ConfigStore.instance().store(group=f"settings/{_group}", name=_name, node=_kind)
+
+
+def build(config: DictConfig) -> Run:
+    """The checked run of a composed config. Raises RequestError."""
+    unknown = sorted(_unknown(config, Run()))
+    if unknown:
+        raise RequestError(f"{', '.join(unknown)}: no such setting; leave it out (see rankbench --cfg job)")
+    try:
+        run = OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        raise RequestError(f"{error.full_key} has no value; give {error.full_key}=...") from error
+    assert isinstance(run, Run)
+    run.check()
+    return run
+
+
+def composed(words: list[str]) -> Run:
+    """The checked run that these overrides ask for."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return build(hydra.compose("config", words))
+
+
+def of_record(config: Mapping[str, Any]) -> Run:
+    """The run whose settings a record holds, unchecked; what came after the record is neutral.
+
+    Raises RequestError for a method or sampler that is not installed; OmegaConf's errors for a setting that is unknown.
+    """
+    schema = OmegaConf.structured(Run)
+    values = dict(config)
+    for group, kinds in KINDS.items():
+        name = values[group]["name"]
+        if name not in kinds:
+            raise RequestError(f"{group}={name} is not installed here; install the package that brings it")
+        schema[group] = OmegaConf.structured(kinds[name])
+        own = {setting.name for setting in fields(kinds[name])}
+        others = {s.name for kind in kinds.values() for s in fields(kind)} | {*ONCE_SHARED[group], "target_modules"}
+        values[group] = {key: value for key, value in values[group].items() if key in own or key not in others}
+    before: dict[str, Any] = {}
+    for key, neutral in NEUTRAL.items():
+        group, _, name = key.partition(".")
+        if name in schema[group]:
+            before.setdefault(group, {})[name] = neutral
+    run = OmegaConf.to_object(OmegaConf.merge(schema, before, values))
+    assert isinstance(run, Run)
+    return run
+
+
+def _unknown(config: DictConfig, schema: Any, prefix: str = "") -> Iterator[str]:
+    """Keys that the schema lacks: `+key=value` puts them there, and nothing would ever read them."""
+    kind = OmegaConf.get_type(config)
+    names = {setting.name for setting in fields(kind if is_dataclass(kind) else schema)}
+    for key in map(str, config):
+        if key not in names:
+            yield prefix + key
+        elif is_dataclass(getattr(schema, key, None)):
+            yield from _unknown(config[key], getattr(schema, key), f"{prefix}{key}.")

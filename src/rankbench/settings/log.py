@@ -1,0 +1,30 @@
+"""Where the record is mirrored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from rankbench.settings.base import require
+
+
+@dataclass
+class Log:
+    """Where the record is mirrored."""
+
+    name: str = MISSING
+    """none, or wandb."""
+    project: str = "rankbench"
+    """The project in Weights & Biases."""
+    entity: str | None = None
+    """The entity (a team or a person) in Weights & Biases."""
+    group: str | None = None
+    """What the runs of a sweep are grouped by (default: the sweep's name)."""
+    mode: str = "auto"
+    """online, offline, or auto: online where there is a key and a network."""
+
+    def check(self) -> None:
+        """Raises RequestError."""
+        require(self.name in ("none", "wandb"), f"log.name={self.name} is not known; choose log=none|wandb")
+        require(self.mode in ("auto", "online", "offline"), f"log.mode={self.mode}: use auto, online or offline")

@@ -1,0 +1,48 @@
+"""Methods, samplers and metrics of other packages, found by their entry points; none of them is imported before."""
+
+from __future__ import annotations
+
+import warnings
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+GROUPS = ("rankbench.methods", "rankbench.samplers", "rankbench.metrics")
+
+
+def installed(group: str, kind: type) -> dict[str, Any]:
+    """The settings that other packages offer under a group, by name; `kind` is what they must be, or a class of it.
+
+    One that cannot be loaded is left out, with a warning that names its package.
+    """
+    found = {}
+    for point in metadata.entry_points(group=group):
+        try:
+            offered = point.load()
+            if not (isinstance(offered, kind) or (isinstance(offered, type) and issubclass(offered, kind))):
+                raise TypeError(f"it is no {kind.__name__}")
+        except Exception as error:  # somebody else's code
+            package = point.dist.name if point.dist else point.value
+            warnings.warn(f"{group}: {point.name} of {package} is left out: {error}", stacklevel=2)
+            continue
+        found[point.name] = offered
+    return found
+
+
+def load(place: str) -> Any:
+    """What `module:name` names."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def conf_folders() -> list[str]:
+    """Where these packages keep their YAML: the folder `conf` beside the module that an entry point names."""
+    folders = []
+    for group in GROUPS:
+        for point in metadata.entry_points(group=group):
+            spec = find_spec(point.module.split(".")[0])
+            for place in (spec.submodule_search_locations or []) if spec else []:
+                if (folder := Path(place) / "conf").is_dir():
+                    folders.append(f"file://{folder}")
+    return list(dict.fromkeys(folders))

