@@ -67,7 +67,19 @@ class Finished:
 
 
 def finished(folder: Path) -> Finished:
-    """The done run in a folder. Raises RequestError when it is not there, not done or not whole."""
+    """The done run in a folder.
+
+    Raises RequestError when it is not there, not done or not whole, or its method is not installed.
+    """
+    record, note = kept(folder)
+    return Finished(folder, record, _settings(folder, record), note)
+
+
+def kept(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The record of the done run in a folder, and what adapter/rankbench.json says, whatever method it was of.
+
+    Raises RequestError when it is not there, not done or not whole.
+    """
     if not folder.is_dir():
         raise RequestError(f"{folder} is no folder; give the folder of a finished run, such as runs/<run_id>")
     record = records.read(folder)
@@ -82,7 +94,6 @@ def finished(folder: Path) -> Finished:
     try:
         if record["schema"] > records.SCHEMA:
             raise RequestError(f"{folder} was written by a newer rankbench (schema {record['schema']}); update")
-        run = _settings(folder, record)
         note = json.loads((folder / "adapter" / "rankbench.json").read_text())
         parts: list[tuple[Any, tuple[str, ...]]]
         parts = [(record, ("run_id", "environment")), (record["environment"], ("precision", "device"))]
@@ -98,7 +109,7 @@ def finished(folder: Path) -> Finished:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise RequestError(f"{folder} is not a whole run ({error!r}); run it again with fresh=true") from error
-    return Finished(folder, record, run, note)
+    return record, note
 
 
 def _settings(folder: Path, record: dict[str, Any]) -> Run:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from rankbench.errors import RequestError
-from rankbench.records.finished import finished
+from rankbench.records.finished import kept
 from rankbench.records.record import load_records, read
 from rankbench.settings.metrics import MATCHES, METRICS, times, unit
 from rankbench.tables import stats
@@ -80,8 +80,7 @@ def _run(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The record, and what adapter/rankbench.json says of what was trained; None where adapter/ was not kept."""
     record = read(folder)
     if record is None or record["status"] != "done" or (folder / "adapter").exists():
-        found = finished(folder)
-        return found.record, found.note
+        return kept(folder)
     return load_records(folder / "record.json")[0], None
 
 
