@@ -26,7 +26,7 @@ def main() -> None:
 
     exits = ",".join(map(str, asked.exits))
     run = subject.run(f"model={asked.model}", "task=instruction", "adapter=sorted_ft", f"adapter.exits=[{exits}]")
-    precision = choose_precision(run)
+    precision = choose_precision(run.train.precision, run.hardware)
     body = backbone.load(run.model, None, False, run.seed)
     adapter = Sorted(run, body.model)
     adapter.model.to(subject.device()).eval()

@@ -54,7 +54,7 @@ def main() -> None:
     heading = f"{source}; {len(split)} sentences, ranks 1..{asked.r}, automatic is {default} tokens"
     text, figures = _figures(timed)
     figures |= {"source": source, "automatic_stack_tokens": default}
-    timing.report(asked, f"{heading}\n\n{text}", figures, choose_precision(run))
+    timing.report(asked, f"{heading}\n\n{text}", figures, choose_precision(run.train.precision, run.hardware))
 
 
 def _sides(measure: Measure, family: Sequence[Submodel], budgets: list[int]) -> dict[str, Callable[[], list[Score]]]:

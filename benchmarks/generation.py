@@ -41,7 +41,7 @@ def main() -> None:
         f"adapter.target_modules={asked.target_modules}",
         f"quantization={asked.quantization}",
     )
-    precision = choose_precision(run)
+    precision = choose_precision(run.train.precision, run.hardware)
     kept = quantization.storage(run.quantization, precision[0], subject.device())
     body = backbone.load(run.model, None, False, run.seed, kept)
     adapter = methods.DyLora(run, body.model)

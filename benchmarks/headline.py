@@ -17,7 +17,7 @@ from rankbench.forecast import step_memory
 from rankbench.methods import objective
 from rankbench.models import backbone, quantization
 from rankbench.models.device import obey
-from rankbench.settings.run import Hardware
+from rankbench.settings.hardware import Hardware
 from rankbench.training.loop import make_optimizer
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     adapter.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     adapter.model.train()
     model = accelerator.prepare(adapter.model)
-    optimizer = accelerator.prepare(make_optimizer(run, adapter.optimized()))
+    optimizer = accelerator.prepare(make_optimizer(run.train, adapter.optimized()))
 
     def step(length: int, place: int) -> None:
         adapter.activate(adapter.family[place])

@@ -38,7 +38,7 @@ def main() -> None:
     steps = f"train.max_steps={asked.steps or 'null'}"
     common = [*chosen, "train.epochs=1", steps, f"train.batch_size={asked.batch}"]
     lora, dylora = subject.run("adapter=lora", *common), subject.run("adapter=dylora", *common)
-    precision = choose_precision(lora)
+    precision = choose_precision(lora.train.precision, lora.hardware)
     read = load(lora.task)
     data, tokenizer = subject.encode(lora, read.train)
     labels = read.num_labels
@@ -84,7 +84,7 @@ def _seeded(run: Run, i: int) -> Run:
 def _accelerator(run: Run) -> Accelerator:
     # Trainer leaves its own state behind; rankbench starts every run from none.
     AcceleratorState._reset_state(True)
-    precision = choose_precision(run)[0]
+    precision = choose_precision(run.train.precision, run.hardware)[0]
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
 
 
@@ -92,7 +92,17 @@ def _rankbench(run: Run, data: Encoded, labels: int, tokenizer: Any, folder: Pat
     gc.collect()
     accelerator = _accelerator(run)
     adapter = methods.attach(run, subject.model(run, labels))
-    return lambda: train(run, adapter, data, tokenizer.pad_token_id, accelerator, folder, measure=lambda model: [])
+    return lambda: train(
+        run.train,
+        run.sampler,
+        run.seed,
+        adapter,
+        data,
+        tokenizer.pad_token_id,
+        accelerator,
+        folder,
+        measure=lambda model: [],
+    )
 
 
 def _bare(run: Run, data: Encoded, labels: int, tokenizer: Any) -> Any:
@@ -101,10 +111,10 @@ def _bare(run: Run, data: Encoded, labels: int, tokenizer: Any) -> Any:
     model = subject.stock_lora(run, labels).train()
     parameters = subject.trained(model)
     plan, device = Plan(data.lengths, run.train, run.seed), subject.device()
-    bf16 = choose_precision(run)[0] == "bf16"
+    bf16 = choose_precision(run.train.precision, run.hardware)[0] == "bf16"
 
     def loop() -> None:
-        optimizer = make_optimizer(run, parameters)
+        optimizer = make_optimizer(run.train, parameters)
         for step in range(plan.steps):
             for group in optimizer.param_groups:
                 group["lr"] = run.train.learning_rate * learning_rate_factor(run.train, step, plan.steps)
@@ -139,7 +149,7 @@ def _trainer(run: Run, rows: list[dict[str, Any]], labels: int, tokenizer: Any, 
         warmup_steps=settings.warmup_ratio,
         optim="adamw_torch_fused",
         train_sampling_strategy=sampling,
-        bf16=choose_precision(run)[0] == "bf16",
+        bf16=choose_precision(run.train.precision, run.hardware)[0] == "bf16",
         use_cpu=subject.device().type == "cpu",
         dataloader_pin_memory=subject.device().type == "cuda",
         logging_strategy="no",

@@ -34,7 +34,7 @@ def main() -> None:
     asked = parser.parse_args()
 
     run = subject.random_run(asked.model, "adapter=qdylora", f"adapter.r={asked.r}")
-    precision = choose_precision(run)
+    precision = choose_precision(run.train.precision, run.hardware)
     accelerator = Accelerator(mixed_precision="no" if precision[0] == "fp32" else precision[0])
     sides = {QLORA: _qlora(run, asked, accelerator), DRAWN: _qdylora(run, asked, accelerator)}
     seconds = timing.alternate(sides, asked.repeats, asked.warmup)
@@ -83,7 +83,7 @@ def _step(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
     wrapped = accelerator.prepare(model)
-    optimizer = accelerator.prepare(make_optimizer(run, tensors))
+    optimizer = accelerator.prepare(make_optimizer(run.train, tensors))
 
     def step(batch: dict[str, torch.Tensor]) -> None:
         accelerator.backward(objective.loss(wrapped, batch))

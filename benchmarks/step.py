@@ -30,7 +30,7 @@ def main() -> None:
     asked = parser.parse_args()
 
     run = subject.run("adapter=dylora", f"adapter.r={asked.r}", f"adapter.lora_alpha={2 * asked.r}")
-    precision = choose_precision(run)
+    precision = choose_precision(run.train.precision, run.hardware)
     bf16 = precision[0] == "bf16"
     sides = {LORA: _lora(run, asked, bf16), DRAWN: _dylora(run, asked, bf16), WHOLE: _dylora(run, asked, bf16, asked.r)}
     seconds = timing.alternate(sides, asked.repeats, asked.warmup)
@@ -43,14 +43,14 @@ def main() -> None:
 
 def _lora(run: Run, asked: argparse.Namespace, bf16: bool) -> timing.Prepare:
     model = subject.stock_lora(run, 2)
-    step = _step(model, make_optimizer(run, subject.trained(model)), bf16)
+    step = _step(model, make_optimizer(run.train, subject.trained(model)), bf16)
     return lambda i: partial(step, _batch(asked, i))
 
 
 def _dylora(run: Run, asked: argparse.Namespace, bf16: bool, rank: int | None = None) -> timing.Prepare:
     """Steps at `rank`, or at the rank that the run's sampler draws for each; the draw is timed too."""
     adapter = methods.DyLora(run, subject.model(run, 2))
-    step = _step(adapter.model, make_optimizer(run, adapter.optimized()), bf16)
+    step = _step(adapter.model, make_optimizer(run.train, adapter.optimized()), bf16)
 
     def act(i: int, batch: dict[str, torch.Tensor]) -> None:
         submodel = draw(run.sampler, adapter.family, run.seed, i)[0][0] if rank is None else Submodel(rank)

@@ -14,6 +14,8 @@ from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone, quantization
 from rankbench.settings.compose import CONF, build
 from rankbench.settings.run import Run
+from rankbench.settings.samplers import Sampler
+from rankbench.settings.train import Train
 from rankbench.tasks.encoding import Encoded
 
 MODELS = ["tiny_bert", "tiny_gpt2", "tiny_llama"]
@@ -34,6 +36,11 @@ def attached(*overrides: str, num_labels: int | None = 2) -> methods.FineTuning:
     randomise(tuning.model)
     tuning.model.eval()
     return tuning
+
+
+def asked(run: Run) -> tuple[Train, Sampler, int]:
+    """What the loop reads of a run."""
+    return run.train, run.sampler, run.seed
 
 
 def randomise(model: torch.nn.Module, seed: int = 1) -> None:

@@ -99,9 +99,9 @@ def plan(words: list[str]) -> None:
 
     asked = composed(words)
     quiet_libraries()
-    from rankbench.forecast import step_memory
+    from rankbench.forecast import plan
 
-    sys.exit(step_memory.report(asked))
+    sys.exit(plan.report(asked))
 
 
 def doctor(words: list[str]) -> None:

@@ -18,8 +18,9 @@ from rankbench.errors import RequestError
 from rankbench.forecast import doctor
 from rankbench.forecast.doctor import GIB, Finding, Gpu, bitsandbytes_line, covers, gpu_line, torch_line
 from rankbench.models.precision import choose_precision
+from rankbench.settings.hardware import Hardware
 from rankbench.settings.quantization import Compute
-from rankbench.settings.run import Hardware, Run
+from rankbench.settings.run import Run
 from rankbench.settings.train import Precision
 
 V100 = Gpu("Tesla V100-SXM2-32GB", (7, 0), 32 * GIB, 31 * GIB)
@@ -224,7 +225,7 @@ def test_the_doctor_and_the_run_agree_on_the_precision(
     run.train.precision, run.hardware = asked, hardware
     found = one(doctor.examine(run), "precision")
     try:
-        picked, _ = choose_precision(run)
+        picked, _ = choose_precision(run.train.precision, run.hardware)
     except RequestError:
         assert found.level == "error"
     else:

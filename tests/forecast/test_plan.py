@@ -49,7 +49,9 @@ def wider(model: str, *overrides: str) -> Run:
 
 def loaded(run: Run) -> torch.nn.Module:
     """The real model of a run, on the CPU."""
-    stored = quantization.storage(run.quantization, step_memory.precision(run)[0], torch.device("cpu"))
+    stored = quantization.storage(
+        run.quantization, step_memory.precision(run.train.precision, run.hardware)[0], torch.device("cpu")
+    )
     labels = None if run.task.kind == "causal_lm" else 2
     return backbone.load(run.model, labels, False, run.seed, stored).model
 
@@ -136,7 +138,7 @@ def test_adapter_gradients_and_optimizer_are_those_of_a_real_step(method, optimi
     added = {k: v for k, v in storages(list(tuning.trained().values())).items() if k not in own}
     tuning.model(**batch(run), labels=torch.zeros(ROWS, dtype=torch.long)).loss.backward()
     gradients = sum(p.grad.numel() * p.grad.element_size() for p in tuning.trained().values())
-    stepper = loop.make_optimizer(run, tuning.optimized())
+    stepper = loop.make_optimizer(run.train, tuning.optimized())
     for group in stepper.param_groups:
         for tensor in group["params"]:  # of frozen_strict every rank at once, as after many steps
             tensor.grad = torch.ones_like(tensor)
@@ -235,7 +237,7 @@ def test_the_peak_is_that_of_real_steps(model, quantization, vocabulary, checkpo
     own = storages(tensors_of(tuning.model))
     if run.train.gradient_checkpointing:
         loop._checkpoint_activations(tuning)
-    optimizer = loop.make_optimizer(run, tuning.optimized())
+    optimizer = loop.make_optimizer(run.train, tuning.optimized())
     inputs = {key: value for key, value in batch(run).items() if key != "use_cache"}
     inputs["labels"] = torch.full((ROWS, LENGTH - 1), 7) if model in CAUSAL else torch.zeros(ROWS, dtype=torch.long)
     with Alive(set(own)) as alive:
@@ -439,10 +441,10 @@ def test_the_headline_fits_a_v100_in_fp16_and_the_plan_says_so(capsys):
 
 def test_a_v100_can_be_planned_for_without_one():
     run = compose_run(*HEADLINE)
-    assert step_memory.precision(run)[0] == "fp32"
+    assert step_memory.precision(run.train.precision, run.hardware)[0] == "fp32"
     assert plan.memory(run) == (32 * GIB, "a V100 has")
     half = compose_run(*HEADLINE, "train.precision=fp16")
-    assert step_memory.precision(half)[0] == "fp16"
+    assert step_memory.precision(half.train.precision, half.hardware)[0] == "fp16"
     assert step_memory.forecast(half).activations < step_memory.forecast(run).activations
 
 

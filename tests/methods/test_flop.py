@@ -335,7 +335,7 @@ def test_a_method_without_gates_trains_as_it_did_without_the_hooks() -> None:
     run = a_run("adapter=dylora")
     tuning = methods.attach(run, backbone.load(run.model, 2, False, 0).model)
     assert (tuning.own_rates(), tuning.penalty(0, 10), tuning.watched(), tuning.finish()) == ([], None, {}, None)
-    groups = loop.make_optimizer(run, tuning.optimized(), tuning.own_rates()).param_groups
+    groups = loop.make_optimizer(run.train, tuning.optimized(), tuning.own_rates()).param_groups
     assert [len(group["params"]) for group in groups] == [9, 1] and not any("constant" in group for group in groups)
 
 

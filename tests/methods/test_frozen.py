@@ -34,7 +34,7 @@ def ranks_moved(tuning, before) -> set[tuple[int, ...]]:
 
 def prepared(*overrides: str):
     tuning = attached("train.weight_decay=0.1", "adapter.r=5", *overrides)
-    optimizer = make_optimizer(tuning.run, tuning.optimized())
+    optimizer = make_optimizer(tuning.run.train, tuning.optimized())
     for rank in (5, 4, 2):  # moments of the other ranks are alive
         one_step(tuning, optimizer, rank)
     return tuning, optimizer
@@ -80,7 +80,7 @@ def test_frozen_grad_masks_gradients_and_adamw_still_moves_other_rows():
 
 def test_full_update_trains_the_prefix_and_sgd_leaves_the_rest():
     tuning = attached("train.optimizer=sgd", "train.weight_decay=0", "adapter.r=5")
-    optimizer = make_optimizer(tuning.run, tuning.optimized())
+    optimizer = make_optimizer(tuning.run.train, tuning.optimized())
     before = state(tuning)
     one_step(tuning, optimizer, B)
     assert ranks_moved(tuning, before) == {(1, 2, 3)}
@@ -96,7 +96,7 @@ def test_full_update_under_adamw_moves_rows_beyond_the_drawn_rank():
 @pytest.mark.parametrize("update", ["full", "frozen_grad", "frozen_strict"])
 def test_the_head_trains_at_every_rank(update):
     tuning = attached(f"adapter.update={update}")
-    optimizer = make_optimizer(tuning.run, tuning.optimized())
+    optimizer = make_optimizer(tuning.run.train, tuning.optimized())
     for rank in (1, 8):
         before = state(tuning)
         one_step(tuning, optimizer, rank)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from tiny import attached, encoded, state
+from tiny import asked, attached, encoded, state
 
 from rankbench.methods.submodel import Submodel
 from rankbench.settings.train import Schedule, Train
@@ -22,7 +22,7 @@ NO_DROPOUT = ["+model.random.hidden_dropout_prob=0", "+model.random.attention_pr
 
 def trained(tmp_path, *overrides, data=DATA, tuning=None, measure=lambda model: []):
     tuning = tuning or attached("train.batch_size=8", "train.max_steps=6", "train.log_steps=1", *overrides)
-    _, past = loop.train(tuning.run, tuning, data, 0, Accelerator(cpu=True), tmp_path, measure)
+    _, past = loop.train(*asked(tuning.run), tuning, data, 0, Accelerator(cpu=True), tmp_path, measure)
     return tuning, past
 
 
@@ -175,7 +175,15 @@ def test_bf16_trains_and_keeps_float32_adapters(tmp_path):
 
     AcceleratorState._reset_state(True)
     _, past = loop.train(
-        tuning.run, tuning, DATA, 0, Accelerator(cpu=True, mixed_precision="bf16"), tmp_path, lambda model: []
+        tuning.run.train,
+        tuning.run.sampler,
+        tuning.run.seed,
+        tuning,
+        DATA,
+        0,
+        Accelerator(cpu=True, mixed_precision="bf16"),
+        tmp_path,
+        lambda model: [],
     )
     AcceleratorState._reset_state(True)
     assert past.step == 3 and all(p.dtype is torch.float32 for p in tuning.trained().values())

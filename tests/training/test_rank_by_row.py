@@ -89,7 +89,17 @@ def test_a_pass_by_rows_has_the_gradient_of_each_row_at_its_own_rank(model, scal
 def trained(tmp_path, *overrides):
     words = ["adapter.r=4", "train.batch_size=8", "train.max_steps=10", "train.log_steps=1", *overrides]
     tuning = attached(*words)
-    _, past = loop.train(tuning.run, tuning, encoded(40), 0, Accelerator(cpu=True), tmp_path, lambda model: [])
+    _, past = loop.train(
+        tuning.run.train,
+        tuning.run.sampler,
+        tuning.run.seed,
+        tuning,
+        encoded(40),
+        0,
+        Accelerator(cpu=True),
+        tmp_path,
+        lambda model: [],
+    )
     return tuning, past
 
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankbench.errors import RequestError
+from rankbench.settings.hardware import Hardware
 from rankbench.settings.log import Log
-from rankbench.settings.run import Hardware, Run
+from rankbench.settings.run import Run
 from rankbench.settings.sources import Source, locate
 from rankbench.system.network import look_for_key, reachable
 

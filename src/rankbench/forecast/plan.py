@@ -20,9 +20,10 @@ from rankbench.forecast import step_memory
 from rankbench.models import quantization
 from rankbench.models.device import V100_MEMORY
 from rankbench.records import record
+from rankbench.settings.hardware import Hardware
 from rankbench.settings.methods.qdylora import QDyLora
 from rankbench.settings.quantization import Compute
-from rankbench.settings.run import Hardware, Run
+from rankbench.settings.run import Run
 from rankbench.settings.sources import locate
 from rankbench.settings.task import Task
 from rankbench.settings.train import Optimizer, Precision
@@ -40,6 +41,12 @@ HOPELESS = (
 )
 
 Change = Callable[[Run], Run]
+
+
+def report(run: Run) -> int:
+    """Print what the run would cost and whether it fits, at most 80 columns wide; 0, whatever the answer."""
+    print("\n".join(lines(run)))
+    return 0
 
 
 def lines(run: Run) -> list[str]:
@@ -194,7 +201,11 @@ def _levers(run: Run, length: int) -> list[list[Change]]:
     def halved(r: Run) -> Run:
         return replace(r, train=replace(r.train, precision=Precision.fp16))
 
-    half = run.quantization.compute_dtype is Compute.auto and _gpu(run) and step_memory.precision(run)[0] == "fp32"
+    half = (
+        run.quantization.compute_dtype is Compute.auto
+        and _gpu(run)
+        and step_memory.precision(run.train.precision, run.hardware)[0] == "fp32"
+    )
     four_bits = run.quantization.name in ("nf4", "fp4") or adapter.trains_every_weight
     rank = getattr(adapter, "r", 0)
     step = 32 if length > 64 else 8
@@ -248,7 +259,7 @@ def _parameters(run: Run, body: step_memory.Anatomy, head: str) -> list[str]:
 
 def _memory(run: Run, body: step_memory.Anatomy, room: int, card: str) -> list[str]:
     """The table of bytes; a line in brackets is not counted."""
-    found, (arithmetic, reason) = step_memory.of(body, run), step_memory.precision(run)
+    found, (arithmetic, reason) = step_memory.of(body, run), step_memory.precision(run.train.precision, run.hardware)
     stored = run.quantization
     weights = (
         f"{stored.name}, {quantization.bits(stored):.2f} bits each; the rest {arithmetic}" if body.quantized else "fp32"

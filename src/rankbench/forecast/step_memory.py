@@ -20,8 +20,9 @@ from transformers.pytorch_utils import Conv1D
 from rankbench import methods
 from rankbench.models import backbone, quantization
 from rankbench.models.precision import choose_precision
+from rankbench.settings.hardware import Hardware
 from rankbench.settings.quantization import Quantization
-from rankbench.settings.run import Hardware, Run
+from rankbench.settings.run import Run
 from rankbench.settings.train import Optimizer, Precision
 
 FLOAT = 4  # bytes
@@ -117,13 +118,13 @@ def of(body: Anatomy, run: Run, rows: int | None = None) -> Forecast:
     return Forecast(*fixed, **here, peak=peak, per_row=more - peak)
 
 
-def precision(run: Run) -> tuple[str, str]:
+def precision(asked: Precision, hardware: Hardware) -> tuple[str, str]:
     """As `models.precision.choose_precision`, but a V100 can be planned for where there is none."""
-    if run.hardware is not Hardware.v100 or torch.cuda.is_available():
-        return choose_precision(run)
-    if run.train.precision is Precision.auto:
+    if hardware is not Hardware.v100 or torch.cuda.is_available():
+        return choose_precision(asked, hardware)
+    if asked is Precision.auto:
         return "fp32", "hardware=v100: a V100 has no bf16, and fp16 is opt-in"
-    return run.train.precision.value, "as asked"
+    return asked.value, "as asked"
 
 
 def anatomy(run: Run) -> Anatomy:
@@ -184,14 +185,6 @@ def saved(forward: Callable[[], Any], model: nn.Module, blocks: Iterable[nn.Modu
     )
 
 
-def report(run: Run) -> int:
-    """Print what the run would cost and whether it fits, at most 80 columns wide; 0, whatever the answer."""
-    from rankbench.forecast import plan
-
-    print("\n".join(plan.lines(run)))
-    return 0
-
-
 class _Product(torch.autograd.Function):
     """The product with a quantized weight, which keeps nothing but that weight for its backward."""
 
@@ -238,7 +231,7 @@ class _Gpu(TorchFunctionMode):
 
 def _dissect(run: Run, config: Any, layers: int) -> Anatomy:
     """The anatomy of the run's model with this many layers."""
-    arithmetic, _ = precision(run)
+    arithmetic, _ = precision(run.train.precision, run.hardware)
     storage = quantization.storage(run.quantization, arithmetic, torch.device("cpu"))
     model, blocks = _on_meta(run, config, layers, storage.dtype)
     length = min(run.task.max_length, backbone.longest(backbone.Backbone(model, None, {})))
@@ -311,7 +304,7 @@ def _stand_in(model: nn.Module, storage: quantization.Storage) -> list[_Quantize
 
 def _rehearse(model: nn.Module, blocks: nn.ModuleList, run: Run, rows: int, length: int) -> Saved:
     """What a forward of `rows` rows keeps, in the arithmetic and by the kernels of the run's device."""
-    arithmetic, _ = precision(run)
+    arithmetic, _ = precision(run.train.precision, run.hardware)
     half, gpu = arithmetic != "fp32", torch.cuda.is_available() or run.hardware is Hardware.v100
     with ExitStack() as stack:
         stack.enter_context(FakeTensorMode())

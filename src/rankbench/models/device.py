@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from rankbench.settings.run import Hardware
+from rankbench.settings.hardware import Hardware
 
 V100_MEMORY = 32 * 2**30  # bytes
 

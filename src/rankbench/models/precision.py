@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 
 from rankbench.errors import RequestError
-from rankbench.settings.run import Hardware, Run
+from rankbench.settings.hardware import Hardware
 from rankbench.settings.train import Precision
 
 
-def choose_precision(run: Run) -> tuple[str, str]:
+def choose_precision(asked: Precision, hardware: Hardware) -> tuple[str, str]:
     """The arithmetic of the step (fp32, fp16 or bf16) and the reason for it. Raises RequestError."""
-    asked = run.train.precision
     cuda = torch.cuda.is_available()
     if asked is Precision.fp16 and not cuda:
         raise RequestError("train.precision=fp16 needs a GPU and none is visible; use train.precision=fp32 or bf16")
@@ -21,7 +20,7 @@ def choose_precision(run: Run) -> tuple[str, str]:
         return asked.value, "as asked"
     if not cuda:
         return "fp32", "no GPU is visible"
-    if run.hardware is Hardware.v100:
+    if hardware is Hardware.v100:
         return "fp32", "hardware=v100: a V100 has no bf16, and fp16 is opt-in"
     if torch.cuda.get_device_capability() >= (8, 0):
         return "bf16", f"{torch.cuda.get_device_name()} computes bf16"

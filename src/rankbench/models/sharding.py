@@ -19,7 +19,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rankbench.errors import RequestError
-from rankbench.settings.run import Run
+from rankbench.settings.methods import Method
+from rankbench.settings.quantization import Quantization
 from rankbench.system import processes
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def asked() -> str:
     return "DeepSpeed" if _on(DEEPSPEED) else "FSDP" if _on(FSDP) else ""
 
 
-def refuse(run: Run) -> None:
+def refuse(method: Method, quantization: Quantization) -> None:
     """Nothing where the weights can be split as the launcher asks. Raises RequestError where they cannot."""
     if _on(MEGATRON):
         raise RequestError(
@@ -54,15 +55,14 @@ def refuse(run: Run) -> None:
     if not name:
         return
     _refuse_fsdp() if name == "FSDP" else _refuse_deepspeed()
-    adapter = run.adapter
-    if adapter.trains_every_weight:
-        mend = "adapter.trainable=lora" if hasattr(adapter, "trainable") else "adapter=lora or dylora"
+    if method.trains_every_weight:
+        mend = "adapter.trainable=lora" if hasattr(method, "trainable") else "adapter=lora or dylora"
         raise RequestError(
-            f"adapter={adapter.name} trains every weight, and {name} splits frozen ones here; use {mend}, or torchrun"
+            f"adapter={method.name} trains every weight, and {name} splits frozen ones here; use {mend}, or torchrun"
         )
-    if run.quantization.name != "none":
+    if quantization.name != "none":
         raise RequestError(
-            f"quantization={run.quantization.name} packs weights in a way that {name} cannot split; use "
+            f"quantization={quantization.name} packs weights in a way that {name} cannot split; use "
             "quantization=none, or torchrun"
         )
 

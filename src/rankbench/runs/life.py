@@ -50,7 +50,7 @@ def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:
     when the run fails, Stopped when a signal ends it. `words` are the settings that the record gives as its command.
     """
     speak()
-    sharding.refuse(run)
+    sharding.refuse(run.adapter, run.quantization)
     folder = run.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str]) -> d
         quiet_libraries()
         from rankbench.models.precision import choose_precision
 
-        precision, reason = choose_precision(run)
+        precision, reason = choose_precision(run.train.precision, run.hardware)
         log.info("precision %s: %s", precision, reason)
         base["environment"] = environment(device.device_name(), precision, reason, words)
         if processes.first():

@@ -83,7 +83,29 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
         return [{**place, "metric": name, "value": value} for place, found in places for name, value in found.items()]
 
     device.forget_peak_memory(accelerator.device.type)
-    model, past = loop.train(run, adapter, encoded, pad_id, accelerator, folder / "checkpoints", values, tracker.loss)
+    model, past = loop.train(
+        run.train,
+        run.sampler,
+        run.seed,
+        adapter,
+        encoded,
+        pad_id,
+        accelerator,
+        folder / "checkpoints",
+        values,
+        tracker.loss,
+    )
+        run.train,
+        run.sampler,
+        run.seed,
+        adapter,
+        encoded,
+        pad_id,
+        accelerator,
+        folder / "checkpoints",
+        values,
+        tracker.loss,
+    )
     pruning = adapter.finish()
     log.info("measure %d sub-models", len(chosen))
     scores = measure(model)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
 from rankbench.settings.base import require
 from rankbench.settings.cluster import Cluster
 from rankbench.settings.evaluate import Evaluate
+from rankbench.settings.hardware import Hardware
 from rankbench.settings.identity import identity
 from rankbench.settings.log import Log
 from rankbench.settings.methods import METHODS, Method
@@ -19,13 +19,6 @@ from rankbench.settings.quantization import Quantization
 from rankbench.settings.samplers import SAMPLERS, Sampler
 from rankbench.settings.task import Task
 from rankbench.settings.train import Train
-
-
-class Hardware(Enum):
-    """`v100` holds the run to a V100's rules whatever the card."""
-
-    auto = "auto"
-    v100 = "v100"
 
 
 @dataclass

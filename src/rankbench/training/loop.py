@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 
 from rankbench.methods import FineTuning
-from rankbench.settings.run import Run
+from rankbench.settings.samplers import Sampler
 from rankbench.settings.train import Optimizer, Schedule, Train
 from rankbench.system import processes, seeds, stopping
 from rankbench.system.progress import Progress
@@ -87,7 +87,7 @@ def learning_rate_factor(settings: Train, step: int, steps: int) -> float:
 
 
 def make_optimizer(
-    run: Run, tensors: list[torch.Tensor], own: Sequence[tuple[float, list[torch.nn.Parameter]]] = ()
+    settings: Train, tensors: list[torch.Tensor], own: Sequence[tuple[float, list[torch.nn.Parameter]]] = ()
 ) -> torch.optim.Optimizer:
     """The optimizer over `tensors`; biases and norms, the one-dimensional ones, do not decay.
 
@@ -95,24 +95,26 @@ def make_optimizer(
     """
     decay, rest = [t for t in tensors if t.dim() > 1], [t for t in tensors if t.dim() <= 1]
     groups: list[dict[str, Any]]
-    groups = [{"params": decay, "weight_decay": run.train.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups = [{"params": decay, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     groups = [g for g in groups if g["params"]]
     groups += [{"params": params, "weight_decay": 0.0, "lr": rate, "constant": True} for rate, params in own]
-    if run.train.optimizer is Optimizer.sgd:
-        return torch.optim.SGD(groups, lr=run.train.learning_rate)
-    if run.train.optimizer is Optimizer.paged_adamw:
+    if settings.optimizer is Optimizer.sgd:
+        return torch.optim.SGD(groups, lr=settings.learning_rate)
+    if settings.optimizer is Optimizer.paged_adamw:
         if tensors[0].device.type == "cuda":
             from bitsandbytes.optim import PagedAdamW32bit
 
-            return PagedAdamW32bit(groups, lr=run.train.learning_rate)
+            return PagedAdamW32bit(groups, lr=settings.learning_rate)
         log.info("optimizer: AdamW, since only a GPU pages memory out")
     # The fused kernel wants contiguous tensors; frozen_strict's columns are strided views.
     fused = all(t.is_contiguous() for t in tensors)
-    return torch.optim.AdamW(groups, lr=run.train.learning_rate, fused=fused)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
 
 
 def train(
-    run: Run,
+    settings: Train,
+    sampler: Sampler,
+    seed: int,
     adapter: FineTuning,
     data: Encoded,
     pad_id: int,
@@ -123,18 +125,16 @@ def train(
 ) -> tuple[Any, Progression]:
     """Train to the last step, from the newest good checkpoint under `folder` if there is one.
 
-    Returns the prepared model and what happened. `measure(model)` is the periodic evaluation: values,
-    each with its rank, depth and metric. `observe(entry)` sees
-    each entry of `losses`, a checkpoint's first. Raises TrainingError when the loss is not finite or fp16 keeps
-    overflowing, and Stopped, after a checkpoint, when a signal asks for that.
+    Returns the prepared model and what happened. `measure(model)` is the periodic evaluation: values, each with its
+    rank, depth and metric. `observe(entry)` sees each entry of `losses`, a checkpoint's first. Raises TrainingError
+    when the loss is not finite or fp16 keeps overflowing, and Stopped, after a checkpoint, when a signal asks for that.
     """
-    settings = run.train
-    plan = Plan(data.lengths, settings, run.seed, data.targets)
+    plan = Plan(data.lengths, settings, seed, data.targets)
     if settings.gradient_checkpointing:
         _checkpoint_activations(adapter)
     model = accelerator.prepare_model(adapter.model, evaluation_mode=True)  # gradients are added up here, not in hooks
     own = adapter.own_rates()
-    optimizer = accelerator.prepare(make_optimizer(run, adapter.optimized(), own))
+    optimizer = accelerator.prepare(make_optimizer(settings, adapter.optimized(), own))
     trained = adapter.trained()
     apart = {id(p) for _, parameters in own for p in parameters}
     clipped = [p for p in trained.values() if id(p) not in apart]
@@ -153,18 +153,18 @@ def train(
         for group in optimizer.param_groups:
             if not group.get("constant"):
                 group["lr"] = settings.learning_rate * factor
-        torch.manual_seed(seeds.integer(run.seed, f"dropout{processes.place() or ''}", step))
-        alone: Draw = ((adapter.family[-1], 1.0),) if step < run.sampler.share_alone * plan.steps else ()
+        torch.manual_seed(seeds.integer(seed, f"dropout{processes.place() or ''}", step))
+        alone: Draw = ((adapter.family[-1], 1.0),) if step < sampler.share_alone * plan.steps else ()
         for place, (rows, share) in enumerate(plan.micro_batches(step)):
             mine, share = _part(plan, rows, share)
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in collate(data, mine, pad_id).items()}
-            if run.sampler.draws_rows and not alone:
-                each = draw_rows(run.sampler, adapter.family, run.seed, step, len(rows), place)
+            if sampler.draws_rows and not alone:
+                each = draw_rows(sampler, adapter.family, seed, step, len(rows), place)
                 its = [each[i] for i in processes.own(np.arange(len(rows)))] or each[:1]
                 recent += adapter.accumulate_rows(model, batch, its, share, accelerator.backward)
                 drawn = tuple((submodel, 1 / len(each)) for submodel in dict.fromkeys(each))
             else:
-                drawn = alone or draw(run.sampler, adapter.family, run.seed, step, place)
+                drawn = alone or draw(sampler, adapter.family, seed, step, place)
                 shares = [(submodel, share * weight) for submodel, weight in drawn]
                 recent += adapter.accumulate(model, batch, shares, accelerator.backward)
             past.examples += int(data.examples[rows].sum())
