@@ -95,17 +95,6 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
         values,
         tracker.loss,
     )
-        run.train,
-        run.sampler,
-        run.seed,
-        adapter,
-        encoded,
-        pad_id,
-        accelerator,
-        folder / "checkpoints",
-        values,
-        tracker.loss,
-    )
     pruning = adapter.finish()
     log.info("measure %d sub-models", len(chosen))
     scores = measure(model)
