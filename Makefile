@@ -1,6 +1,6 @@
 # make demo    set up and run the main job on embedded data     make lint   ruff, mypy, and which room may import which
 # make quick   the tests that a change to the code wants often  make test   set up, lint, run the tests
-# make slow    the longer tests                                 make docs   the site, into site/
+# make slow    the longer tests                                 make docs   the site, into build/site/
 # make venv    set up, and nothing else
 # make slurm   the tests that start a Slurm of one node on this machine (root; installs Debian's packages if need be)
 # make notebooks   run the notebooks on the committed records and save them with what they show

@@ -21,6 +21,7 @@ from rankbench.runs import own_process
 from rankbench.runs.life import execute, summary
 from rankbench.settings.compose import CONF, build, composed
 from rankbench.settings.refusal import explain, near
+from rankbench.settings.run import Run
 from rankbench.system import processes, stopping
 from rankbench.system.stopping import Stopped
 
@@ -93,22 +94,30 @@ def _prepare_sweep(words: list[str]) -> None:
         sys.argv.insert(beside, f"log.group={_sweep_name(words)}")  # settings have to stand together
 
 
+def _asked(verb: Callable[[list[str]], None], words: list[str]) -> Run:
+    """The checked run of a verb that takes a run's settings; its help, where that is asked for."""
+    if {"-h", "--help"} & set(words):
+        print(f"usage: rankbench {verb.__name__} [GROUP=CHOICE ...] [KEY=VALUE ...]\n\n{verb.__doc__}")
+        sys.exit(0)
+    return composed(words)
+
+
 def plan(words: list[str]) -> None:
     """`rankbench plan [overrides]`: what the run would take, before anything is loaded."""
     from rankbench.system.progress import quiet_libraries
 
-    asked = composed(words)
+    asked = _asked(plan, words)
     quiet_libraries()
-    from rankbench.forecast import plan
+    from rankbench.forecast.plan import report
 
-    sys.exit(plan.report(asked))
+    sys.exit(report(asked))
 
 
 def doctor(words: list[str]) -> None:
     """`rankbench doctor [overrides]`: what this machine lacks for the run."""
-    from rankbench.forecast import doctor
+    from rankbench.forecast.doctor import report
 
-    sys.exit(doctor.report(composed(words)))
+    sys.exit(report(_asked(doctor, words)))
 
 
 def export(words: list[str]) -> None:

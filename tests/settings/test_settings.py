@@ -111,6 +111,13 @@ def test_every_update_can_be_asked_for(update: str) -> None:
     assert compose_run(f"adapter.update={update}").adapter.update is Update(update)
 
 
+@pytest.mark.parametrize("adapter", METHODS)
+def test_what_peft_calls_its_settings_every_method_takes(adapter: str) -> None:
+    """So that one sweep may name all methods."""
+    words = ["adapter.r=4", "adapter.lora_alpha=8", "adapter.lora_dropout=0.1", "adapter.target_modules=all-linear"]
+    assert vars(compose_run(f"adapter={adapter}", *words).adapter)["r"] == 4
+
+
 # Refusals
 
 REFUSED = [
@@ -381,7 +388,7 @@ def meaning(kind: type, name: str) -> str:
 NOT_ITS_OWN = [
     (["adapter=lora", "adapter.target_sparsity=0.3"], ["adapter=lora has no setting", "adapter=flop, lora_gated"]),
     (["adapter=lora", "adapter.update=frozen_grad"], ["adapter=lora has no setting update", "dylora"]),
-    (["adapter=full", "adapter.r=4"], ["adapter=full has no setting r", "adapter=lora, dylora"]),
+    (["adapter=sft", "adapter.start_from=x"], ["adapter=sft has no setting start_from", "adapter=early_exit has it"]),
     (["adapter=full", "sampler.ranks=[1]"], ["sampler=fixed has no setting ranks", "uniform"]),
     (["adapter=dylora_late", "sampler=all"], ["sampler.per_row", "adapter=dylora_late sets", "sandwich"]),
     (["sampler=all", "sampler.p=0.2"], ["sampler=all has no setting p", "sampler=geometric has it"]),

@@ -76,7 +76,7 @@ def of_record(config: Mapping[str, Any]) -> Run:
             raise RequestError(f"{group}={name} is not installed here; install the package that brings it")
         schema[group] = OmegaConf.structured(kinds[name])
         own = {setting.name for setting in fields(kinds[name])}
-        others = {s.name for kind in kinds.values() for s in fields(kind)} | {*ONCE_SHARED[group], "target_modules"}
+        others = {s.name for kind in kinds.values() for s in fields(kind)} | set(ONCE_SHARED[group])
         values[group] = {key: value for key, value in values[group].items() if key in own or key not in others}
     before: dict[str, Any] = {}
     for key, neutral in NEUTRAL.items():

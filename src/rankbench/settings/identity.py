@@ -30,7 +30,7 @@ VOLATILE = (
 PLACES = ("path", "package", "hub", "revision", "data_dir", "hub_config")
 # What every method and sampler once had among its settings. Their identities go on holding it where it is not theirs.
 ONCE_SHARED: dict[str, dict[str, Any]] = {
-    "adapter": {"r": 8, "lora_alpha": 16.0, "lora_dropout": 0.0, "update": "full", "scale": "alpha_over_b"},
+    "adapter": {"update": "full"},
     "sampler": {"ranks": None, "p": 0.15},
 }
 
@@ -60,7 +60,6 @@ def identity(run: Run, at: Mapping[str, str] | None = None) -> dict[str, Any]:
     values = settings(run)
     for group, once in ONCE_SHARED.items():
         values[group] = once | values[group]
-    values["adapter"].setdefault("target_modules", list(run.model.target_modules))
     for key, neutral in neutrals(run):
         group, _, name = key.rpartition(".")
         if (values[group] if group else values)[name] == neutral:

@@ -62,8 +62,7 @@ def _start(record: dict[str, Any], by_id: dict[str, dict[str, Any]]) -> dict[str
 def _whole(config: dict[str, Any]) -> dict[str, Any]:
     """A run's settings by dotted keys; those that it lacks at the value that means what was before them."""
     shared = {f"{group}.{key}": value for group, once in ONCE_SHARED.items() for key, value in once.items()}
-    lacking = NEUTRAL | shared | {"adapter.target_modules": config["model"].get("target_modules")}
-    return {key: _word(value) for key, value in lacking.items()} | _flatten(config)
+    return {key: _word(value) for key, value in (NEUTRAL | shared).items()} | _flatten(config)
 
 
 def _word(value: Any) -> Any:

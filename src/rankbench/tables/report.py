@@ -164,6 +164,8 @@ def main(words: list[str]) -> None:
         else:
             made.save(asked.to, asked.format)
     except OSError as error:
+        if asked.to is None:
+            raise
         raise RequestError(f"--to {asked.to} cannot be written ({error.strerror}); choose another file") from error
 
 

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rankbench.settings.base import added
 from rankbench.settings.methods.exits import Exits, refuse_quantized
+from rankbench.settings.methods.lora import LowRank
 
 if TYPE_CHECKING:
     from rankbench.settings.run import Run
 
 
 @dataclass
-class EarlyExit(Exits):
-    """Heads over a frozen body."""
+class EarlyExit(Exits, LowRank):
+    """Heads over a frozen body; a LoRA's settings are taken without effect, so that one sweep may name all methods."""
 
     start_from: str | None = added(None)
     """The run whose weights the body has: its folder, or its id in runs_dir (default: the model as it comes)."""
@@ -24,11 +25,17 @@ class EarlyExit(Exits):
     several: ClassVar[bool] = True
 
     @property
+    def largest_rank(self) -> int:
+        """There are no ranks: 0."""
+        return 0
+
+    @property
     def begins_with(self) -> str | None:
         """The body's run."""
         return self.start_from
 
     def check(self, run: Run) -> None:
         """The exits, and floats to copy heads from. Raises RequestError."""
-        super().check(run)
+        LowRank.check(self, run)
+        Exits.check(self, run)
         refuse_quantized(self, run)

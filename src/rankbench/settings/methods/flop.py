@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rankbench.settings.base import added, finite, require
 from rankbench.settings.methods.base import Method
-from rankbench.settings.methods.lora import LowRank, check_targets
+from rankbench.settings.methods.lora import LowRank
 from rankbench.settings.train import Optimizer
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ class Gated(Method):
             0 <= self.sparsity_warmup <= 1,
             f"adapter.sparsity_warmup={self.sparsity_warmup:g} must lie in [0, 1], a share of the steps",
         )
+        require(
+            run.evaluate.submodels == "all",
+            f"evaluate.submodels: adapter={self.name} ends with one size; leave it out",
+        )
         for key in ("gate_learning_rate", "lambda_learning_rate"):
             rate = getattr(self, key)
             require(finite(rate), f"adapter.{key}={rate:g} must be above 0 and finite; 0.1 is a start")
@@ -47,15 +51,18 @@ class Gated(Method):
 
 
 @dataclass
-class Flop(Gated):
+class Flop(Gated, LowRank):
     """The weights of the target layers as P diag(z) Q; every weight trains."""
 
     r: int = 8
     """Components that a layer begins with; 0 is break-even, where the factors are as large as the weight."""
-    target_modules: Any = None
-    """Layers to factorise: a list of names, a regular expression, or `all-linear`."""
 
     implementation: ClassVar[str] = "rankbench.methods.flop:Flop"
+
+    @property
+    def largest_rank(self) -> int:
+        """The gates choose: 0."""
+        return 0
 
     @property
     def trains_every_weight(self) -> bool:
@@ -65,8 +72,8 @@ class Flop(Gated):
     def check(self, run: Run) -> None:
         """Components and layers. Raises RequestError."""
         require(self.r >= 0, f"adapter.r={self.r} must be at least 1, or 0 for break-even")
-        check_targets(self.target_modules)
-        super().check(run)
+        self.check_lora()
+        Gated.check(self, run)
 
 
 @dataclass

@@ -1,18 +1,23 @@
-"""Full fine-tuning: nothing to set but the training."""
+"""Full fine-tuning: nothing counts but the training's settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rankbench.settings.methods.base import Method
+from rankbench.settings.methods.lora import LowRank
 
 
 @dataclass
-class Full(Method):
-    """Every weight trains, and there is no rank."""
+class Full(LowRank):
+    """Every weight trains; a LoRA's settings are taken without effect, so that one sweep may name all methods."""
 
     implementation: ClassVar[str] = "rankbench.methods.full:Full"
+
+    @property
+    def largest_rank(self) -> int:
+        """There are no ranks: 0."""
+        return 0
 
     @property
     def trains_every_weight(self) -> bool:

@@ -44,12 +44,21 @@ class LowRank(Method):
     def check(self, run: Run) -> None:
         """Ranks, scale and names of layers. Raises RequestError."""
         require(self.r >= 1, f"adapter.r={self.r}: a rank is at least 1; give adapter.r=8, say")
+        self.check_lora()
+
+    def check_lora(self) -> None:
+        """Scale, dropout and the names of layers. Raises RequestError."""
         require(
             finite(self.lora_alpha),
             f"adapter.lora_alpha={self.lora_alpha:g} must be above 0 and finite; 2 x r is usual",
         )
         require(0 <= self.lora_dropout < 1, f"adapter.lora_dropout={self.lora_dropout} must lie in [0, 1)")
-        check_targets(self.target_modules)
+        targets = self.target_modules
+        require(
+            isinstance(targets, str)
+            or (isinstance(targets, list) and bool(targets) and all(isinstance(t, str) for t in targets)),
+            "adapter.target_modules must name layers: a list such as [query,value], or all-linear",
+        )
 
 
 @dataclass
@@ -58,12 +67,3 @@ class Lora(LowRank):
 
     implementation: ClassVar[str] = "rankbench.methods.lora:Lora"
     cuttable: ClassVar[bool] = True
-
-
-def check_targets(targets: Any) -> None:
-    """Refuse what cannot name layers. Raises RequestError."""
-    require(
-        isinstance(targets, str)
-        or (isinstance(targets, list) and bool(targets) and all(isinstance(t, str) for t in targets)),
-        "adapter.target_modules must name layers: a list such as [query,value], or all-linear",
-    )
