@@ -30,8 +30,7 @@ class Evaluate:
         """Raises RequestError."""
         method, chosen = run.adapter, self.submodels
         if chosen != "all":
-            r = method.largest_rank
-            require(method.deep or r > 0, f"evaluate.submodels: adapter={method.name} ends with one size; leave it out")
+            r = getattr(method, "r", 1)
             require(
                 isinstance(chosen, list)
                 and bool(chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -36,6 +37,7 @@ def load(place: str) -> Any:
     return getattr(import_module(module), name)
 
 
+@functools.cache
 def conf_folders() -> list[str]:
     """Where these packages keep their YAML: the folder `conf` beside the module that an entry point names."""
     folders = []
