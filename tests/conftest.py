@@ -45,6 +45,18 @@ LAUNCHERS = {"local_parallel": "hydra_plugins.hydra_joblib_launcher", "slurm": "
 THINGS = ("film", "book", "song", "meal", "walk", "play", "house", "garden")
 
 
+WHOLE = ("forecast", "runs", "shipping", "sweeps")  # rooms whose tests are mostly whole runs
+TABLES = ("test_curve", "test_comparisons_ranks", "test_comparisons_depth", "test_report", "test_notebooks")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longer than a change wants to wait for each time is left out of `make quick`."""
+    for item in items:
+        processes = {"command_line", "finished"} & set(getattr(item, "fixturenames", ()))
+        if item.path.parent.name in WHOLE or item.path.stem in TABLES or processes:
+            item.add_marker("full")
+
+
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Each test finds Hydra, the environment and the log as a fresh process does."""

@@ -13,6 +13,8 @@ import pytest
 from conftest import REPOSITORY
 
 # A folder that only one machine has, and something in it; a path that goes on from a word is relative, or a URL.
+pytestmark = pytest.mark.full
+
 OF_ONE_MACHINE = re.compile(r"(?<![\w.~*-])/(?:work|root|tmp|home|Users|mnt|media|scratch|private|var/folders)/[\w.-]+")
 # A test of the copy: without it, what the other tests there are about could be a rankbench that is installed.
 ITSELF = """

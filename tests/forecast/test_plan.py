@@ -304,6 +304,7 @@ BASE = ["model=llama2_7b", "task=alpaca"]
 
 @pytest.mark.parametrize("method", ["lora", "dylora"])
 @pytest.mark.parametrize("room", [150, 30, 12, 4.6])
+@pytest.mark.slow
 def test_what_the_plan_names_makes_the_run_fit(method, room, monkeypatch):
     run = compose_run(*BASE, f"adapter={method}")
     monkeypatch.setattr(plan, "memory", lambda run: (round(room * GIB), "a card"))

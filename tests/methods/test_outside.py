@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, tiny_overrides, write_tiny
 
+pytestmark = pytest.mark.full
+
 PAGE = REPOSITORY / "docs" / "extend.md"
 SHOWN = re.compile(r"^`([\w./]+)`\n\n```\w+\n(.*?)^```$", flags=re.M | re.S)
 METRIC = """

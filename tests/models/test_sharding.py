@@ -34,6 +34,8 @@ from rankbench.models import sharding
 from rankbench.runs.life import execute
 from rankbench.system import processes
 
+pytestmark = pytest.mark.full
+
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
 NO_DEEPSPEED = [
@@ -43,7 +45,9 @@ NO_DEEPSPEED = [
 WAYS = [
     pytest.param(FSDP, id="FSDP"),
     pytest.param(
-        DEEPSPEED, id="DeepSpeed", marks=pytest.mark.skipif(bool(NO_DEEPSPEED), reason="; ".join(NO_DEEPSPEED))
+        DEEPSPEED,
+        id="DeepSpeed",
+        marks=[pytest.mark.slow, pytest.mark.skipif(bool(NO_DEEPSPEED), reason="; ".join(NO_DEEPSPEED))],
     ),
 ]
 PLACE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "WORLD_SIZE": "2", "RANK": "0"}
@@ -193,6 +197,7 @@ def test_a_model_without_a_list_of_layers_is_refused() -> None:
         sharding.shard(model, [], None, "FSDP")
 
 
+@pytest.mark.slow
 def test_stopped_at_any_moment_the_same_command_ends_as_if_nothing_had_been(
     way: dict[str, str], both: Path, tmp_path: Path
 ) -> None:
@@ -212,6 +217,7 @@ def test_stopped_at_any_moment_the_same_command_ends_as_if_nothing_had_been(
 
 
 @pytest.mark.parametrize("way", WAYS, indirect=True)
+@pytest.mark.slow
 def test_accelerate_launch_with_a_config_file_splits_the_weights(way: dict[str, str], tmp_path: Path) -> None:
     write_tiny(tmp_path / "data")
     name, settings = ("FSDP", "fsdp_config: {fsdp_version: 2}") if way == FSDP else ("DeepSpeed", ZERO)

@@ -102,6 +102,7 @@ def test_two_processes_give_the_run_of_one(name: str, both: Path) -> None:
     assert (scores[0] and scores[1] == pytest.approx(scores[0], rel=1e-4, abs=1e-6)) or name == "responses"
 
 
+@pytest.mark.slow
 def test_torchrun_starts_a_run_and_the_same_command_again_finds_it_done(tmp_path: Path) -> None:
     write_tiny(tmp_path / "data")
     words = ["model=tiny_bert", "task=classification", f"task.data_dir={tmp_path / 'data'}", "train.max_steps=2"]

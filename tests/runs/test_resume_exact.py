@@ -198,6 +198,7 @@ def start(arguments: list[str]) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+@pytest.mark.slow
 def test_sigkill_and_the_same_command_again(whole, tmp_path):
     arguments = [*settings(tmp_path), f"runs_dir={tmp_path / 'runs'}"]
     run = a_run(*arguments)

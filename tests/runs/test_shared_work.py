@@ -170,6 +170,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("nothing_is_small")
+@pytest.mark.slow
 def test_a_later_run_in_a_process_is_the_run_alone(
     command_line: Callable[..., Answer], tiny: list[str], tmp_path: Path
 ) -> None:

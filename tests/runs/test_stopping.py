@@ -62,6 +62,7 @@ def test_a_signal_outside_of_the_training_is_obeyed_at_once(
     assert runs.execute(run)["status"] == "done"
 
 
+@pytest.mark.slow
 def test_a_terminated_process_says_how_to_go_on(tmp_path: Path) -> None:
     arguments = [*settings(tmp_path), "train.max_steps=2000", f"runs_dir={tmp_path / 'runs'}"]
     run = a_run(*arguments)

@@ -45,6 +45,7 @@ def test_every_choice_of_every_group_composes_and_passes_the_checks(choice: str)
 
 @pytest.mark.parametrize("adapter", METHODS)
 @pytest.mark.parametrize("task", ["tweets", "mrpc", "stsb", "mnli"])
+@pytest.mark.full
 def test_every_adapter_composes_with_every_kind_of_task(adapter: str, task: str) -> None:
     run = compose_run(f"adapter={adapter}", f"task={task}", "model=roberta_base")
     assert (run.adapter.name, run.task.name) == (adapter, task)
@@ -253,6 +254,7 @@ def test_what_cannot_change_a_result_is_no_part_of_the_identity(words: list[str]
      "task.max_length=32", "evaluate.submodels=[1]", "hardware=v100", "adapter=lora", "model=tiny_gpt2",
      "model.random.hidden_size=16", "task.metrics=[f1]", "train.group_by_length=false"],
 )  # fmt: skip
+@pytest.mark.full
 def test_what_can_change_a_result_is_part_of_the_identity(words: list[str], override: str) -> None:
     assert compose_run(*words, override).run_id != compose_run(*words).run_id
 

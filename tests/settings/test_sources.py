@@ -179,6 +179,7 @@ def write_parquet_task(folder: Path, config: str | None, column: str = "sentence
         pd.DataFrame(rows).to_parquet(folder / f"{name}-00000-of-00001.parquet")
 
 
+@pytest.mark.slow
 def test_a_run_reads_model_and_data_from_the_hubs_cache_without_a_network(
     command_line: Callable[..., Answer], tmp_path: Path
 ) -> None:

@@ -349,6 +349,7 @@ def test_a_regression_has_one_output(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.slow
 def test_a_gguf_backbone_is_loaded_by_its_file_and_merges_to_safetensors(tmp_path: Path, quantization: str) -> None:
     base = gguf_file(tmp_path / "base" / "tiny.gguf")
     words = (f"quantization={quantization}", "train.precision=fp32")
@@ -693,6 +694,7 @@ def test_an_svd_cut_beyond_the_trained_rank_is_refused(bert: Done, tmp_path: Pat
             export.export(bert.folder, tmp_path / "out", rank, svd=True)
 
 
+@pytest.mark.slow
 def test_the_global_svd_cut_is_shipped_as_it_was_measured(tmp_path: Path) -> None:
     """Plain and merged: the ranks of the record, and for every row the prediction that evaluate.cuts stored."""
     words = ("adapter=lora", "adapter.target_modules=all-linear", "evaluate.cuts=[svd_global]")

@@ -167,6 +167,7 @@ def test_a_run_that_another_sweep_holds_is_waited_for(call_main: Call, tiny: lis
     assert time.monotonic() - began > 4 and answer.out.splitlines()[-1] == "3 done"  # it died, so this one did it
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_do_each_run_once(tiny: list[str], tmp_path: Path) -> None:
     words = [sys.executable, "-m", "rankbench", "-m", *tiny, "train.max_steps=1", "seed=0,1,2,3"]
     sweeps = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]

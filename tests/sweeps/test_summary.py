@@ -58,6 +58,7 @@ def rows_of(place: Path, kept: Kept) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("where", ["cluster=local", "cluster=local_parallel"])
+@pytest.mark.slow
 def test_a_sweep_without_a_network_is_sent_by_the_command_that_it_says(
     command_line: Call, tiny: list[str], server: Service, tmp_path: Path, where: str
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_sweep_without_a_network_is_sent_by_the_command_that_it_says(
     assert "Skipped 3 synced run(s)" in sync(said, server, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_repeated_sweep_goes_on_with_its_summary_and_names_only_what_is_not_sent(
     command_line: Call, tiny: list[str], server: Service, tmp_path: Path
 ) -> None:
@@ -141,6 +143,7 @@ def kill_after(step: int, words: list[str], env: dict[str, str], runs: Path) -> 
 
 
 @pytest.mark.parametrize("online", [True, False], ids=["online", "offline"])
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_itself_and_logs_no_step_twice(
     command_line: Call, tiny: list[str], server: Service, tmp_path: Path, online: bool
 ) -> None:
@@ -244,6 +247,7 @@ def test_a_record_that_cannot_be_read_costs_the_summary_alone(
     assert answer.rc == 0 and "newer rankbench" in answer.err and "the sweep's summary is not there" in answer.err
 
 
+@pytest.mark.slow
 def test_a_network_that_dies_in_the_middle_costs_neither_the_run_nor_its_end(
     make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

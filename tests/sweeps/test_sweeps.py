@@ -58,6 +58,7 @@ def test_the_search_stands_beside_dylora_and_the_cuts_of_one_lora() -> None:
     assert runs[0].evaluate.submodels == "all" and runs[3].evaluate.submodels == [1]
 
 
+@pytest.mark.slow
 def test_ablations_cross_what_they_compare() -> None:
     assert {(run.sampler.name, run.adapter.update.value) for run in jobs(named("rank_distribution"))} == {
         (sampler, update) for sampler in ("uniform", "geometric") for update in ("full", "frozen_grad")
@@ -66,6 +67,7 @@ def test_ablations_cross_what_they_compare() -> None:
     assert len({run.task.name for run in jobs(named("glue"))}) == 8
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_and_takes_overrides(command_line: Callable[..., Answer], tmp_path: Path) -> None:
     data = write_tiny(tmp_path / "data")
     settings = ["model=tiny_bert", "task=classification", f"task.data_dir={data}", "train.max_steps=2"]
