@@ -9,7 +9,7 @@ import numpy as np
 import subject
 import timing
 
-from rankbench import methods
+from rankbench.methods.lora import DyLora
 from rankbench.methods.submodel import Submodel
 from rankbench.models.precision import choose_precision
 from rankbench.scoring.evaluation import STACK_TOKENS, Score, evaluate
@@ -35,7 +35,7 @@ def main() -> None:
     run = subject.run("adapter=dylora", f"adapter.r={asked.r}", f"adapter.lora_alpha={2 * asked.r}", *chosen)
     read = load(run.task)
     split, tokenizer = subject.encode(run, read.validation[0])
-    adapter = methods.DyLora(run, subject.model(run, read.num_labels))
+    adapter = DyLora(run, subject.model(run, read.num_labels))
     subject.tell_ranks_apart(adapter)
 
     timed: dict[int, timing.Seconds] = {}

@@ -8,7 +8,7 @@ import subject
 import timing
 import torch
 
-from rankbench import methods
+from rankbench.methods.lora import DyLora
 from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone, quantization
 from rankbench.models.precision import choose_precision
@@ -44,7 +44,7 @@ def main() -> None:
     precision = choose_precision(run.train.precision, run.hardware)
     kept = quantization.storage(run.quantization, precision[0], subject.device())
     body = backbone.load(run.model, None, False, run.seed, kept)
-    adapter = methods.DyLora(run, body.model)
+    adapter = DyLora(run, body.model)
     adapter.model.to(subject.device()).eval()
     subject.tell_ranks_apart(adapter)
     prompts = body.tokenizer(QUESTIONS[: asked.prompts], add_special_tokens=False)["input_ids"]

@@ -12,9 +12,9 @@ import timing
 import torch
 from accelerate import Accelerator
 
-from rankbench import methods
 from rankbench.forecast import step_memory
 from rankbench.methods import objective
+from rankbench.methods.lora import DyLora
 from rankbench.models import backbone, quantization
 from rankbench.models.device import obey
 from rankbench.settings.hardware import Hardware
@@ -41,7 +41,7 @@ def main() -> None:
     obey(Hardware(asked.hardware))
     accelerator = Accelerator(mixed_precision="no" if asked.precision == "fp32" else asked.precision)
     kept = quantization.storage(run.quantization, asked.precision, accelerator.device)
-    adapter = methods.DyLora(run, backbone.load(run.model, None, False, run.seed, kept).model)
+    adapter = DyLora(run, backbone.load(run.model, None, False, run.seed, kept).model)
     adapter.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     adapter.model.train()
     model = accelerator.prepare(adapter.model)

@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 from peft import LoraConfig, TaskType, get_peft_model
 
-from rankbench import methods
 from rankbench.methods import objective
+from rankbench.methods.lora import DyLora
 from rankbench.models import backbone, quantization
 from rankbench.models.precision import choose_precision
 from rankbench.settings.run import Run
@@ -65,7 +65,7 @@ def _qlora(run: Run, asked: argparse.Namespace, accelerator: Accelerator) -> tim
 
 
 def _qdylora(run: Run, asked: argparse.Namespace, accelerator: Accelerator) -> timing.Prepare:
-    adapter = methods.DyLora(run, _backbone(run, accelerator))
+    adapter = DyLora(run, _backbone(run, accelerator))
     step = _step(run, adapter.model, adapter.optimized(), accelerator)
 
     def act(i: int, batch: dict[str, torch.Tensor]) -> None:

@@ -11,7 +11,7 @@ import timing
 import torch
 from torch import nn
 
-from rankbench import methods
+from rankbench.methods.lora import DyLora
 from rankbench.methods.submodel import Submodel
 from rankbench.models.precision import choose_precision
 from rankbench.settings.run import Run
@@ -49,7 +49,7 @@ def _lora(run: Run, asked: argparse.Namespace, bf16: bool) -> timing.Prepare:
 
 def _dylora(run: Run, asked: argparse.Namespace, bf16: bool, rank: int | None = None) -> timing.Prepare:
     """Steps at `rank`, or at the rank that the run's sampler draws for each; the draw is timed too."""
-    adapter = methods.DyLora(run, subject.model(run, 2))
+    adapter = DyLora(run, subject.model(run, 2))
     step = _step(adapter.model, make_optimizer(run.train, adapter.optimized()), bf16)
 
     def act(i: int, batch: dict[str, torch.Tensor]) -> None:

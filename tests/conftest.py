@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import atexit
+import copy
+import functools
 import json
 import logging
 import os
@@ -29,7 +31,9 @@ for _name in [name for name in os.environ if name.startswith(("WANDB_", "HF_TOKE
 
 import hydra
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 import rankbench.__main__  # registers the schema
@@ -107,11 +111,30 @@ def tiny_data(tmp_path: Path) -> Path:
     return write_tiny(tmp_path / "data")
 
 
-def compose(*overrides: str) -> DictConfig:
+GROUPS = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+
+
+def composed_by_hydra(*overrides: str) -> DictConfig:
     """The config of these overrides, unchecked."""
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         return hydra.compose("config", overrides=list(overrides))
+
+
+@functools.cache
+def _of_groups(*choices: str) -> DictConfig:
+    return composed_by_hydra(*choices)
+
+
+def compose(*overrides: str) -> DictConfig:
+    """As `composed_by_hydra`, which takes a fifth of a second: a choice of groups is composed once in a process."""
+    choices = [word for word in overrides if word.split("=")[0] in GROUPS]
+    others = [word for word in overrides if word not in choices]
+    if any(word[0] in "+~" or "@" in word.split("=")[0] for word in others):
+        return composed_by_hydra(*overrides)
+    config = copy.deepcopy(_of_groups(*choices))
+    ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(others), config)
+    return config
 
 
 def compose_run(*overrides: str) -> Run:

@@ -166,7 +166,7 @@ def test_an_answer_that_needs_no_run_takes_less_than_a_second(command_line: Call
 def test_an_answer_that_needs_no_run_imports_nothing_heavy(command_line: Call, case: str) -> None:
     answer = command_line(*QUICK[case], python=("-X", "importtime"))
     imported = {line.rsplit("|", 1)[1].strip() for line in answer.said if line.startswith("import time:")}
-    assert "rankbench.config" in imported
+    assert "rankbench.settings.run" in imported
     heavy = {
         "numpy",
         "torch",

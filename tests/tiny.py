@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
+from conftest import compose_run
 
 from rankbench import methods
 from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone, quantization
-from rankbench.settings.compose import CONF, build
 from rankbench.settings.run import Run
 from rankbench.settings.samplers import Sampler
 from rankbench.settings.train import Train
@@ -23,8 +22,7 @@ MODELS = ["tiny_bert", "tiny_gpt2", "tiny_llama"]
 
 def a_run(*overrides: str) -> Run:
     """The checked run of a command line, on a tiny model unless told otherwise."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return build(compose("config", ["model=tiny_bert", *overrides]))
+    return compose_run("model=tiny_bert", *overrides)
 
 
 def attached(*overrides: str, num_labels: int | None = 2) -> methods.FineTuning:

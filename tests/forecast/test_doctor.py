@@ -524,7 +524,7 @@ def test_a_run_that_the_device_can_do_is_let_through_quickly_and_silently(tmp_pa
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"
         "from conftest import compose_run\n"
-        "from rankbench.doctor import refuse\n"
+        "from rankbench.forecast.doctor import refuse\n"
         "refuse(compose_run('model=tiny_bert', 'task=classification'))\n"
         "print([name for name in ('bitsandbytes', 'transformers', 'wandb', 'huggingface_hub') if name in sys.modules])"
     )
@@ -538,7 +538,7 @@ def test_the_report_is_all_on_stdout(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"
         "from conftest import compose_run\n"
-        "from rankbench.doctor import report\n"
+        "from rankbench.forecast.doctor import report\n"
         f"report(compose_run('model=tiny_bert', 'task.data_dir={tmp_path}', 'log=wandb'))"
     )
     root = Path(__file__).resolve().parents[2]

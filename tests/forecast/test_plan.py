@@ -410,7 +410,7 @@ def test_data_in_the_hubs_cache_counts(monkeypatch, tmp_path):
     ids=lambda words: "-".join(words[:2]),
 )
 def test_a_report_fits_80_columns(words, capsys):
-    assert step_memory.report(compose_run(*words)) == 0
+    assert plan.report(compose_run(*words)) == 0
     out = capsys.readouterr().out
     assert len(out.splitlines()) > 15
     assert [line for line in out.splitlines() if len(line) > 80 or line != line.rstrip()] == []
@@ -430,10 +430,10 @@ def test_a_wrong_request_is_refused():
 
 
 def test_the_headline_fits_a_v100_in_fp16_and_the_plan_says_so(capsys):
-    assert step_memory.report(compose_run(*HEADLINE)) == 0
+    assert plan.report(compose_run(*HEADLINE)) == 0
     said = capsys.readouterr().out
     assert "does not fit" in said and "\n  train.precision=fp16\n" in said and "less stable" in said
-    assert step_memory.report(compose_run(*HEADLINE, "train.precision=fp16")) == 0
+    assert plan.report(compose_run(*HEADLINE, "train.precision=fp16")) == 0
     said = capsys.readouterr().out
     assert "\nfits, with" in said and "does not fit" not in said
     asked_for = compose_run(*HEADLINE, "quantization.compute_dtype=fp32")  # then fp16 is no way out

@@ -14,6 +14,7 @@ from torch import nn
 
 from rankbench import methods
 from rankbench.errors import RequestError
+from rankbench.methods.lora import DyLora
 from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone, quantization
 from rankbench.models.quantization import Storage, storage, stored
@@ -252,5 +253,5 @@ def test_qdylora_is_dylora_over_nf4_on_every_linear_layer() -> None:
     assert (run.quantization.name, run.adapter.target_modules, run.adapter.r) == ("nf4", "all-linear", 64)
     assert run.train.optimizer.value == "paged_adamw" and run.sampler.name == "uniform"
     tuning = attached("model=tiny_llama", "adapter=qdylora", "adapter.r=4")
-    assert isinstance(tuning, methods.DyLora) and len(tuning.layers) == 14
+    assert isinstance(tuning, DyLora) and len(tuning.layers) == 14
     assert a_run("model=tiny_llama", "adapter=qdylora", "quantization=fp4").quantization.name == "fp4"

@@ -21,6 +21,7 @@ from rankbench.methods import objective
 from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone
 from rankbench.runs.life import execute
+from rankbench.scoring import evaluation
 from rankbench.scoring.evaluation import Responses, evaluate
 from rankbench.settings.metrics import BLEU_COUNTS, normalized
 from rankbench.tables import choice
@@ -369,7 +370,6 @@ def test_the_loss_of_stacked_ranks_is_that_of_each_alone(model: str, encoded: En
 
 
 def test_few_rows_go_together_where_the_vocabulary_is_wide(encoded: Encoded, monkeypatch: pytest.MonkeyPatch) -> None:
-    import rankbench.scoring.evaluation
 
     tuning = attached("model=tiny_llama", "task=instruction", num_labels=None)
     expected = [score.metrics for score in measured(tuning, encoded)]
@@ -377,7 +377,7 @@ def test_few_rows_go_together_where_the_vocabulary_is_wide(encoded: Encoded, mon
     hook = tuning.model.register_forward_pre_hook(
         lambda _, args, named: rows.append(len(named["input_ids"])), with_kwargs=True
     )
-    monkeypatch.setattr(rankbench.evaluate, "LOGIT_BYTES", 8 * 259 * 2 * int(encoded.lengths.max()))
+    monkeypatch.setattr(evaluation, "LOGIT_BYTES", 8 * 259 * 2 * int(encoded.lengths.max()))
     found = [score.metrics for score in measured(tuning, encoded)]
     hook.remove()
     assert max(rows) == 2 and [f["loss"] for f in found] == pytest.approx([e["loss"] for e in expected], rel=1e-5)
@@ -417,9 +417,8 @@ def test_a_run_records_losses_and_answers_of_every_rank(words: list[str]) -> Non
 
 
 def test_a_run_without_generated_metrics_generates_nothing(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    import rankbench.scoring.evaluation
 
-    monkeypatch.setattr(rankbench.evaluate, "generate", None)
+    monkeypatch.setattr(evaluation, "generate", None)
     assert execute(compose_run(*words))["status"] == "done"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONF, REPOSITORY, compose, compose_run, needs, tiny_overrides, write_tiny
+from conftest import CONF, REPOSITORY, compose, compose_run, composed_by_hydra, needs, tiny_overrides, write_tiny
 from omegaconf import OmegaConf
 
 from rankbench.errors import RequestError
@@ -55,6 +55,18 @@ def test_every_adapter_composes_with_every_kind_of_task(adapter: str, task: str)
 def test_the_names_that_code_knows_are_those_that_conf_offers(group: str) -> None:
     known = STORED if group == "quantization" else KINDS[group]
     assert sorted(known) == sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("model=tiny_gpt2", "adapter=dylora_late", "adapter.r=3", "sampler.ranks=[1,3]", "train.learning_rate=1e-2"),
+        ("task=triviaqa", "adapter=sft", "task.data_dir=x", "model.random.hidden_size=4", "hardware=v100"),
+    ],
+)
+def test_what_the_tests_compose_is_what_hydra_composes(words: tuple[str, ...]) -> None:
+    assert OmegaConf.to_object(compose(*words)) == OmegaConf.to_object(composed_by_hydra(*words))
 
 
 def test_every_group_has_a_default() -> None:

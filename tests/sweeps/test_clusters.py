@@ -211,7 +211,7 @@ def test_each_job_has_a_gpu_of_its_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str, names: list[str]
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(own_process.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
     assert gpus.cards() == names and (not names or gpus.at_once() == len(names))
     with gpus.card() as first:
         assert first == (names[0] if names else None)

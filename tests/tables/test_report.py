@@ -17,7 +17,7 @@ from test_curve import a_record
 
 import rankbench
 from rankbench.errors import RequestError
-from rankbench.tables import comparisons, layout, plots, report
+from rankbench.tables import comparisons, layout, page, plots, report
 from rankbench.tables.comparisons.ranks import SEARCH, pictures
 from rankbench.tables.layout import Block
 
@@ -75,7 +75,7 @@ def test_every_comparison_has_a_page(name: str, search: Path, tmp_path: Path) ->
 
 def test_a_page_shows_text_as_text() -> None:
     frame = layout.frame({"<b>&": ["<i>1</i>"]}, ["a < b"], "x")
-    text = report.page("a & b", [Block("c <d>", frame)], [])
+    text = page.page("a & b", [Block("c <d>", frame)], [])
     assert "&lt;b&gt;&amp;" in text and "a &lt; b" in text and "<i>" not in text and "<title>a &amp; b" in text
 
 

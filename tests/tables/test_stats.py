@@ -11,6 +11,7 @@ from scipy import stats as scipy_stats
 from rankbench.errors import RequestError
 from rankbench.tables import stats
 from rankbench.tasks import metrics
+from rankbench.tasks.metrics.text import bleu_counts
 
 CLASSES = ("accuracy", "f1", "matthews_correlation")
 VALUES = ("pearson", "spearman")
@@ -37,7 +38,7 @@ def some(metric: str, classes: int = 3, k: int = 4, n: int = 60) -> tuple[dict[s
         accepted = np.empty(n, dtype=object)
         for i in range(n):
             accepted[i] = tuple(" ".join(draw.choice(words, draw.integers(1, 9))) for _ in range(draw.integers(1, 4)))
-        counts = [metrics.bleu_counts(texts, accepted) for texts in made]
+        counts = [bleu_counts(texts, accepted) for texts in made]
         return {"prediction": made, **{key: np.array([own[key] for own in counts]) for key in counts[0]}}, accepted
     if metric in TEXTS:
         words = np.array(["the Cat", "cat", "a dog!", "dog", ""], dtype=object)
@@ -91,7 +92,7 @@ def test_bleu_of_few_words_is_sacrebleus(texts: list[str]) -> None:
     """No n-gram of some length, or none that matches: smoothed, or 0."""
     references = np.empty(2, dtype=object)
     references[:] = [("a b c d", "a b"), ("a",)]
-    counts = {key: own[None] for key, own in metrics.bleu_counts(texts, references).items()}
+    counts = {key: own[None] for key, own in bleu_counts(texts, references).items()}
     (expected,) = recorded(BLEU, {"prediction": np.array([texts], object)}, references, slice(None))
     assert stats.sums(BLEU, counts, references).whole() == pytest.approx([expected], abs=1e-12)
     assert (expected > 0) == (texts == ["a b c d e f g", "a"] or texts == ["a b c x", "y"])

@@ -131,7 +131,7 @@ def mended(run: Run, room: int) -> Run | None:
             bodies[key] = step_memory.anatomy(changed)
         return step_memory.of(bodies[key], changed).peak <= room
 
-    levers = _levers(run, step_memory.anatomy(run).length)
+    levers = _levers(run, step_memory.anatomy(run))
     if not fits([lever[-1] for lever in levers]):
         return None
     every = (some for size in range(1, len(levers) + 1) for some in combinations(levers, size))
@@ -170,8 +170,9 @@ def overrides(before: Run, after: Run) -> list[str]:
     return [f"{key}={value}" for key, value in words.items()]
 
 
-def _levers(run: Run, length: int) -> list[list[Change]]:
+def _levers(run: Run, body: step_memory.Anatomy) -> list[list[Change]]:
     """What may be changed, each from mild to strong; those that cannot be are left out."""
+    length = body.length
     train, adapter = run.train, run.adapter
 
     def batch(rows: int) -> Change:
@@ -207,7 +208,7 @@ def _levers(run: Run, length: int) -> list[list[Change]]:
         and step_memory.precision(run.train.precision, run.hardware)[0] == "fp32"
     )
     four_bits = run.quantization.name in ("nf4", "fp4") or adapter.trains_every_weight
-    rank = getattr(adapter, "r", 0)
+    rank = getattr(adapter, "r", 0) if body.low_rank else 0
     step = 32 if length > 64 else 8
     chosen = run.evaluate.submodels
     least = max([1, *(getattr(run.sampler, "ranks", None) or []), *(chosen if isinstance(chosen, list) else [])])
@@ -248,7 +249,7 @@ def _parameters(run: Run, body: step_memory.Anatomy, head: str) -> list[str]:
     r, rows = getattr(run.adapter, "r", 0), [("model", body.quantized + body.rest)]
     if body.quantized:
         rows += [(f"  in linears, {run.quantization.name}", body.quantized), ("  in the rest", body.rest)]
-    if body.low_rank:
+    if body.low_rank and r:
         ranks = sorted({*(2**i for i in range(r.bit_length())), r})
         rows += [(f"adapter of rank {rank}", body.low_rank * rank // r) for rank in ranks]
     if body.head:

@@ -51,7 +51,7 @@ def scaling(policy: Scale, alpha: float, r: int, b: int) -> float:
 class Prefix(LoraVariant):
     """The forward at rank b, h = W0 x + s_b B[:, :b] (A[:b] x), shared by every layer of a model.
 
-    PEFT calls this hook private; `tests/test_peft_contract.py` holds it to its behaviour.
+    PEFT calls this hook private; `tests/methods/test_peft_contract.py` holds it to its behaviour.
     """
 
     def __init__(self, rank: int, scale: float) -> None:

@@ -14,7 +14,7 @@ from rankbench.tasks.encoding import IGNORED
 def response_nll(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Negative log-likelihood (n, s) of each target in nats, 0 where there is none.
 
-    `batch` is `batches.collate`'s; the head reads the last s + 1 positions and not the prompt's.
+    `batch` is `tasks.encoding.collate`'s; the head reads the last s + 1 positions and not the prompt's.
     """
     labels = batch["labels"]
     inputs = {key: value for key, value in batch.items() if key != "labels"}

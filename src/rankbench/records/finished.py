@@ -1,13 +1,12 @@
-"""A finished run read back: its settings, its adapter at a rank, and the model that it trained."""
+"""A finished run read back: its record, its settings, and what adapter/ says of its ranks."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
@@ -16,11 +15,6 @@ from rankbench.records import record as records
 from rankbench.settings.compose import of_record
 from rankbench.settings.model import Model
 from rankbench.settings.run import Run
-
-if TYPE_CHECKING:
-    pass
-
-log = logging.getLogger("rankbench")
 
 
 @dataclass(frozen=True)
@@ -122,6 +116,8 @@ def _settings(folder: Path, record: dict[str, Any]) -> Run:
         raise RequestError(
             f"{folder}: this rankbench does not know the setting {key}; use the one that made the run ({version})"
         ) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RequestError(f"{folder} is not a whole run ({error!r}); run it again with fresh=true") from error
 
 
 def exit_of(found: Finished, depth: int | None) -> int | None:

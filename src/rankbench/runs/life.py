@@ -1,4 +1,4 @@
-"""One run, from its settings to its record, however it ends: the work between them is pipeline.py's."""
+"""One run, from its settings to its record, however it ends: the work between them is work.py's."""
 
 from __future__ import annotations
 

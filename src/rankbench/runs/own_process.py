@@ -27,9 +27,9 @@ IN_USE = 3  # the process's exit status where a live run holds the folder
 
 
 def execute(run: Run, words: Sequence[str]) -> dict[str, Any]:
-    """As `run.execute`, in another process, whose output goes to a file beside the sweep's list.
+    """As `life.execute`, in another process, whose output goes to a file beside the sweep's list.
 
-    Raises what `run.execute` would have raised there, and RunFailed where the process was killed.
+    Raises what `life.execute` would have raised there, and RunFailed where the process was killed.
     """
     speak()
     said = Path(run.runs_dir) / ".multirun" / f"{run.run_id}.out"

@@ -52,7 +52,7 @@ class Score:
 
     `prediction` is a class number, a value or a text; a language model has `loss` (nats, summed over the response)
     and `tokens` (of the response), under the name of each exact match whether any accepted text is met, and for BLEU
-    the counts of `checks.BLEU_COUNTS`.
+    the counts of `settings.metrics.BLEU_COUNTS`.
     """
 
     submodel: Submodel

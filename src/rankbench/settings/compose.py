@@ -1,4 +1,4 @@
-"""From words and YAML, or from a record, to a checked `Run`: the only place that knows of Hydra's composition."""
+"""From words and YAML to a checked `Run`, for the command line, Python and a launcher's job; or from a record."""
 
 from __future__ import annotations
 
@@ -79,10 +79,11 @@ def of_record(config: Mapping[str, Any]) -> Run:
         others = {s.name for kind in kinds.values() for s in fields(kind)} | set(ONCE_SHARED[group])
         values[group] = {key: value for key, value in values[group].items() if key in own or key not in others}
     before: dict[str, Any] = {}
-    for key, neutral in NEUTRAL.items():
-        group, _, name = key.partition(".")
-        if name in schema[group]:
-            before.setdefault(group, {})[name] = neutral
+    for group in (setting.name for setting in fields(Run)):
+        kind = KINDS[group][values[group]["name"]] if group in KINDS else type(getattr(Run(), group))
+        for setting in fields(kind) if is_dataclass(kind) else ():
+            if "neutral" in setting.metadata:
+                before.setdefault(group, {})[setting.name] = plain(setting.metadata["neutral"])
     run = OmegaConf.to_object(OmegaConf.merge(schema, before, values))
     assert isinstance(run, Run)
     return run

@@ -30,12 +30,12 @@ class Evaluate:
         """Raises RequestError."""
         method, chosen = run.adapter, self.submodels
         if chosen != "all":
-            r = getattr(method, "r", 1)
+            r = getattr(method, "r", method.largest_rank)
             require(
                 isinstance(chosen, list)
                 and bool(chosen)
                 and all(isinstance(b, int) and not isinstance(b, bool) and b >= 1 for b in chosen)
-                and (method.deep or max(chosen) <= r),
+                and (method.deep or not r or max(chosen) <= r),
                 f"evaluate.submodels={chosen} must be all, or a list of ranks within 1..{r} such as [1,{r}]",
             )
             require(len(set(chosen)) == len(chosen), f"evaluate.submodels={chosen} names a rank twice")

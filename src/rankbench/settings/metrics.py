@@ -20,6 +20,7 @@ class Measure:
     implementation: str  # an `evaluate.Metric`, as `module:Class`
     times: int = 100
     rises: bool = True
+    generated: bool = False  # whether it scores a generated response
 
 
 METRICS: dict[str, Measure] = {
@@ -28,12 +29,13 @@ METRICS: dict[str, Measure] = {
     "matthews_correlation": Measure("classification", "rankbench.tasks.metrics.classification:MatthewsCorrelation"),
     "pearson": Measure("regression", "rankbench.tasks.metrics.regression:Pearson"),
     "spearman": Measure("regression", "rankbench.tasks.metrics.regression:Spearman"),
-    "exact_match": Measure("causal_lm", "rankbench.tasks.metrics.text:ExactMatch"),
-    "exact_match_normalized": Measure("causal_lm", "rankbench.tasks.metrics.text:ExactMatchNormalized"),
-    "bleu_sacre": Measure("causal_lm", "rankbench.tasks.metrics.text:BleuSacre"),
+    "exact_match": Measure("causal_lm", "rankbench.tasks.metrics.text:ExactMatch", generated=True),
+    "exact_match_normalized": Measure("causal_lm", "rankbench.tasks.metrics.text:ExactMatchNormalized", generated=True),
+    "bleu_sacre": Measure("causal_lm", "rankbench.tasks.metrics.text:BleuSacre", generated=True),
     "loss": Measure("causal_lm", "rankbench.tasks.metrics.language_model:Loss", times=1, rises=False),
     "perplexity": Measure("causal_lm", "rankbench.tasks.metrics.language_model:Perplexity", times=1, rises=False),
-} | installed("rankbench.metrics", Measure)
+}
+METRICS |= installed("rankbench.metrics", Measure, METRICS)
 
 
 def times(metric: str) -> int:
@@ -59,7 +61,7 @@ def _measure(metric: str) -> Measure | None:
 
 
 MATCHES = ("exact_match", "exact_match_normalized")  # metrics by which a generated response is right or wrong
-GENERATED = (*MATCHES, "bleu_sacre")  # metrics that need a generated response
+GENERATED = tuple(name for name, measure in METRICS.items() if measure.generated)
 BLEU_COUNTS = (  # columns of predictions.parquet: what a response adds to the counts of a corpus's BLEU
     *(f"bleu_matched_{n}" for n in range(1, 5)),
     *(f"bleu_total_{n}" for n in range(1, 5)),

@@ -1,9 +1,13 @@
-"""Methods, samplers and metrics of other packages, found by their entry points; none of them is imported before."""
+"""Methods, samplers and metrics of other packages, found by their entry points.
+
+Their settings are imported at every start, so they must not import torch; what implements them is not.
+"""
 
 from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Collection
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,14 +16,16 @@ from typing import Any
 GROUPS = ("rankbench.methods", "rankbench.samplers", "rankbench.metrics")
 
 
-def installed(group: str, kind: type) -> dict[str, Any]:
+def installed(group: str, kind: type, taken: Collection[str]) -> dict[str, Any]:
     """The settings that other packages offer under a group, by name; `kind` is what they must be, or a class of it.
 
-    One that cannot be loaded is left out, with a warning that names its package.
+    One that cannot be loaded, or whose name is `taken`, is left out, with a warning that names its package.
     """
     found = {}
     for point in metadata.entry_points(group=group):
         try:
+            if point.name in taken:
+                raise ValueError("rankbench has one of that name")
             offered = point.load()
             if not (isinstance(offered, kind) or (isinstance(offered, type) and issubclass(offered, kind))):
                 raise TypeError(f"it is no {kind.__name__}")
@@ -39,7 +45,7 @@ def load(place: str) -> Any:
 
 @functools.cache
 def conf_folders() -> list[str]:
-    """Where these packages keep their YAML: the folder `conf` beside the module that an entry point names."""
+    """Where these packages keep their YAML: the folder `conf` in the top package that an entry point names."""
     folders = []
     for group in GROUPS:
         for point in metadata.entry_points(group=group):

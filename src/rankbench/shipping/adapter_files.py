@@ -19,7 +19,7 @@ from rankbench.methods.cuts import closest
 
 CONFIG, WEIGHTS, NOTE = "adapter_config.json", "adapter_model.safetensors", "rankbench.json"
 A, B = "lora_A.weight", "lora_B.weight"
-_LAYER = re.compile(r"\.(?:layers|layer|h)\.(\d+)\.")  # as adapters.stack.PLACES has them
+_LAYER = re.compile(r"\.(?:layers|layer|h)\.(\d+)\.")  # as methods.layer_stack.PLACES has them
 AGAIN = "run the same command again with fresh=true"
 
 

@@ -210,7 +210,7 @@ class _Asked:
         log.info("choose the ranks of %d layers by the loss of %d rows", len(costs), len(split))
 
     def __call__(self, ranks: Sequence[int]) -> float:
-        """The loss (see `lm.row_losses`), infinite where it is no number."""
+        """The loss (see `objective.row_losses`), infinite where it is no number."""
         from rankbench.shipping import heldout
 
         heldout.hold(self.tuning, self.rank, ranks)

@@ -44,7 +44,7 @@ def load(run: str | os.PathLike[str], rank: int | None = None, depth: int | None
 
 
 def with_exits(run: str | os.PathLike[str]) -> tuple[Any, Stack, list[int]]:
-    """The model of a finished run over exits, the stack that cuts it, and the exits: what `elastic` decodes with.
+    """The model of a finished run over exits, the stack that cuts it, and the exits, for `scoring.exit_decoding`.
 
     Raises RequestError as `load` does, and for a run without exits.
     """
@@ -223,7 +223,10 @@ def of_all_ranks(found: Finished, adapter: Adapter) -> tuple[DyLora, Backbone]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         body, device = _body(found, head_width(found, adapter), as_stored=True, layers=None)
         tuning = methods.attach(dataclasses.replace(found.run, adapter=sized), body.model)
-    assert isinstance(tuning, DyLora)
+    if not isinstance(tuning, DyLora):
+        raise RequestError(
+            f"adapter={method.name} cannot hold a rank for each layer; give a run of adapter=dylora or lora"
+        )
     _fill(found, tuning.model, adapter)
     tuning.model.to(device).eval()
     return tuning, body

@@ -100,15 +100,17 @@ def make_optimizer(
     groups += [{"params": params, "weight_decay": 0.0, "lr": rate, "constant": True} for rate, params in own]
     if settings.optimizer is Optimizer.sgd:
         return torch.optim.SGD(groups, lr=settings.learning_rate)
+    # The fused kernel wants contiguous tensors, and bitsandbytes' optimizers would cut strided ones, frozen_strict's
+    # columns, off their weight.
+    contiguous = all(t.is_contiguous() for t in tensors)
     if settings.optimizer is Optimizer.paged_adamw:
-        if tensors[0].device.type == "cuda":
+        if tensors[0].device.type == "cuda" and contiguous:
             from bitsandbytes.optim import PagedAdamW32bit
 
             return PagedAdamW32bit(groups, lr=settings.learning_rate)
-        log.info("optimizer: AdamW, since only a GPU pages memory out")
-    # The fused kernel wants contiguous tensors; frozen_strict's columns are strided views.
-    fused = all(t.is_contiguous() for t in tensors)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
+        why = "only a GPU pages memory out" if contiguous else "a paged one would part single columns from their weight"
+        log.info("optimizer: AdamW, since %s", why)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=contiguous)
 
 
 def train(

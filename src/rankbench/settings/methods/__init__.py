@@ -30,6 +30,7 @@ METHODS: dict[str, type[Method]] = {
     "early_exit": EarlyExit,
     "sorted_ft": SortedFt,
     "sorted_lora": SortedLora,
-} | installed("rankbench.methods", Method)
+}
+METHODS |= installed("rankbench.methods", Method, METHODS)
 DYLORA = tuple(name for name, kind in METHODS.items() if kind.nested and not kind.deep)
 """The methods that train one adapter whose every rank works."""

@@ -28,9 +28,6 @@ class Nested(LowRank):
     update: Update = Update.full
     """What a step at rank b trains: the whole prefix; row and column b by their gradient alone, as the released code
     has it; or nothing but row and column b, moments and decay included."""
-    reorder_at: list[float] = added([])
-    """Shares of the steps, in (0, 1], after which the factors are turned into the order of their singular values."""
-
     nested: ClassVar[bool] = True
     several: ClassVar[bool] = True
 
@@ -38,6 +35,17 @@ class Nested(LowRank):
     def one_rank_a_step(self) -> bool:
         """A frozen update moves a single row and column."""
         return self.update is not Update.full
+
+
+@dataclass
+class DyLora(Nested):
+    """DyLoRA, and DyLoRA late, which is the same with rank R alone at first."""
+
+    reorder_at: list[float] = added([])
+    """Shares of the steps, in (0, 1], after which the factors are turned into the order of their singular values."""
+
+    implementation: ClassVar[str] = "rankbench.methods.lora:DyLora"
+    cuttable: ClassVar[bool] = True
 
     def check(self, run: Run) -> None:
         """As a LoRA's, and turned factors. Raises RequestError."""
@@ -50,11 +58,3 @@ class Nested(LowRank):
             all(0 < share <= 1 for share in self.reorder_at),
             f"adapter.reorder_at={self.reorder_at} must lie in (0, 1], shares of the steps",
         )
-
-
-@dataclass
-class DyLora(Nested):
-    """DyLoRA, and DyLoRA late, which is the same with rank R alone at first."""
-
-    implementation: ClassVar[str] = "rankbench.methods.lora:DyLora"
-    cuttable: ClassVar[bool] = True

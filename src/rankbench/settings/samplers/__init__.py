@@ -23,4 +23,5 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "all": All,
     "exits": Exits,
     "sandwich": Sandwich,
-} | installed("rankbench.samplers", Sampler)
+}
+SAMPLERS |= installed("rankbench.samplers", Sampler, SAMPLERS)

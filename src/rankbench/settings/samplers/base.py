@@ -136,6 +136,10 @@ class PerRow(PerBatch, OverRanks):
         super().check(run)
         if not self.per_row:
             return
+        require(
+            type(self).__module__.startswith("rankbench."),
+            f"sampler.per_row: how often sampler={self.name} draws each rank is not known; leave it out",
+        )
         refuse_beside_frozen(run, "sampler.per_row", True)
         require(
             not run.adapter.deep,

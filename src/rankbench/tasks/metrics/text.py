@@ -56,7 +56,7 @@ class BleuSacre(TextPairs):
 
 
 def bleu_counts(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
-    """What n texts add to a corpus's BLEU, (n,) under each name of `checks.BLEU_COUNTS`."""
+    """What n texts add to a corpus's BLEU, (n,) under each name of `settings.metrics.BLEU_COUNTS`."""
     bleu = _bleu()
     rows = [bleu.corpus_score([text], [[own] for own in row]) for text, row in zip(texts, references, strict=True)]
     found = np.array([[*row.counts, *row.totals, row.sys_len, row.ref_len] for row in rows])
