@@ -34,10 +34,13 @@ import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 import rankbench.__main__  # registers the schema
+from rankbench.errors import RequestError
 from rankbench.settings.compose import build
+from rankbench.settings.refusal import explain
 from rankbench.settings.run import Run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -140,6 +143,13 @@ def compose(*overrides: str) -> DictConfig:
 def compose_run(*overrides: str) -> Run:
     """The checked run of these overrides. Raises RequestError as the command line would."""
     return build(compose(*overrides))
+
+
+def refused(*overrides: str) -> str:
+    """What the command line says to these overrides, which it refuses."""
+    with pytest.raises((RequestError, HydraException)) as refusal:
+        compose_run(*overrides)
+    return explain(refusal.value, list(overrides), CONF)
 
 
 def tiny_overrides(data: Path, runs: Path) -> list[str]:

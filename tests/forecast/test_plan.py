@@ -334,7 +334,9 @@ def test_the_mildest_change_comes_first():
 
 def test_a_rank_that_is_asked_for_is_kept():
     free, bound = (compose_run(*BASE, "quantization=nf4", f"sampler.ranks={ranks}") for ranks in ("null", "[2,8]"))
-    least = step_memory.forecast(plan._changed(bound, [lever[-1] for lever in plan._levers(bound, 512)])).peak
+    least = step_memory.forecast(
+        plan._changed(bound, [lever[-1] for lever in plan._levers(bound, step_memory.anatomy(bound))])
+    ).peak
     assert plan.mended(bound, least) is not None
     assert plan.mended(bound, least - 1) is None
     assert any(word.startswith("adapter.r=") for word in plan.overrides(free, plan.mended(free, least - 1)))

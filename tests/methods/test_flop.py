@@ -465,7 +465,6 @@ REFUSED = [
     (["adapter=flop", "adapter.sparsity_warmup=1.5"], "sparsity_warmup=1.5 must lie in"),
     (["adapter=flop", "adapter.gate_learning_rate=0"], "gate_learning_rate=0 must be above 0"),
     (["adapter=flop", "adapter.lambda_learning_rate=nan"], "lambda_learning_rate=nan must be above 0"),
-    (["adapter=lora", "adapter.target_sparsity=0.3"], "target_sparsity belongs to adapter=flop or lora_gated"),
     (["adapter=flop", "quantization=nf4"], "adapter=flop trains every weight"),
     (["adapter=flop", "train.optimizer=sgd"], "use adamw"),
     (["adapter=flop", "evaluate.submodels=[1]"], "ends with one size"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_jsonl, write_tiny
+from conftest import refused, write_jsonl, write_tiny
 from tiny import a_batch, a_run, randomise
 from transformers import AutoConfig
 
@@ -32,7 +32,8 @@ EXITS = (2, 3, 4)
 
 
 def words(kind: str, task: str, *overrides: str) -> list[str]:
-    return [f"model=tiny_{kind}", f"model.random.{LAYERS[kind]}=4", f"task={task}", "adapter.exits=[2,3]", *overrides]
+    exits = [] if "adapter=full" in overrides else ["adapter.exits=[2,3]"]
+    return [f"model=tiny_{kind}", f"model.random.{LAYERS[kind]}=4", f"task={task}", *exits, *overrides]
 
 
 def attached(kind: str, task: str, *overrides: str) -> methods.FineTuning:
@@ -245,13 +246,9 @@ def test_parameters_are_those_of_the_layers_that_run() -> None:
         (["adapter.exits=[2,2]"], "each once"),
         (["adapter.exit_stride=2"], "leave one out"),
         (["adapter=sft", "sampler=all"], "trains one size"),
-        (["adapter=early_exit", "adapter.trainable=lora"], "trains heads over a frozen body"),
-        (["adapter.update=frozen_grad"], "belongs to adapter=dylora"),
         (["sampler=geometric"], "sampler=geometric draws ranks, and adapter=sorted_ft has none"),
-        (["adapter=dylora", "sampler=exits"], "adapter=dylora has no exits"),
         (["sampler.exit_weights=[1,2]"], "has 2 weights for the 3 exits"),
         (["sampler.exit_weights=[1,2,0]"], "must be above 0"),
-        (["adapter=dylora", "sampler.exit_weights=[1,2,3]"], "weigh exits"),
         (["adapter=sorted_lora", "sampler=exits", "adapter.update=frozen_grad"], "trains one rank a step"),
     ],
 )
@@ -259,6 +256,24 @@ def test_a_wrong_request_is_refused_with_the_mend(overrides: list[str], message:
     with pytest.raises(RequestError, match=message):
         run = a_run(*words("llama", "instruction", "adapter=sorted_ft", *overrides))
         methods.attach(run, backbone.load(run.model, None, False, 0).model)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["adapter=early_exit", "adapter.trainable=lora"], "adapter=early_exit has no setting trainable"),
+        (
+            ["adapter=sorted_ft", "adapter.update=frozen_grad"],
+            "adapter=sorted_ft has no setting update",
+        ),
+        (["adapter=sorted_lora", "adapter.reorder_at=[0.5]"], "adapter=sorted_lora has no setting reorder_at"),
+        (["adapter=dylora", "adapter.exits=[2]"], "adapter=dylora has no setting exits"),
+        (["adapter=dylora", "sampler=exits"], "adapter=dylora has no exits"),
+        (["adapter=dylora", "sampler.exit_weights=[1,2,3]"], "weigh exits"),
+    ],
+)
+def test_what_belongs_to_another_method_is_refused(overrides: list[str], message: str) -> None:
+    assert message in refused("model=tiny_llama", *overrides)
 
 
 def test_a_family_that_is_not_known_is_refused() -> None:
