@@ -32,7 +32,8 @@ EXITS = (2, 3, 4)
 
 
 def words(kind: str, task: str, *overrides: str) -> list[str]:
-    exits = [] if "adapter=full" in overrides else ["adapter.exits=[2,3]"]
+    without = {"adapter=full", "adapter=lora", "adapter=dylora"} & set(overrides)
+    exits = [] if without else ["adapter.exits=[2,3]"]
     return [f"model=tiny_{kind}", f"model.random.{LAYERS[kind]}=4", f"task={task}", *exits, *overrides]
 
 

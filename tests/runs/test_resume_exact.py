@@ -18,6 +18,7 @@ from tiny import a_run
 from rankbench.errors import RunFailed
 from rankbench.runs import life as runs
 from rankbench.runs import work
+from rankbench.scoring import evaluation
 from rankbench.training import checkpoints, loop
 
 STEPS = 12
@@ -103,7 +104,7 @@ MOMENTS = {
     "before a checkpoint is renamed": (checkpoints.os, "replace", 3, False),
     "at the last step": (loop, "draw", STEPS, False),
     "after the last checkpoint": (checkpoints, "save", 4, True),
-    "in the final evaluation": (runs.records, "environment", 1, False),
+    "in the final evaluation": (evaluation, "_score", 1, False),
     "while the adapter is saved": (work, "replace_folder", 1, False),
     "after the adapter is saved": (work, "replace_folder", 1, True),
     "before the record": (runs, "_finish", 1, False),

@@ -172,7 +172,7 @@ def test_heads_whose_body_changed_are_refused(tmp_path: Path) -> None:
         (["adapter=sft"], {"depth": 2}, r"depth 2 is none that this run trained \(4\)"),
         (["adapter=sorted_ft"], {"depth": 1}, r"depth 1 is none that this run trained \(2, 3, 4\)"),
         (["adapter=sorted_ft"], {"depth": 2, "rank": 2}, r"no low-rank factors .*leave out --rank"),
-        (["adapter=dylora", "adapter.exits=null"], {"depth": 2}, r"has no exits \(dylora\); leave out --depth"),
+        (["adapter=dylora"], {"depth": 2}, r"has no exits \(dylora\); leave out --depth"),
     ],
 )
 def test_a_depth_that_was_not_trained_is_refused(
@@ -219,7 +219,7 @@ def test_a_finished_run_decodes_at_any_of_its_exits(adapter: str, tmp_path: Path
 
 
 def test_an_adapter_over_the_first_layers_says_so(tmp_path: Path) -> None:
-    run, _ = trained(tmp_path, "llama", "adapter=lora", "adapter.exits=null", "model.layers=2")
+    run, _ = trained(tmp_path, "llama", "adapter=lora", "model.layers=2")
     said = export.export(run.folder, tmp_path / "out")
     assert "num_hidden_layers=2" in said[-1]
     code = re.search(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.S)

@@ -149,7 +149,8 @@ def test_periodic_evaluation_changes_nothing(tmp_path):
     tuning = attached("train.batch_size=8", "train.max_steps=6", "train.log_steps=1", "train.eval_steps=2")
 
     def measure(model):
-        return evaluate(model, tuning, [DATA], tuning.family, ["accuracy"], batch_size=8, pad_id=0)
+        scores = evaluate(model, tuning, [DATA], tuning.family, ["accuracy"], batch_size=8, pad_id=0)
+        return [{"rank": s.submodel.rank, "depth": None, "metric": "accuracy", **s.metrics} for s in scores]
 
     watched, past = trained(tmp_path / "b", tuning=tuning, measure=measure)
     assert {e["step"] for e in past.evaluations} == {2, 4} and len(past.evaluations) == 16
