@@ -50,7 +50,7 @@ def test_a_signal_in_training_is_obeyed_after_the_step(
     assert outcome(run.folder) == outcome(whole.folder)
 
 
-@pytest.mark.parametrize("moment", [(runs.records, "environment"), (work, "replace_folder"), (runs, "_finish")])
+@pytest.mark.parametrize("moment", [(runs, "environment"), (work, "replace_folder"), (runs, "_finish")])
 def test_a_signal_outside_of_the_training_is_obeyed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: tuple[object, str]
 ) -> None:
