@@ -33,7 +33,7 @@ lint: $(READY)
 	$(BIN)/lint-imports --no-cache
 
 slow: $(READY)
-	$(PYTEST) -m slow
+	$(PYTEST) $(PARALLEL) -m slow
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict

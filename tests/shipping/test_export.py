@@ -252,6 +252,7 @@ def test_stock_libraries_give_the_runs_own_logits_at_every_exported_rank(
 
 
 @pytest.mark.parametrize(("model", "merge"), [("tiny_gpt2", False), ("tiny_llama", True)])
+@pytest.mark.slow
 def test_the_code_on_the_card_predicts_what_the_run_predicted(
     trained: Callable[[str], Done], tmp_path: Path, model: str, merge: bool
 ) -> None:
@@ -309,6 +310,7 @@ def test_every_linear_layer_and_a_larger_head_are_exported_whole(tmp_path: Path)
 
 
 @pytest.mark.parametrize("model", ["tiny_gpt2", "tiny_llama"])
+@pytest.mark.slow
 def test_a_language_model_is_exported_without_a_head(tmp_path: Path, model: str) -> None:
     rows = [{"instruction": f"repeat {word}", "input": "", "output": word * 2} for word in ("sun", "moon", "sky") * 8]
     write_jsonl(tmp_path / "lm" / "train.jsonl", rows)
@@ -564,6 +566,7 @@ def test_a_plain_export_does_without_the_backbones_weights(bert: Done, tmp_path:
     assert named == str(base)
 
 
+@pytest.mark.slow
 def test_the_card_of_a_quantized_run_gives_the_runs_predictions(tmp_path: Path) -> None:
     done = train(tmp_path, "tiny_llama", "quantization=nf4", "train.precision=fp32")
     export.export(done.folder, tmp_path / "out", 2)

@@ -140,6 +140,7 @@ def test_a_pair_gives_what_the_run_measured(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("start", [None, "sft", "lora"])
+@pytest.mark.slow
 def test_an_early_exit_is_exported_with_its_own_head(kind: str, start: str | None, tmp_path: Path) -> None:
     begin = []
     if start:

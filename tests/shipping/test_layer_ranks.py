@@ -286,6 +286,7 @@ def test_a_plain_lora_is_ordered_by_svd_and_says_so(lora: Done, tmp_path: Path) 
         ("tiny_llama", ("adapter=lora",), False),
     ],
 )
+@pytest.mark.slow
 def test_stock_peft_gives_the_logits_that_were_measured(
     model: str, words: tuple[str, ...], svd: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,6 +134,7 @@ def test_a_run_that_two_jobs_ask_for_is_done_once(call_main: Call, tiny: list[st
     assert "record: " in call_main("-m", *tiny, "train.max_steps=1", "fresh=true").out
 
 
+@pytest.mark.slow
 def test_a_cluster_of_ones_own_lies_in_a_folder_of_ones_own(call_main: Call, tiny: list[str], tmp_path: Path) -> None:
     mine = tmp_path / "mine" / "cluster" / "ours.yaml"
     mine.parent.mkdir(parents=True)

@@ -66,6 +66,7 @@ def tables_in(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_a_notebook_runs_top_to_bottom_and_shows_what_is_committed(name: str, tmp_path: Path) -> None:
     file = a_copy(name, tmp_path)
     ran = runner().execute(file)
@@ -112,6 +113,7 @@ def test_a_notebook_opens_with_its_question_and_the_command_behind_its_records(n
     assert not re.findall(r"\d+\.\d|\d %", prose), "figures stand in outputs, where they cannot grow old"
 
 
+@pytest.mark.slow
 def test_several_tasks_need_no_other_notebook(search: Path, tmp_path: Path) -> None:  # noqa: F811
     """A whole search, with cuts, of two tasks: only RUNS changes."""
     values = dict.fromkeys((1, 2, 4), 0.5)
