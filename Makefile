@@ -36,7 +36,7 @@ slow: $(READY)
 	$(PYTEST) $(PARALLEL) -m slow
 
 docs: $(READY)
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 slurm: $(READY)
 	command -v slurmd >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
