@@ -12,6 +12,7 @@ from conftest import REPOSITORY
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_the_demo_beats_the_majority_class_at_every_rank(tmp_path):
     recipe = subprocess.run(["make", "-n", "demo"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     (words,) = [line.split("-m rankbench", 1)[1].split() for line in recipe.splitlines() if "-m rankbench" in line]
