@@ -53,14 +53,24 @@ THINGS = ("film", "book", "song", "meal", "walk", "play", "house", "garden")
 
 
 WHOLE = ("forecast", "runs", "shipping", "sweeps")  # rooms whose tests are mostly whole runs
-TABLES = ("test_curve", "test_comparisons_ranks", "test_comparisons_depth", "test_report", "test_notebooks")
+LONG = (  # and files elsewhere that take longest
+    "test_curve",
+    "test_comparisons_ranks",
+    "test_comparisons_depth",
+    "test_report",
+    "test_notebooks",
+    "test_exit_decoding",
+    "test_generation",
+    "test_quantization",
+    "test_flop",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longer than a change wants to wait for each time is left out of `make quick`."""
     for item in items:
         processes = {"command_line", "finished"} & set(getattr(item, "fixturenames", ()))
-        if item.path.parent.name in WHOLE or item.path.stem in TABLES or processes:
+        if item.path.parent.name in WHOLE or item.path.stem in LONG or processes:
             item.add_marker("full")
 
 

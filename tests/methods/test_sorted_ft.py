@@ -311,6 +311,7 @@ def test_the_papers_exits_are_the_default_of_its_model() -> None:
         ("sorted_ft", ["sampler.exit_weights=[1,1,2]"]),
     ],
 )
+@pytest.mark.full
 def test_a_run_scores_every_exit(adapter: str, sampler: list[str], tmp_path: Path) -> None:
     rows = [{"instruction": f"Count to {i}", "input": "", "output": "la " * (i % 4 + 1)} for i in range(16)]
     for name in ("train", "validation"):
@@ -395,6 +396,7 @@ def test_an_early_exit_uses_its_own_head(kind: str, task: str) -> None:
 
 
 @pytest.mark.parametrize("trainable", ["all", "lora"])
+@pytest.mark.full
 def test_early_exit_starts_from_a_finished_run(trainable: str, tmp_path: Path) -> None:
     rows = [{"instruction": f"Count to {i}", "input": "", "output": "la " * (i % 4 + 1)} for i in range(16)]
     for name in ("train", "validation"):
@@ -414,6 +416,7 @@ def test_early_exit_starts_from_a_finished_run(trainable: str, tmp_path: Path) -
         _ = a_run(*words("llama", "instruction", "adapter=early_exit", "adapter.start_from=nothing", *settings)).run_id
 
 
+@pytest.mark.full
 def test_tables_and_pictures_speak_of_exits_and_pairs(tmp_path: Path) -> None:
     data = write_tiny(tmp_path / "data")
     common = ["model=tiny_bert", "model.random.num_hidden_layers=4", "task=classification", f"task.data_dir={data}"]

@@ -355,6 +355,7 @@ def test_a_setting_that_came_later_counts_once_it_is_changed(words: list[str], c
     assert compose_run(*words, change).run_id != compose_run(*words).run_id
 
 
+@pytest.mark.full
 def test_committed_records_keep_their_identity() -> None:
     """A record alone gives its run's id: no folder is looked at, and settings that came later moved none."""
     records = load_records(REPOSITORY / "benchmarks" / "results")
