@@ -63,6 +63,9 @@ LONG = (  # and files elsewhere that take longest
     "test_generation",
     "test_quantization",
     "test_flop",
+    "test_cuts",
+    "test_choice",
+    "test_record",
 )
 
 
