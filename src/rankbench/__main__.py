@@ -187,8 +187,8 @@ def main() -> None:
     except (RequestError, HydraException, OmegaConfBaseException) as error:
         print(f"rankbench: {explain(error, words, CONF)}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # the reader of a pipe left, as head does; that is no failure
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        _left()
     except KeyboardInterrupt:
         print("rankbench: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
@@ -203,6 +203,16 @@ def main() -> None:
         place = f"{error.filename} cannot be written ({error.strerror})"  # Hydra makes the sweep's folder
         print(f"rankbench: {place}; choose another runs_dir", file=sys.stderr)
         sys.exit(2)
+    finally:
+        try:
+            sys.stdout.flush()  # Python would do it where nobody answers
+        except BrokenPipeError:
+            _left()
+
+
+def _left() -> None:
+    """Say no more: the reader of a pipe left, as head does, and that is no failure."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":
