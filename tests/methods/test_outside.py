@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -112,17 +113,16 @@ def test_it_is_tabulated_and_exported(installed: Path, done: Path, tmp_path: Pat
 
 def test_its_settings_are_its_own(installed: Path, tmp_path: Path) -> None:
     said = call(installed, tmp_path, "adapter=lora", "adapter.a_times=2", rc=2)
-    assert said == "rankbench: adapter.a_times: adapter=lora has no setting a_times; adapter=dylora_fa have it\n" or (
-        "adapter=lora has no setting a_times; adapter=dylora_fa has it" in said
-    )
+    assert "adapter=lora has no setting a_times; adapter=dylora_fa has it" in said
     assert "adapter.a_times=0.0 must be above 0" in call(
         installed, tmp_path, "model=tiny_bert", "adapter=dylora_fa", "adapter.a_times=0", rc=2
     )
 
 
 def test_where_it_is_not_installed_its_records_are_read_all_the_same(done: Path, tmp_path: Path) -> None:
-    for table in ("curve", "leaderboard", "choose_rank"):
-        assert "dylora_fa" in call(None, tmp_path, "table", table, str(done)) or table == "choose_rank"
+    for table in ("curve", "leaderboard"):
+        assert "dylora_fa" in call(None, tmp_path, "table", table, str(done))
+    assert "Rank " in call(None, tmp_path, "table", "choose_rank", str(done))
     assert "adapter=dylora_fa is not installed here" in call(
         None, tmp_path, "export", str(done), "--to", str(tmp_path / "out"), rc=2
     )
@@ -130,8 +130,6 @@ def test_where_it_is_not_installed_its_records_are_read_all_the_same(done: Path,
 
 
 def test_a_package_that_is_broken_is_named_and_left_out(installed: Path, tmp_path: Path) -> None:
-    import shutil
-
     broken = tmp_path / "site"
     shutil.copytree(installed, broken)
     (broken / "rankbench_fa" / "settings.py").write_text("import nothing_of_that_name\n")

@@ -100,4 +100,5 @@ def test_the_launcher_queues_a_job_again_unless_slurm_has_decided(handed) -> Non
 
 
 def test_without_a_launcher_nobody_is_signalled() -> None:
-    stopping.hand_over(stopping.Stopped(signal.SIGUSR2))  # would end this process
+    assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL  # which would end this process
+    assert stopping.hand_over(stopping.Stopped(signal.SIGUSR2)) is None

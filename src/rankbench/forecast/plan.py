@@ -126,7 +126,7 @@ def mended(run: Run, room: int) -> Run | None:
     def fits(changes: Sequence[Change]) -> bool:
         changed = _changed(run, changes)
         name, length = changed.quantization.name, changed.task.max_length
-        key = (name, changed.train.precision, length, getattr(changed.adapter, "r", 0))
+        key = (name, changed.train.precision, length, changed.adapter.largest_rank)
         if key not in bodies:
             bodies[key] = step_memory.anatomy(changed)
         return step_memory.of(bodies[key], changed).peak <= room
@@ -165,7 +165,7 @@ def overrides(before: Run, after: Run) -> list[str]:
         words["train.gradient_accumulation_steps"] = str(after.train.gradient_accumulation_steps)
     if after.task.max_length != before.task.max_length:
         words["task.max_length"] = str(after.task.max_length)
-    if getattr(now, "r", 0) != getattr(was, "r", 0):
+    if now.largest_rank != was.largest_rank:
         words["adapter.r"] = str(now.r)
     return [f"{key}={value}" for key, value in words.items()]
 
@@ -208,7 +208,7 @@ def _levers(run: Run, body: step_memory.Anatomy) -> list[list[Change]]:
         and step_memory.precision(run.train.precision, run.hardware)[0] == "fp32"
     )
     four_bits = run.quantization.name in ("nf4", "fp4") or adapter.trains_every_weight
-    rank = getattr(adapter, "r", 0) if body.low_rank else 0
+    rank = adapter.largest_rank if body.low_rank else 0
     step = 32 if length > 64 else 8
     chosen = run.evaluate.submodels
     least = max([1, *(getattr(run.sampler, "ranks", None) or []), *(chosen if isinstance(chosen, list) else [])])
@@ -246,7 +246,7 @@ def _steps(run: Run, loaded: data.Data | None) -> str:
 
 
 def _parameters(run: Run, body: step_memory.Anatomy, head: str) -> list[str]:
-    r, rows = getattr(run.adapter, "r", 0), [("model", body.quantized + body.rest)]
+    r, rows = run.adapter.largest_rank, [("model", body.quantized + body.rest)]
     if body.quantized:
         rows += [(f"  in linears, {run.quantization.name}", body.quantized), ("  in the rest", body.rest)]
     if body.low_rank and r:

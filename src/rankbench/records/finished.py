@@ -59,6 +59,13 @@ class Finished:
             return dataclasses.replace(self.run.model, package=None)
         return dataclasses.replace(self.run.model, hub=None) if kind == "package" else self.run.model
 
+    def with_data(self, data_dir: str | None) -> Finished:
+        """The same run, its task's data in this folder, if one is given."""
+        if data_dir is None:
+            return self
+        task = dataclasses.replace(self.run.task, data_dir=data_dir)
+        return dataclasses.replace(self, run=dataclasses.replace(self.run, task=task))
+
 
 def finished(folder: Path) -> Finished:
     """The done run in a folder.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import field
+from dataclasses import field, fields
+from enum import Enum
 from typing import Any
 
 from rankbench.errors import RequestError
@@ -32,3 +33,19 @@ def added(default: Any, *, neutral: Any = _DEFAULT) -> Any:
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=told)
     return field(default=default, metadata=told)
+
+
+def neutrals(group: Any) -> dict[str, Any]:
+    """The neutral value of each setting of a group (a dataclass, or one of it) that is `added`."""
+    return {s.name: plain(s.metadata["neutral"]) for s in fields(group) if "neutral" in s.metadata}
+
+
+def plain(value: Any) -> Any:
+    """A setting as JSON has it."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [plain(v) for v in value]
+    return value

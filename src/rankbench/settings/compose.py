@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from rankbench.errors import RequestError
-from rankbench.settings.identity import ONCE_SHARED, plain
+from rankbench.settings.base import neutrals
+from rankbench.settings.identity import ONCE_SHARED
 from rankbench.settings.methods import METHODS
 from rankbench.settings.outside import conf_folders
 from rankbench.settings.run import Run
@@ -23,12 +24,12 @@ from rankbench.system import gpus
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
 KINDS: dict[str, dict[str, Any]] = {"adapter": dict(METHODS), "sampler": dict(SAMPLERS)}
+GROUPS = {name: type(group) for name, group in vars(Run()).items() if is_dataclass(group)}
 NEUTRAL: dict[str, Any] = {
-    f"{group.name}.{setting.name}": plain(setting.metadata["neutral"])
-    for group in fields(Run)
-    for kind in KINDS.get(group.name, {group.name: type(getattr(Run(), group.name))}).values()
-    for setting in (fields(kind) if is_dataclass(kind) else ())
-    if "neutral" in setting.metadata
+    f"{group}.{name}": neutral
+    for group, kind in GROUPS.items()
+    for one in KINDS.get(group, {group: kind}).values()
+    for name, neutral in neutrals(one).items()
 }
 """Every setting that came after the first records, whoever's it is, with the value that means what was before it."""
 
@@ -78,12 +79,8 @@ def of_record(config: Mapping[str, Any]) -> Run:
         own = {setting.name for setting in fields(kinds[name])}
         others = {s.name for kind in kinds.values() for s in fields(kind)} | set(ONCE_SHARED[group])
         values[group] = {key: value for key, value in values[group].items() if key in own or key not in others}
-    before: dict[str, Any] = {}
-    for group in (setting.name for setting in fields(Run)):
-        kind = KINDS[group][values[group]["name"]] if group in KINDS else type(getattr(Run(), group))
-        for setting in fields(kind) if is_dataclass(kind) else ():
-            if "neutral" in setting.metadata:
-                before.setdefault(group, {})[setting.name] = plain(setting.metadata["neutral"])
+    kind_of = GROUPS | {group: kinds[values[group]["name"]] for group, kinds in KINDS.items()}
+    before = {group: neutrals(kind) for group, kind in kind_of.items()}
     run = OmegaConf.to_object(OmegaConf.merge(schema, before, values))
     assert isinstance(run, Run)
     return run

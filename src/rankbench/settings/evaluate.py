@@ -30,7 +30,7 @@ class Evaluate:
         """Raises RequestError."""
         method, chosen = run.adapter, self.submodels
         if chosen != "all":
-            r = getattr(method, "r", method.largest_rank)
+            r = method.largest_rank
             require(
                 isinstance(chosen, list)
                 and bool(chosen)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields, is_dataclass
-from enum import Enum
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankbench.errors import RequestError
+from rankbench.settings.base import neutrals, plain
 from rankbench.settings.sources import Source, fingerprint, locate
 
 if TYPE_CHECKING:
@@ -60,10 +60,11 @@ def identity(run: Run, at: Mapping[str, str] | None = None) -> dict[str, Any]:
     values = settings(run)
     for group, once in ONCE_SHARED.items():
         values[group] = once | values[group]
-    for key, neutral in neutrals(run):
-        group, _, name = key.rpartition(".")
-        if (values[group] if group else values)[name] == neutral:
-            del (values[group] if group else values)[name]
+    groups = [(group, values[name]) for name, group in vars(run).items() if is_dataclass(group)]
+    for asked, kept in [(run, values), *groups]:
+        for name, neutral in neutrals(asked).items():
+            if kept[name] == neutral:
+                del kept[name]
     for key in VOLATILE:
         *parents, last = key.split(".")
         node = values
@@ -79,16 +80,6 @@ def identity(run: Run, at: Mapping[str, str] | None = None) -> dict[str, Any]:
     return values
 
 
-def neutrals(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings that came after the first records, by their dotted keys, with their neutral values."""
-    for setting in fields(settings):
-        value = getattr(settings, setting.name, None)
-        if "neutral" in setting.metadata:
-            yield prefix + setting.name, plain(setting.metadata["neutral"])
-        elif is_dataclass(value):
-            yield from neutrals(value, f"{prefix}{setting.name}.")
-
-
 def start_folder(run: Run) -> Path:
     """The finished run that `adapter.start_from` names, by its folder or by its id in runs_dir. Raises RequestError."""
     name = str(run.adapter.begins_with)
@@ -96,14 +87,3 @@ def start_folder(run: Run) -> Path:
         if (folder / "adapter").is_dir():
             return folder
     raise RequestError(f"adapter.start_from={name} is no finished run; give the folder of one, or its id in runs_dir")
-
-
-def plain(value: Any) -> Any:
-    """A setting as JSON has it."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [plain(v) for v in value]
-    return value

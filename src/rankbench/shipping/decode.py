@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import json
 import statistics
@@ -69,10 +68,7 @@ def main(words: list[str]) -> None:
         if getattr(asked, name) < 1:
             raise RequestError(f"--{name.replace('_', '-')} {getattr(asked, name)} must be at least 1")
     speak()
-    found = finished(asked.run)
-    if asked.data_dir is not None:
-        task = dataclasses.replace(found.run.task, data_dir=asked.data_dir)
-        found = dataclasses.replace(found, run=dataclasses.replace(found.run, task=task))
+    found = finished(asked.run).with_data(asked.data_dir)
     chosen = [_thresholds(text, found) for text in asked.confidence or ()]
     measured, said = compare(found, asked.examples, asked.new_tokens, chosen or None, asked.draft_tokens)
     from rankbench.tables.layout import render

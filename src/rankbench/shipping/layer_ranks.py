@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import math
 import re
@@ -77,10 +76,7 @@ def main(words: list[str]) -> None:
     if asked.examples is not None and asked.examples < LEAST:
         raise RequestError(f"--examples {asked.examples} must be at least {LEAST}: half choose and half score")
     speak()
-    found = finished(asked.run)
-    if asked.data_dir is not None:
-        task = dataclasses.replace(found.run.task, data_dir=asked.data_dir)
-        found = dataclasses.replace(found, run=dataclasses.replace(found.run, task=task))
+    found = finished(asked.run).with_data(asked.data_dir)
     from rankbench.shipping import export
 
     place = None if asked.to is None else export.vacant(asked.to)

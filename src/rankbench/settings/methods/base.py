@@ -31,7 +31,7 @@ class Method:
 
     @property
     def largest_rank(self) -> int:
-        """The maximum rank R of its family; 0 where it has no ranks to choose from."""
+        """The maximum rank R that its settings name; 0 where they name none."""
         return 0
 
     @property

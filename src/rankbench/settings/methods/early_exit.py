@@ -25,11 +25,6 @@ class EarlyExit(Exits, LowRank):
     several: ClassVar[bool] = True
 
     @property
-    def largest_rank(self) -> int:
-        """There are no ranks: 0."""
-        return 0
-
-    @property
     def begins_with(self) -> str | None:
         """The body's run."""
         return self.start_from

@@ -60,11 +60,6 @@ class Flop(Gated, LowRank):
     implementation: ClassVar[str] = "rankbench.methods.flop:Flop"
 
     @property
-    def largest_rank(self) -> int:
-        """The gates choose: 0."""
-        return 0
-
-    @property
     def trains_every_weight(self) -> bool:
         """All of them."""
         return True
@@ -81,11 +76,6 @@ class LoraGated(Gated, LowRank):
     """Gates on the ranks of a LoRA: each layer ends with a rank of its own."""
 
     implementation: ClassVar[str] = "rankbench.methods.flop:GatedLora"
-
-    @property
-    def largest_rank(self) -> int:
-        """The gates choose the ranks: 0."""
-        return 0
 
     def check(self, run: Run) -> None:
         """The LoRA's and the gates'. Raises RequestError."""

@@ -15,11 +15,6 @@ class Full(LowRank):
     implementation: ClassVar[str] = "rankbench.methods.full:Full"
 
     @property
-    def largest_rank(self) -> int:
-        """There are no ranks: 0."""
-        return 0
-
-    @property
     def trains_every_weight(self) -> bool:
         """All of them."""
         return True

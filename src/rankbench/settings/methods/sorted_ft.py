@@ -32,11 +32,6 @@ class Sft(Exits, LowRank):
     deep: ClassVar[bool] = True
 
     @property
-    def largest_rank(self) -> int:
-        """The rank of its LoRA, which is no choice: 0, as the family is over depth."""
-        return 0
-
-    @property
     def trains_every_weight(self) -> bool:
         """Unless a LoRA does."""
         return self.trainable is Trainable.all
