@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_iter
 
 from rankbench import methods
 from rankbench.errors import RequestError
-from rankbench.forecast import plan, step_memory
+from rankbench.forecast import plan, rehearsal, step_memory
 from rankbench.methods import objective
 from rankbench.models import backbone, quantization
 from rankbench.settings.run import Run
@@ -165,7 +165,7 @@ def test_activations_are_what_autograd_saves(model, method):
     tuning = methods.attach(run, loaded(run))
     tuning.model.train()
     own = set(storages(tensors_of(tuning.model)))
-    real = step_memory.saved(lambda: tuning.model(**batch(run)), tuning.model, blocks_of(tuning.model), own)
+    real = rehearsal.saved(lambda: tuning.model(**batch(run)), tuning.model, blocks_of(tuning.model), own)
     assert step_memory.forecast(run, rows=ROWS).activations == pytest.approx(real.inside + real.outside, rel=0.05)
 
 
@@ -200,7 +200,7 @@ def test_checkpointing_keeps_what_is_alive_after_the_forward_and_one_layer(model
     tuning = methods.attach(run, loaded(run))
     tuning.model.train()
     own = set(storages(tensors_of(tuning.model)))
-    layer = step_memory.saved(lambda: tuning.model(**batch(run)), tuning.model, blocks_of(tuning.model), own).last
+    layer = rehearsal.saved(lambda: tuning.model(**batch(run)), tuning.model, blocks_of(tuning.model), own).last
     loop._checkpoint_activations(tuning)
     with Alive(own) as alive:
         logits = tuning.model(**batch(run)).logits

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from rankbench.errors import RequestError
-from rankbench.tables import stats
+from rankbench.tables import metric_sums, stats
 from rankbench.tasks import metrics
 from rankbench.tasks.metrics.text import bleu_counts
 
@@ -57,10 +57,10 @@ def recorded(metric: str, columns: dict[str, Any], references: Any, rows: Any) -
     return [metrics.score([metric], part, wanted)[metric] for part in parts]
 
 
-def coins(k: int, n: int, chance: float = 0.5, seed: int = 0) -> stats.Sums:
+def coins(k: int, n: int, chance: float = 0.5, seed: int = 0) -> metric_sums.Sums:
     """The accuracy of k sub-models that know nothing and are right by chance."""
     hits = np.random.default_rng(seed).random((k, n)) < chance
-    return stats.sums("accuracy", {"prediction": hits}, np.ones(n, dtype=bool))
+    return metric_sums.sums("accuracy", {"prediction": hits}, np.ones(n, dtype=bool))
 
 
 # Metrics as sums
@@ -72,7 +72,7 @@ def coins(k: int, n: int, chance: float = 0.5, seed: int = 0) -> stats.Sums:
 )
 def test_a_metric_from_sums_is_the_recorded_metric(metric: str, classes: int) -> None:
     columns, references = some(metric, classes)
-    found = stats.sums(metric, columns, references)
+    found = metric_sums.sums(metric, columns, references)
     assert found.whole() == pytest.approx(recorded(metric, columns, references, slice(None)), abs=1e-12)
     assert found.rises == (metric not in LOSSES)
 
@@ -80,7 +80,7 @@ def test_a_metric_from_sums_is_the_recorded_metric(metric: str, classes: int) ->
 @pytest.mark.parametrize("metric", [*CLASSES, "pearson", *TEXTS, BLEU, *LOSSES])
 def test_a_resample_by_weights_is_a_resample_by_rows(metric: str) -> None:
     columns, references = some(metric)
-    found = stats.sums(metric, columns, references)
+    found = metric_sums.sums(metric, columns, references)
     rows = np.random.default_rng(1).integers(found.n, size=found.n)
     weights = np.bincount(rows, minlength=found.n)
     expected = recorded(metric, columns, references, rows)
@@ -94,13 +94,13 @@ def test_bleu_of_few_words_is_sacrebleus(texts: list[str]) -> None:
     references[:] = [("a b c d", "a b"), ("a",)]
     counts = {key: own[None] for key, own in bleu_counts(texts, references).items()}
     (expected,) = recorded(BLEU, {"prediction": np.array([texts], object)}, references, slice(None))
-    assert stats.sums(BLEU, counts, references).whole() == pytest.approx([expected], abs=1e-12)
+    assert metric_sums.sums(BLEU, counts, references).whole() == pytest.approx([expected], abs=1e-12)
     assert (expected > 0) == (texts == ["a b c d e f g", "a"] or texts == ["a b c x", "y"])
 
 
 def test_macro_f1_of_a_resample_leaves_out_a_class_that_it_lacks() -> None:
     references = np.array([0, 0, 1, 1, 2])
-    found = stats.sums("f1", {"prediction": references[None]}, references)
+    found = metric_sums.sums("f1", {"prediction": references[None]}, references)
     assert found.value(np.array([1, 1, 1, 2, 0]) @ found.columns, 5) == pytest.approx([1.0])
 
 
@@ -108,7 +108,7 @@ def test_binary_f1_is_of_class_1_even_where_another_rank_says_2() -> None:
     references = np.array([0, 1, 1, 0])
     made = np.array([[0, 1, 0, 0], [0, 1, 1, 2]])
     expected = recorded("f1", {"prediction": made}, references, slice(None))
-    assert stats.sums("f1", {"prediction": made}, references).whole() == pytest.approx(expected)
+    assert metric_sums.sums("f1", {"prediction": made}, references).whole() == pytest.approx(expected)
 
 
 def test_spearmans_kept_ranks_spread_as_ranks_drawn_anew_do() -> None:
@@ -118,7 +118,9 @@ def test_spearmans_kept_ranks_spread_as_ranks_drawn_anew_do() -> None:
     for _ in range(400):
         rows = draw.integers(200, size=200)
         anew.append(scipy_stats.spearmanr(columns["prediction"][0][rows], references[rows])[0])
-    kept = stats.bootstrap(stats.sums("spearman", columns, references), 1)  # less a constant, whose correlation is 0
+    kept = stats.bootstrap(
+        metric_sums.sums("spearman", columns, references), 1
+    )  # less a constant, whose correlation is 0
     assert [kept.low[0], kept.high[0]] == pytest.approx(np.quantile(anew, [0.025, 0.975]), abs=0.03)
 
 
@@ -152,7 +154,7 @@ def test_a_bootstrap_interval_covers_as_often_as_it_says() -> None:
         hits[2] = np.where(draw.random(150) < 0.2, draw.random(150) < 0.80, hits[2])  # as good, on other examples
         truth = -0.1 * 0.5  # a tenth of the examples are right at 30 instead of 80 %
         found = stats.bootstrap(
-            stats.sums("accuracy", {"prediction": hits}, np.ones(150)), 0, resamples=600, seed=trial
+            metric_sums.sums("accuracy", {"prediction": hits}, np.ones(150)), 0, resamples=600, seed=trial
         )
         covers += bool(found.low[1] <= truth <= found.high[1])
         quiet += bool(found.p[2] >= 0.05)
@@ -175,7 +177,7 @@ def test_intervals_widened_by_bonferroni_hold_together() -> None:
 def test_a_bootstrap_of_a_mean_is_that_of_scipy() -> None:
     columns, references = some("accuracy", n=100)
     hits = (columns["prediction"] == references).astype(float)
-    found = stats.bootstrap(stats.sums("accuracy", columns, references), 1)
+    found = stats.bootstrap(metric_sums.sums("accuracy", columns, references), 1)
     theirs = scipy_stats.bootstrap(
         (hits[0] - hits[1],), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
@@ -186,27 +188,27 @@ def test_a_bootstrap_of_a_mean_is_that_of_scipy() -> None:
 def test_a_clear_difference_has_a_small_p_and_an_interval_off_zero() -> None:
     columns, references = some("loss")
     columns["loss"][1] += columns["tokens"][1]  # one nat a token more
-    found = stats.bootstrap(stats.sums("loss", columns, references), 0)
+    found = stats.bootstrap(metric_sums.sums("loss", columns, references), 0)
     assert found.low[1] > 0.7 and found.high[1] < 1.3 and found.p[1] == pytest.approx(2 / 10_001)
 
 
 def test_the_same_question_has_the_same_answer_and_ranks_do_not_bear_on_each_other() -> None:
     columns, references = some("pearson")
-    found = stats.bootstrap(stats.sums("pearson", columns, references), 0, resamples=500)
-    again = stats.bootstrap(stats.sums("pearson", columns, references), 0, resamples=500)
+    found = stats.bootstrap(metric_sums.sums("pearson", columns, references), 0, resamples=500)
+    again = stats.bootstrap(metric_sums.sums("pearson", columns, references), 0, resamples=500)
     turned = {"prediction": columns["prediction"][[2, 1, 0]]}
-    other = stats.bootstrap(stats.sums("pearson", turned, references), 2, resamples=500)
+    other = stats.bootstrap(metric_sums.sums("pearson", turned, references), 2, resamples=500)
     for key in ("value", "difference", "low", "high", "p"):
         assert (getattr(found, key) == getattr(again, key)).all()
         assert getattr(found, key)[[2, 1, 0]] == pytest.approx(getattr(other, key), abs=1e-12)
-    reseeded = stats.bootstrap(stats.sums("pearson", columns, references), 0, resamples=500, seed=1)
+    reseeded = stats.bootstrap(metric_sums.sums("pearson", columns, references), 0, resamples=500, seed=1)
     assert (found.low != reseeded.low).any()
 
 
 def test_equal_answers_do_not_differ_in_any_resample() -> None:
     columns, references = some("matthews_correlation")
     twice = {"prediction": columns["prediction"][[0, 0]]}
-    found = stats.bootstrap(stats.sums("matthews_correlation", twice, references), 0, resamples=500)
+    found = stats.bootstrap(metric_sums.sums("matthews_correlation", twice, references), 0, resamples=500)
     assert (found.low[1], found.high[1], found.p[1]) == (0, 0, 1)
 
 
@@ -230,7 +232,7 @@ def test_a_clear_best_is_chosen_by_every_half_and_needs_no_discount(metric: str,
         columns["loss"][best] /= 3
     else:
         columns["prediction"][best] = references
-    sums = stats.sums(metric, columns, references)
+    sums = metric_sums.sums(metric, columns, references)
     found = stats.split_half(sums)
     assert found.chosen[best] == 1
     assert found.score == pytest.approx(sums.whole()[best], abs=0.01) and abs(found.optimism) < 0.01
@@ -239,12 +241,12 @@ def test_a_clear_best_is_chosen_by_every_half_and_needs_no_discount(metric: str,
 def test_optimism_of_a_loss_is_above_zero_too() -> None:
     draw = np.random.default_rng(0)
     noise = {"loss": draw.exponential(size=(20, 200)), "tokens": np.ones((20, 200))}
-    found = stats.split_half(stats.sums("loss", noise, np.zeros(200)))
+    found = stats.split_half(metric_sums.sums("loss", noise, np.zeros(200)))
     assert found.optimism > 0.05 and found.score == pytest.approx(1, abs=0.1)
 
 
 def test_both_halves_of_an_odd_number_are_scored_by_their_own_size() -> None:
-    everything_right = stats.sums("accuracy", {"prediction": np.ones((2, 7))}, np.ones(7))
+    everything_right = metric_sums.sums("accuracy", {"prediction": np.ones((2, 7))}, np.ones(7))
     found = stats.split_half(everything_right, repeats=50)
     assert (found.score, found.std, found.optimism) == (1, 0, 0)
     assert found.chosen.tolist() == [1, 0], "of equals the first"
@@ -321,9 +323,9 @@ def test_the_area_counts_doublings_whatever_the_order() -> None:
         (lambda: stats.aurac([1, 2], [0.5]), "a value for each"),
         (lambda: stats.not_worse(0, 0), "above 0"),
         (lambda: stats.equivalent(0, 0, float("nan")), "above 0"),
-        (lambda: stats.sums("bleu", {}, [1]), "bleu is no metric"),
-        (lambda: stats.sums("accuracy", {"prediction": [[1, 2]]}, [1]), r"not \(1, 2\) and \(1,\)"),
-        (lambda: stats.sums("perplexity", {"loss": [[9999.0]], "tokens": [[1]]}, [0]), "compare by loss"),
+        (lambda: metric_sums.sums("bleu", {}, [1]), "bleu is no metric"),
+        (lambda: metric_sums.sums("accuracy", {"prediction": [[1, 2]]}, [1]), r"not \(1, 2\) and \(1,\)"),
+        (lambda: metric_sums.sums("perplexity", {"loss": [[9999.0]], "tokens": [[1]]}, [0]), "compare by loss"),
         (lambda: stats.bootstrap(coins(2, 1), 0), "score two or more"),
         (lambda: stats.split_half(coins(2, 1)), "score two or more"),
     ],

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
 from itertools import chain
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from peft.helpers import disable_input_dtype_casting
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
-from transformers.pytorch_utils import Conv1D
 
 from rankbench import methods
+from rankbench.forecast.rehearsal import FLOAT, Saved, rehearse, size, stand_in
 from rankbench.models import backbone, quantization
 from rankbench.models.precision import choose_precision
 from rankbench.settings.hardware import Hardware
-from rankbench.settings.quantization import Quantization
 from rankbench.settings.run import Run
 from rankbench.settings.train import Optimizer, Precision
-
-FLOAT = 4  # bytes
 
 
 @dataclass(frozen=True)
@@ -47,23 +39,6 @@ class Forecast:
     logits: int
     peak: int
     per_row: int
-
-
-@dataclass(frozen=True)
-class Saved:
-    """Bytes that a forward keeps for its backward: inside the layers, outside them, and the layers' inputs.
-
-    `last` is what the last layer keeps and `widest` its largest tensor, `held` the part of `inside` that checkpointing
-    does not free, and `stem` what it adds before the layers, since it wants a gradient of the embeddings.
-    """
-
-    inside: int
-    outside: int
-    inputs: int
-    last: int
-    held: int
-    widest: int
-    stem: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,96 +114,6 @@ def anatomy(run: Run) -> Anatomy:
     return _grown(_dissect(run, config, 1), _dissect(run, config, 2), layers)
 
 
-def saved(forward: Callable[[], Any], model: nn.Module, blocks: Iterable[nn.Module], owned: set[int]) -> Saved:
-    """What `forward()`, a call of `model` with layers `blocks`, keeps for its backward.
-
-    Storages count once, where they are kept first; those in `owned` (their `_cdata`) are there anyway.
-    """
-    kept: dict[int, tuple[torch.UntypedStorage, int | None]] = {}  # holding the storage, so that no number returns
-    held: set[int] = set()
-    inputs: list[int] = []
-    place: list[int | None] = [None]
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in owned:
-            kept.setdefault(storage._cdata, (storage, place[0]))
-        return tensor
-
-    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        place[0] = len(inputs)
-        inputs.append(_bytes([args[0] if args else kwargs["hidden_states"]]))
-
-    def leave(*_: Any) -> None:
-        place[0] = None
-
-    def hold(_: nn.Module, args: tuple[torch.Tensor]) -> None:
-        held.add(keep(args[0]).untyped_storage()._cdata)
-
-    with ExitStack() as stack:
-        for block in blocks:
-            stack.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
-            stack.callback(block.register_forward_hook(leave).remove)
-        for module in model.modules():
-            if getattr(module, "holds_input", False):
-                stack.callback(module.register_forward_pre_hook(hold).remove)
-        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
-        forward()
-    sizes = [(storage.nbytes(), where, key in held) for key, (storage, where) in kept.items()]
-    return Saved(
-        inside=sum(size for size, where, _ in sizes if where is not None),
-        outside=sum(size for size, where, _ in sizes if where is None),
-        inputs=sum(inputs),
-        last=sum(size for size, where, _ in sizes if where == len(inputs) - 1),
-        held=sum(size for size, where, stays in sizes if stays and where is not None),
-        widest=max((size for size, where, _ in sizes if where == len(inputs) - 1), default=0),
-    )
-
-
-class _Product(torch.autograd.Function):
-    """The product with a quantized weight, which keeps nothing but that weight for its backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return x.new_empty(*x.shape[:-1], weight.shape[0])
-
-
-class _Quantized(nn.Linear):
-    """Stands for a quantized layer on the meta device, with its dtypes and without its numbers."""
-
-    __module__ = "bitsandbytes.nn"  # by which quantization.layers tells what is quantized already
-
-    def __init__(self, layer: nn.Module, storage: quantization.Storage) -> None:
-        outputs, inputs = layer.weight.shape[::-1] if isinstance(layer, Conv1D) else layer.weight.shape
-        super().__init__(inputs, outputs, layer.bias is not None, device="meta", dtype=storage.compute)
-        # bitsandbytes' int8 layer keeps its input past autograd, where no checkpointing reaches it.
-        self.holds_input = storage.settings.name == "int8"
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        computed = x if self.holds_input else x.to(self.weight.dtype)
-        return _Product.apply(computed, self.weight).to(x.dtype)
-
-    def stored(self, settings: Quantization) -> int:
-        """Bytes of the weight with its scales."""
-        rows = FLOAT * self.out_features if self.holds_input else 0
-        return round(self.weight.numel() * quantization.bits(settings) / 8) + rows
-
-
-class _Gpu(TorchFunctionMode):
-    """A GPU's kernels where they keep other bytes than a CPU's: attention, dropout, and norms under autocast."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is F.scaled_dot_product_attention:
-            kwargs["dropout_p"] = 0.0  # fused, it keeps no mask; on a CPU any dropout makes it unfused
-        elif func is F.dropout:
-            x, p, training = (*args, *kwargs.values())[:3]
-            return torch.native_dropout(x, p, True)[0] if p and training else x
-        elif func is F.layer_norm and torch.is_autocast_enabled("cpu"):
-            args = (args[0].float(), *args[1:])
-        return func(*args, **kwargs)
-
-
 def _dissect(run: Run, config: Any, layers: int) -> Anatomy:
     """The anatomy of the run's model with this many layers."""
     arithmetic, _ = precision(run.train.precision, run.hardware)
@@ -236,7 +121,7 @@ def _dissect(run: Run, config: Any, layers: int) -> Anatomy:
     model, blocks = _on_meta(run, config, layers, storage.dtype)
     length = min(run.task.max_length, backbone.longest(backbone.Backbone(model, None, {})))
     whole = sum(p.numel() for p in model.parameters())
-    stand_ins = _stand_in(model, storage) if storage.quantized else []
+    stand_ins = stand_in(model, storage) if storage.quantized else []
     quantized = [layer.weight.numel() for layer in stand_ins]
     loaded = {id(p) for p in model.parameters()}
     tuning = methods.attach(run, model)
@@ -244,7 +129,7 @@ def _dissect(run: Run, config: Any, layers: int) -> Anatomy:
     count = tuning.count(tuning.family[-1])
     trained = list(tuning.trained().values())
     plain = loaded - {id(layer.weight) for layer in stand_ins}
-    one, two = (_rehearse(tuning.model, blocks, run, rows, length) for rows in (1, 2))
+    one, two = (rehearse(tuning.model, blocks, run, arithmetic, rows, length) for rows in (1, 2))
     return Anatomy(
         layers=layers,
         width=config.hidden_size,
@@ -255,10 +140,10 @@ def _dissect(run: Run, config: Any, layers: int) -> Anatomy:
         low_rank=count.adapter,
         head=count.head,
         trained=count.trainable,
-        weights=_bytes(chain((p for p in tuning.model.parameters() if id(p) in plain), tuning.model.buffers()))
+        weights=size(chain((p for p in tuning.model.parameters() if id(p) in plain), tuning.model.buffers()))
         + sum(layer.stored(run.quantization) for layer in stand_ins),
-        adapter=_bytes(p for p in trained if id(p) not in loaded),
-        gradients=_bytes(trained),
+        adapter=size(p for p in trained if id(p) not in loaded),
+        gradients=size(trained),
         optimizer=_moments(run, [*tuning.optimized(), *(p for _, own in tuning.own_rates() for p in own)]),
         workspace=max(quantized, default=0) * _dequantized(storage),
         logits=length * _logit(arithmetic) * config.vocab_size if run.task.kind == "causal_lm" else 0,
@@ -291,45 +176,6 @@ def _alike(run: Run, config: Any) -> bool:
     return len({tuple((name, p.shape) for name, p in block.named_parameters()) for block in blocks}) == 1
 
 
-def _stand_in(model: nn.Module, storage: quantization.Storage) -> list[_Quantized]:
-    """Put a stand-in for each layer that would be quantized."""
-    made = {
-        name: _Quantized(layer, storage) for name, layer in quantization.layers(model, quantization.kept_out(model))
-    }
-    for name, layer in made.items():
-        model.set_submodule(name, layer)
-    quantization.settle(model, storage)
-    return list(made.values())
-
-
-def _rehearse(model: nn.Module, blocks: nn.ModuleList, run: Run, rows: int, length: int) -> Saved:
-    """What a forward of `rows` rows keeps, in the arithmetic and by the kernels of the run's device."""
-    arithmetic, _ = precision(run.train.precision, run.hardware)
-    half, gpu = arithmetic != "fp32", torch.cuda.is_available() or run.hardware is Hardware.v100
-    with ExitStack() as stack:
-        stack.enter_context(FakeTensorMode())
-        stack.enter_context(torch.autocast("cpu", quantization.DTYPES[arithmetic], enabled=half))
-        if gpu:
-            stack.enter_context(_Gpu())
-            # PEFT casts the input of its layer over nn.Linear, and leaves bitsandbytes' to CUDA's autocast.
-            stack.enter_context(disable_input_dtype_casting(model, active=half and run.quantization.name != "none"))
-        tensors = {
-            name: torch.empty(t.shape, dtype=t.dtype, requires_grad=t.requires_grad)
-            for name, t in chain(model.named_parameters(), model.named_buffers())
-        }
-        inputs = {key: torch.ones(rows, length, dtype=torch.long) for key in ("input_ids", "attention_mask")}
-        options: dict[str, Any] = {"use_cache": False} if run.task.kind == "causal_lm" else {}
-        owned = {t.untyped_storage()._cdata for t in tensors.values()}
-
-        def keeps() -> Saved:
-            return saved(lambda: torch.func.functional_call(model, tensors, (), inputs | options), model, blocks, owned)
-
-        plain = keeps()
-        hook = model.get_input_embeddings().register_forward_hook(lambda _, __, output: output.requires_grad_())
-        stack.callback(hook.remove)
-        return replace(plain, stem=keeps().outside - plain.outside)
-
-
 def _grown(one: Anatomy, two: Anatomy, layers: int) -> Anatomy:
     """From one layer and two to `layers`, each further one adding what the second did."""
 
@@ -339,7 +185,7 @@ def _grown(one: Anatomy, two: Anatomy, layers: int) -> Anatomy:
     def grow_saved(a: Saved, b: Saved) -> Saved:
         return replace(Saved(*map(grow, astuple(a), astuple(b))), last=b.last, widest=b.widest)
 
-    parts = [(getattr(one, name), getattr(two, name)) for name in Anatomy.__dataclass_fields__]
+    parts: list[Any] = [(getattr(one, name), getattr(two, name)) for name in Anatomy.__dataclass_fields__]
     return Anatomy(*(grow_saved(a, b) if isinstance(a, Saved) else grow(a, b) for a, b in parts))
 
 
@@ -370,13 +216,9 @@ def _labels(run: Run) -> int | None:
     return {"causal_lm": None, "regression": 1}.get(run.task.kind, known)
 
 
-def _bytes(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
 def _moments(run: Run, tensors: list[torch.Tensor]) -> int:
     """AdamW's two moments for each trained weight, and a step counter for each tensor."""
-    return 0 if run.train.optimizer is Optimizer.sgd else 2 * _bytes(tensors) + FLOAT * len(tensors)
+    return 0 if run.train.optimizer is Optimizer.sgd else 2 * size(tensors) + FLOAT * len(tensors)
 
 
 def _dequantized(storage: quantization.Storage) -> int:

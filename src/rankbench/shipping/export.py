@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,11 @@ from rankbench.errors import RequestError
 from rankbench.records.finished import Finished, exit_of, finished, refuse_rank
 from rankbench.settings.model import Model
 from rankbench.settings.sources import fetch, locate
-from rankbench.shipping.card import Made, card, one_line, title
+from rankbench.shipping.card import card, title
+from rankbench.shipping.card_code import Made, one_line
 from rankbench.shipping.finished_adapter import Base, base_of, cut, global_cut, head_width
 from rankbench.shipping.loading import same_backbone, whole, with_adapter
+from rankbench.shipping.new_folder import new_folder, vacant
 from rankbench.system.progress import quiet_libraries, speak
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ def ship(found: Finished, adapter: Adapter, made: Made, place: Path, merge: bool
 
 def _write(found: Finished, made: Made, place: Path, write: Callable[[Path], None]) -> list[str]:
     """The folder, with the run's tokenizer and the card."""
-    with _new(place) as folder:
+    with new_folder(place) as folder:
         write(folder)
         _write_tokenizer(found, folder)
         _write_card(card(found, made, place.resolve().name), folder)
@@ -180,49 +182,6 @@ def _on_disk(found: Finished) -> Path | None:
         if path is not None and (path.is_file() or any(path.glob("*.safetensors"))):
             return path
     return None
-
-
-def vacant(to: str | os.PathLike[str]) -> Path:
-    """The place that --to names. Raises RequestError where it holds something or cannot be written."""
-    place = Path(to).expanduser()
-    if place.exists() and not place.is_dir():
-        raise RequestError(f"--to {place} is a file; choose another folder")
-    if place.is_dir() and any(place.iterdir()):
-        raise RequestError(f"--to {place} holds files; choose another folder")
-    if place.is_dir() and place.samefile(Path.cwd()):
-        raise RequestError(f"--to {place} is the folder you are in; choose another folder")
-    above = next(folder for folder in place.resolve().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise RequestError(f"--to {place} cannot be written ({above} is closed to you); choose another folder")
-    return place
-
-
-@contextlib.contextmanager
-def _new(place: Path) -> Iterator[Path]:
-    """A folder beside `place` that takes its name when all is written, and goes away when anything fails.
-
-    Not files.replace_folder: that clears what it finds, and here the user chose the name.
-    """
-    from safetensors import SafetensorError
-
-    final = place.resolve()
-    aside = final.with_name(f".{final.name}.{os.getpid()}")
-    above = [folder for folder in final.parents if not folder.exists()]
-    try:
-        aside.mkdir(parents=True)
-        yield aside
-        os.replace(aside, final)  # fails where somebody has filled it meanwhile
-    except BaseException as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        for folder in above:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        if isinstance(error, OSError | SafetensorError):  # safetensors has an error of its own for a full disk
-            cause = getattr(error, "strerror", None) or error
-            raise RequestError(
-                f"--to {place} cannot be written ({cause}); make room, or choose another folder"
-            ) from error
-        raise
 
 
 def _adapter(adapter: Adapter, base: Base) -> Callable[[Path], None]:

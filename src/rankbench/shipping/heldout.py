@@ -18,7 +18,7 @@ from rankbench.models.backbone import Backbone
 from rankbench.scoring import evaluation
 from rankbench.settings.metrics import GENERATED, MATCHES
 from rankbench.settings.task import Task
-from rankbench.tables import stats
+from rankbench.tables import metric_sums, stats
 from rankbench.tasks.encoding import Encoded, collate, sorted_batches
 
 RESAMPLES = 10_000
@@ -104,12 +104,14 @@ def scores(
     return found
 
 
-def _sums(metric: str, pair: list[dict[str, np.ndarray]], split: Encoded) -> stats.Sums:
+def _sums(metric: str, pair: list[dict[str, np.ndarray]], split: Encoded) -> metric_sums.Sums:
     if metric in MATCHES:  # a question may accept several texts, so what is compared are the right answers
         right = np.array([own[metric] for own in pair])
-        return stats.sums("accuracy", {"prediction": right}, np.ones(len(split), dtype=bool))
+        return metric_sums.sums("accuracy", {"prediction": right}, np.ones(len(split), dtype=bool))
     references = split.labels if len(split.labels) else np.zeros(len(split))
-    return stats.sums(metric, {key: np.array([own[key] for own in pair]) for key in stats.needs(metric)}, references)
+    return metric_sums.sums(
+        metric, {key: np.array([own[key] for own in pair]) for key in metric_sums.needs(metric)}, references
+    )
 
 
 def _responses(task: Task, body: Backbone) -> evaluation.Responses | None:

@@ -78,14 +78,15 @@ def main(words: list[str]) -> None:
     speak()
     found = finished(asked.run).with_data(asked.data_dir)
     from rankbench.shipping import export
+    from rankbench.shipping.new_folder import vacant
 
-    place = None if asked.to is None else export.vacant(asked.to)
+    place = None if asked.to is None else vacant(asked.to)
     choice = choose(found, asked.budget, asked.svd, asked.seed, asked.examples)
     print(text(choice), end="")
     if place is None:
         print("Write it as a stock PEFT adapter: the same command with --to DIR.")
         return
-    from rankbench.shipping.card import Made
+    from rankbench.shipping.card_code import Made
 
     made = Made("adapter", base_of(found), choice.rank, svd=choice.svd, ranks=choice.ranks, choice=text(choice).strip())
     print("\n" + "\n".join(export.ship(found, choice.adapter, made, place)))

@@ -17,7 +17,7 @@ from rankbench.errors import RequestError
 from rankbench.records.finished import kept
 from rankbench.records.record import load_records, read
 from rankbench.settings.metrics import MATCHES, METRICS, times, unit
-from rankbench.tables import stats
+from rankbench.tables import metric_sums, stats
 from rankbench.tables.layout import COMMENT, Block, chance, render
 
 ERROR = 0.05  # the chance, over all differences together, that an interval misses
@@ -33,8 +33,8 @@ class Measured:
 
     metric: str
     submodels: list[Submodel]
-    sums: stats.Sums
-    right: stats.Truths | None
+    sums: metric_sums.Sums
+    right: metric_sums.Truths | None
 
     @property
     def kind(self) -> str:
@@ -102,7 +102,7 @@ def _measured(folder: Path, record: dict[str, Any], metric: str | None) -> Measu
         raise RequestError(f"{file} is not of this run, or damaged ({error}); {again}") from error
     if base in MATCHES and base in columns:  # any accepted text counted, of which the file keeps the first alone
         base, columns, references = "accuracy", {"prediction": columns[base]}, np.ones_like(references, dtype=bool)
-    sums = stats.sums(base, columns, references)
+    sums = metric_sums.sums(base, columns, references)
     if not np.allclose(sums.whole(), [sub["metrics"][chosen] for sub in subs], rtol=1e-6):
         if base in MATCHES:  # who accepts more texts finds more right: the same number means the same answers
             raise RequestError(
@@ -110,7 +110,7 @@ def _measured(folder: Path, record: dict[str, Any], metric: str | None) -> Measu
                 "first, so it does not tell which answers were right; use --metric loss, or repeat it with fresh=true"
             )
         raise RequestError(f"{file} does not give the {chosen} of the record; {again}")
-    right = stats.right(base, columns["prediction"], references) if base in stats.SHARES else None
+    right = metric_sums.right(base, columns["prediction"], references) if base in metric_sums.SHARES else None
     return Measured(chosen, subs, sums, right)
 
 
@@ -130,7 +130,7 @@ def _columns(
         frame = frame[frame["cut"].isna()]
     frame = frame.fillna({"rank": 0, "depth": 0}).sort_values(["depth", "rank", "index"])
     shape = len(places), -1
-    answered = (base,) if base in MATCHES and base in frame else stats.needs(base)
+    answered = (base,) if base in MATCHES and base in frame else metric_sums.needs(base)
     found = {key: frame[key].to_numpy().reshape(shape) for key in ("depth", "rank", "index", "reference", *answered)}
     for key in ("index", "reference"):
         if (found[key] != found[key][0]).any():
@@ -187,7 +187,7 @@ def _block(
     )
 
 
-def _answer(measured: Measured, best: int, chosen: int, behind: stats.Reals, margin: float) -> str:
+def _answer(measured: Measured, best: int, chosen: int, behind: metric_sums.Reals, margin: float) -> str:
     first, last = _words(measured.submodels[chosen]), _words(measured.submodels[best])
     if chosen == best == 0:
         return f"{first.capitalize()}: the best, and the smallest."

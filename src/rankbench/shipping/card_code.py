@@ -1,0 +1,142 @@
+"""The code on a model card, which loads an export with stock libraries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rankbench.records.finished import Finished
+from rankbench.settings.run import Run
+from rankbench.shipping.finished_adapter import Base
+
+
+@dataclass(frozen=True)
+class Made:
+    """What an export is: `form` adapter, merged or full; `rank` and `scale` None for full; `num_labels` of a head.
+
+    `depth` is an exit before the last, None for the whole depth. Where layers differ in rank, `ranks` has each layer's
+    and `rank` is the one in every layer that would have as many parameters; `choice` is what chose them by a loss, and
+    what they scored, as Markdown.
+    """
+
+    form: str
+    base: Base
+    rank: int | None = None
+    scale: float | None = None
+    svd: bool = False
+    num_labels: int | None = None
+    skipped: tuple[str, ...] = ()  # modules that 4- and 8-bit storage leaves alone: the trained head
+    depth: int | None = None
+    ranks: Mapping[str, int] | None = None
+    choice: str = ""
+
+
+def loading(found: Finished, made: Made, name: str) -> str:
+    """Python that loads the export from the folder above it with stock libraries."""
+    run, base = found.run, made.base
+    kind = "AutoModelForCausalLM" if run.task.kind == "causal_lm" else "AutoModelForSequenceClassification"
+    trust = [f"trust_remote_code={run.model.trust_remote_code}"] if run.model.trust_remote_code else []
+    here = [f"here = {json.dumps(name)}  # this folder", "tokenizer = AutoTokenizer.from_pretrained(here)"]
+    if made.form != "adapter":
+        call = ", ".join(["here", *trust])
+        return _python(
+            f"from transformers import {kind}, AutoTokenizer",
+            "",
+            *here,
+            f"model = {kind}.from_pretrained({call}).eval()",
+        )
+    arguments = _arguments(found, made)
+    if arguments is None:
+        why = f"Stock transformers cannot store this base as the run did ({storage(run)}); rankbench can."
+        if base.name is None:
+            why = "The base is only where rankbench draws it again; `rankbench export --merge` writes the whole model."
+        return f"{why}\n\n" + _python("import rankbench", *_by_rankbench(found, made, "here", here[0]))
+    quantized = "BitsAndBytesConfig" in " ".join(arguments)
+    names = sorted(["AutoTokenizer", kind, *(["BitsAndBytesConfig"] if quantized else [])])
+    return _python(
+        "import torch",
+        "from peft import PeftModel",
+        f"from transformers import {', '.join(names)}",
+        "",
+        *here,
+        f"base = {kind}.from_pretrained(",
+        *(f"    {argument}," for argument in arguments),
+        ")",
+        "base.config.pad_token_id = tokenizer.pad_token_id",
+        "model = PeftModel.from_pretrained(base, here).eval()",
+    )
+
+
+def _python(*lines: str) -> str:
+    return "\n".join(["```python", *lines, "```"])
+
+
+def _by_rankbench(found: Finished, made: Made, here: str, *before: str) -> list[str]:
+    """Python that loads the export over the backbone as rankbench stores it."""
+    run, ranks = json.dumps(str(found.folder.absolute())), found.note["trained_ranks"]
+    depth = f", depth={made.depth}" if made.depth else ""
+    if not made.svd and made.ranks is None:
+        rank = "" if found.sized else f", rank={made.rank}"
+        return ["", f"model = rankbench.load({run}{rank}{depth})"]
+    base = f"rankbench.load({run}, rank={ranks[-1]}{depth}).unload()"
+    return ["from peft import PeftModel", "", *before, f"model = PeftModel.from_pretrained({base}, {here}).eval()"]
+
+
+def _arguments(found: Finished, made: Made) -> list[str] | None:
+    """What stock from_pretrained is given to load the base as the run had it; None where it cannot."""
+    run, base, labels = found.run, made.base, made.num_labels
+    stored = _quantization(found, made)
+    if base.name is None or stored is None:
+        return None
+    dtype = {"fp16": "float16", "bf16": "bfloat16"}.get(found.record["environment"]["precision"], "float32")
+    return [
+        json.dumps(base.name),
+        *([f"revision={json.dumps(base.revision)}"] if base.revision else []),
+        *([f"gguf_file={json.dumps(base.gguf_file)}"] if base.gguf_file else []),
+        *([f"num_hidden_layers={base.layers}"] if base.layers else []),
+        *([f"num_labels={labels}", "ignore_mismatched_sizes=True"] if labels is not None else []),
+        *stored,
+        f"dtype=torch.{dtype if stored else 'float32'}",
+        *([f"trust_remote_code={run.model.trust_remote_code}"] if run.model.trust_remote_code else []),
+    ]
+
+
+def _quantization(found: Finished, made: Made) -> list[str] | None:
+    """The argument that has transformers store the base as the run did: nothing for floats, None where it cannot."""
+    import torch
+
+    from rankbench.models.quantization import STREAMED_BLOCK, storage
+
+    settings = found.run.quantization
+    if settings.name == "none":
+        return []
+    if made.base.gguf_file or (settings.name != "int8" and settings.block_size != STREAMED_BLOCK):
+        return None
+    skip = f", llm_int8_skip_modules={json.dumps(list(made.skipped))}" if made.skipped else ""
+    if settings.name == "int8":
+        return [f"quantization_config=BitsAndBytesConfig(load_in_8bit=True{skip})"]
+    compute = storage(settings, found.record["environment"]["precision"], torch.device("cpu")).compute
+    return [
+        f"quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type={json.dumps(settings.name)}, "
+        f"bnb_4bit_use_double_quant={settings.double_quant}, bnb_4bit_compute_dtype={compute}{skip})"
+    ]
+
+
+def one_line(found: Finished, made: Made, here: str) -> str:
+    """An expression that loads the export from `here`, a quoted path."""
+    kind = "AutoModelForCausalLM" if found.run.task.kind == "causal_lm" else "AutoModelForSequenceClassification"
+    if made.form != "adapter":
+        return f"{kind}.from_pretrained({here})"
+    arguments = _arguments(found, made)
+    if arguments is None:
+        return _by_rankbench(found, made, here)[-1].removeprefix("model = ")
+    return f"PeftModel.from_pretrained({kind}.from_pretrained({', '.join(arguments)}), {here})"
+
+
+def storage(run: Run) -> str:
+    """How the run stored its backbone, in words."""
+    stored = run.quantization
+    if stored.name in ("none", "int8"):
+        return stored.name
+    return f"{stored.name}, blocks of {stored.block_size}{', double quantization' if stored.double_quant else ''}"
