@@ -186,7 +186,8 @@ def _grown(one: Anatomy, two: Anatomy, layers: int) -> Anatomy:
         return replace(Saved(*map(grow, astuple(a), astuple(b))), last=b.last, widest=b.widest)
 
     parts: list[Any] = [(getattr(one, name), getattr(two, name)) for name in Anatomy.__dataclass_fields__]
-    return Anatomy(*(grow_saved(a, b) if isinstance(a, Saved) else grow(a, b) for a, b in parts))
+    grown: list[Any] = [grow_saved(a, b) if isinstance(a, Saved) else grow(a, b) for a, b in parts]
+    return Anatomy(*grown)
 
 
 def _growing(body: Anatomy, checkpointing: bool, rows: int) -> dict[str, int]:
