@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,11 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Any:
         log.removeHandler(handler)
     log.propagate = True
     os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def sample(values: Iterable[Any], *kept: Any) -> list[Any]:
+    """All of these parameters, of which `make test` takes the kept ones and leaves the others to `make slow`."""
+    return [value if value in kept else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def needs(cluster: str) -> None:

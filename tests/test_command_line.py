@@ -33,7 +33,7 @@ def is_a_refusal(answer: Answer, *expected: str) -> None:
         assert words in answer.err
 
 
-# Refusals before anything heavy: each in a process of its own
+# Refusals before anything heavy
 
 EARLY = {
     "unknown_key": (["train.max_step=4"], ["train.max_step", "did you mean train.max_steps?"]),
@@ -58,8 +58,13 @@ EARLY = {
 
 
 @pytest.mark.parametrize("case", EARLY)
-def test_a_wrong_setting_is_refused_with_the_way_to_mend_it(command_line: Call, case: str) -> None:
+def test_a_wrong_setting_is_refused_with_the_way_to_mend_it(call_main: Call, case: str) -> None:
     words, expected = EARLY[case]
+    is_a_refusal(call_main(*words), *expected)
+
+
+def test_a_refusal_in_its_own_process_is_the_same(command_line: Call) -> None:
+    words, expected = EARLY["rank_zero"]
     is_a_refusal(command_line(*words), *expected)
 
 
@@ -111,6 +116,7 @@ def test_an_empty_split_is_refused(call_main: Call, tiny: list[str], tiny_data: 
     assert "validation.jsonl has no rows" in answer.said[-1]
 
 
+@pytest.mark.slow
 def test_a_refusal_after_loading_is_brief_in_its_own_process(command_line: Call, tiny: list[str]) -> None:
     answer = command_line(*tiny, "adapter.r=33")
     assert answer.rc == 2
@@ -242,8 +248,8 @@ def test_fresh_runs_again(call_main: Call, tiny: list[str]) -> None:
     assert file.stat().st_mtime_ns > before
 
 
-def test_a_failing_run_exits_with_one_and_its_record_says_how(command_line: Call, tiny: list[str]) -> None:
-    answer = command_line(*tiny, "train.learning_rate=1e30")
+def test_a_failing_run_exits_with_one_and_its_record_says_how(call_main: Call, tiny: list[str]) -> None:
+    answer = call_main(*tiny, "train.learning_rate=1e30")
     assert answer.rc == 1
     assert "Traceback" not in answer.err
     assert answer.said[-1].startswith("rankbench: ") and "lower train.learning_rate" in answer.said[-1]

@@ -534,6 +534,7 @@ def test_a_run_that_the_device_can_do_is_let_through_quickly_and_silently(tmp_pa
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
+@pytest.mark.slow
 def test_the_report_is_all_on_stdout(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"

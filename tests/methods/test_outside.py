@@ -9,9 +9,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import REPOSITORY, tiny_overrides, write_tiny
+from conftest import REPOSITORY, Answer, tiny_overrides, write_tiny
 
 pytestmark = pytest.mark.full
 
@@ -43,6 +44,23 @@ class Longest(Accuracy):
     def _compute(self, predictions, references):
         return {"longest": 1.0}
 """
+PROCESS = """
+import contextlib, io, json, sys
+given, said, begin = json.loads(sys.argv[1]), [], ""
+error = io.StringIO()
+with contextlib.redirect_stderr(error):
+    from rankbench.__main__ import main
+    begin = error.getvalue()
+for words in given:
+    sys.argv, out, error, rc = ["rankbench", *words], io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        try:
+            main()
+        except SystemExit as stop:
+            rc = stop.code or 0
+    said.append((rc, out.getvalue(), begin + error.getvalue()))
+print(json.dumps(said))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -68,70 +86,84 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of the outside method."""
+def done(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """A run of the outside method, its rank 2 exported, and what its table says."""
     root = tmp_path_factory.mktemp("runs")
     words = [*tiny_overrides(write_tiny(root / "data"), root / "runs"), "adapter=dylora_fa", "adapter.a_times=2"]
-    call(installed, root, *words, "sampler=ends", "task.metrics=[accuracy,longest]")
+    run = [*words, "sampler=ends", "task.metrics=[accuracy,longest]"]
+    (ran,) = called(installed, root, run)
+    assert ran.rc == 0, ran.err
     (record,) = (root / "runs").glob("*dylora_fa*/record.json")
-    return record.parent
+    export = ["export", record.parent, "--rank", "2", "--to", root / "out"]
+    table, exported = called(installed, root, ["table", "leaderboard", record.parent], export)
+    assert table.rc == exported.rc == 0, table.err + exported.err
+    return record.parent, root / "out", table.out
 
 
-def call(site: Path | None, folder: Path, *words: str, rc: int = 0) -> str:
-    """What the command line says with the package installed there, or without it."""
+def called(site: Path | None, folder: Path, *commands: list[Any]) -> list[Answer]:
+    """What the command line says to each, one after the other in a process with the package installed or without."""
     path = os.pathsep.join([*([str(site)] if site else []), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-m", "rankbench", *map(str, words)],
+        [sys.executable, "-c", PROCESS, json.dumps(commands, default=str)],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=180,
     )
-    assert done.returncode == rc, done.stderr
-    return done.stdout if rc == 0 else done.stderr
+    assert done.returncode == 0, done.stderr
+    return [Answer(*found, 0.0, 0.0) for found in json.loads(done.stdout)]
 
 
-def test_its_run_measures_every_rank_and_trains_b_alone(done: Path) -> None:
-    record = json.loads((done / "record.json").read_text())
+def test_its_run_measures_every_rank_and_trains_b_alone(done: tuple[Path, Path, str]) -> None:
+    record = json.loads((done[0] / "record.json").read_text())
     assert [row["rank"] for row in record["submodels"]] == [1, 2, 3, 4]
     assert record["config"]["adapter"]["a_times"] == 2 and record["config"]["sampler"]["name"] == "ends"
     assert {row["metrics"]["longest"] for row in record["submodels"]} == {1.0}
     assert {entry["submodel"] for entry in record["training"]["loss_curve"]} == {"rank 1 + rank 4"}
 
 
-def test_it_is_tabulated_and_exported(installed: Path, done: Path, tmp_path: Path) -> None:
+def test_it_is_tabulated_and_exported(done: tuple[Path, Path, str]) -> None:
     from rankbench.shipping import adapter_files
 
-    assert "dylora_fa" in call(installed, tmp_path, "table", "leaderboard", str(done))
-    call(installed, tmp_path, "export", str(done), "--rank", "2", "--to", str(tmp_path / "out"))
-    exported, whole = (adapter_files.read(place) for place in (tmp_path / "out", done / "adapter"))
+    folder, out, table = done
+    assert "dylora_fa" in table
+    exported, whole = adapter_files.read(out), adapter_files.read(folder / "adapter")
     for name, (a, b) in exported.layers().items():
         assert a.shape[0] == b.shape[1] == 2
         assert (a == whole.layers()[name][0][:2]).all()
 
 
 def test_its_settings_are_its_own(installed: Path, tmp_path: Path) -> None:
-    said = call(installed, tmp_path, "adapter=lora", "adapter.a_times=2", rc=2)
-    assert "adapter=lora has no setting a_times; adapter=dylora_fa has it" in said
-    assert "adapter.a_times=0.0 must be above 0" in call(
-        installed, tmp_path, "model=tiny_bert", "adapter=dylora_fa", "adapter.a_times=0", rc=2
-    )
+    wrong = ["model=tiny_bert", "adapter=dylora_fa", "adapter.a_times=0"]
+    unknown, unusable = called(installed, tmp_path, ["adapter=lora", "adapter.a_times=2"], wrong)
+    assert unknown.rc == 2 and "adapter=lora has no setting a_times; adapter=dylora_fa has it" in unknown.err
+    assert unusable.rc == 2 and "adapter.a_times=0.0 must be above 0" in unusable.err
 
 
-def test_where_it_is_not_installed_its_records_are_read_all_the_same(done: Path, tmp_path: Path) -> None:
-    for table in ("curve", "leaderboard"):
-        assert "dylora_fa" in call(None, tmp_path, "table", table, str(done))
-    assert "Rank " in call(None, tmp_path, "table", "choose_rank", str(done))
-    assert "adapter=dylora_fa is not installed here" in call(
-        None, tmp_path, "export", str(done), "--to", str(tmp_path / "out"), rc=2
+def test_where_it_is_not_installed_its_records_are_read_all_the_same(
+    done: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    folder = done[0]
+    *tables, choice, export, run = called(
+        None,
+        tmp_path,
+        ["table", "curve", folder],
+        ["table", "leaderboard", folder],
+        ["table", "choose_rank", folder],
+        ["export", folder, "--to", tmp_path / "out"],
+        ["adapter=dylora_fa"],
     )
-    assert "dylora_fa" in call(None, tmp_path, "adapter=dylora_fa", rc=2)
+    assert all(table.rc == 0 and "dylora_fa" in table.out for table in tables)
+    assert choice.rc == 0 and "Rank " in choice.out
+    assert export.rc == 2 and "adapter=dylora_fa is not installed here" in export.err
+    assert run.rc == 2 and "dylora_fa" in run.err
 
 
 def test_a_package_that_is_broken_is_named_and_left_out(installed: Path, tmp_path: Path) -> None:
     broken = tmp_path / "site"
     shutil.copytree(installed, broken)
     (broken / "rankbench_fa" / "settings.py").write_text("import nothing_of_that_name\n")
-    said = call(broken, tmp_path, "adapter=dylora_fa", rc=2)
-    assert "dylora_fa of rankbench-fa is left out: No module named 'nothing_of_that_name'" in said
+    (answer,) = called(broken, tmp_path, ["adapter=dylora_fa"])
+    assert answer.rc == 2
+    assert "dylora_fa of rankbench-fa is left out: No module named 'nothing_of_that_name'" in answer.err

@@ -174,6 +174,7 @@ def test_split_over_two_processes_a_run_is_that_of_one(name: str, both: Path) ->
     assert scores[1] == pytest.approx(scores[0], rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_each_process_holds_its_part_of_the_frozen_weights_of_layers_and_no_more(both: Path) -> None:
     parts = [json.loads((both / f"weights.{place}.json").read_text()) for place in range(2)]
     assert len(parts[0]) == len(parts[1]) == len(VARIANTS)
@@ -187,6 +188,7 @@ def test_each_process_holds_its_part_of_the_frozen_weights_of_layers_and_no_more
         assert sum(found["held"] for found in split) == sum(found["whole"] for found in split) / 2 > 0, name
 
 
+@pytest.mark.slow
 def test_the_model_is_read_by_one_process_after_the_other_and_a_wrong_one_seen_by_all(both: Path) -> None:
     assert (both / "turns").read_text().split() == ["0", "0", "1", "1"]
 

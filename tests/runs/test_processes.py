@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +27,19 @@ COMMON = ["task=classification", "train.max_steps=7", "train.batch_size=6", "tra
 COMMON += ["train.checkpoint_steps=3", "train.eval_steps=4", "train.eval_batch_size=7"]
 COMMON += ["+model.random.hidden_dropout_prob=0", "+model.random.attention_probs_dropout_prob=0"]
 ANSWERS = ["model=tiny_llama", "task=instruction", "task.metrics=[loss,exact_match]", "task.max_new_tokens=4"]
-VARIANTS = {
+QUICK = {
     "a rank a step": [],
     "a rank a row": ["sampler=sandwich", "sampler.per_row=true", "adapter.reorder_at=[0.5]"],
+    "gates": ["adapter=lora_gated"],
+}
+LONG = {
     "micro-batches": ["sampler=sandwich", "train.gradient_accumulation_steps=2", "train.batch_size=3"],
     "fewer rows than processes": ["train.batch_size=1", "train.gradient_accumulation_steps=3"],
     "single rows move": ["adapter.update=frozen_strict"],
     "exits": ["adapter=sorted_ft", "adapter.exits=[1,2]"],
-    "gates": ["adapter=lora_gated"],
     "responses": [*ANSWERS, "train.max_steps=3"],
 }
+VARIANTS = QUICK | LONG
 
 
 def settings(folder: Path, name: str) -> list[str]:
@@ -53,8 +57,19 @@ def write(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every variant, done by one process below `one` and by two below `two`."""
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quick variants, done by two processes below `two`."""
+    return by_two(tmp_path_factory, QUICK)
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The others, too."""
+    return by_two(tmp_path_factory, LONG)
+
+
+def by_two(tmp_path_factory: pytest.TempPathFactory, variants: Iterable[str]) -> Path:
+    """A folder in which two processes have done these below `two`."""
     folder = tmp_path_factory.mktemp("processes")
     write(folder)
     with socket.socket() as free:
@@ -64,7 +79,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     common |= {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "OMP_NUM_THREADS": "1"}
     workers = [
         subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
+            [sys.executable, __file__, str(folder), *variants],
             env=common | {"RANK": str(place), "LOCAL_RANK": str(place), "LOCAL_WORLD_SIZE": "2"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -78,8 +93,19 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_two_processes_give_the_run_of_one(name: str, both: Path) -> None:
+@pytest.mark.parametrize("name", QUICK)
+def test_two_processes_give_the_run_of_one(name: str, quick: Path) -> None:
+    equals_one(name, quick)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LONG)
+def test_two_processes_give_the_run_of_one_in_every_way(name: str, long: Path) -> None:
+    equals_one(name, long)
+
+
+def equals_one(name: str, both: Path) -> None:
+    """One process gives what two gave below `both`."""
     alone = a_run(*settings(both, name), f"runs_dir={both / 'one'}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Gated, "draw", Gated.mean)
@@ -136,5 +162,5 @@ def test_alone_nothing_is_added_up_or_waited_for(monkeypatch: pytest.MonkeyPatch
 
 if __name__ == "__main__":
     Gated.draw = Gated.mean  # as dropout, the noise of gates is each process's own
-    for variant in VARIANTS:
+    for variant in sys.argv[2:]:
         execute(a_run(*settings(Path(sys.argv[1]), variant), f"runs_dir={Path(sys.argv[1]) / 'two'}"))

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, compose_run, tiny_overrides, write_jsonl, write_tiny
+from conftest import REPOSITORY, compose_run, sample, tiny_overrides, write_jsonl, write_tiny
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tiny import MODELS, a_batch
@@ -229,7 +229,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
 # What stock libraries make of it
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", sample(MODELS, "tiny_gpt2"))
 def test_stock_libraries_give_the_runs_own_logits_at_every_exported_rank(
     trained: Callable[[str], Done], tmp_path: Path, model: str
 ) -> None:
@@ -266,7 +266,7 @@ def test_the_code_on_the_card_predicts_what_the_run_predicted(
 
 
 @pytest.mark.parametrize("scale", ["alpha_over_b", "alpha_over_r", "alpha_over_sqrt_b"])
-@pytest.mark.parametrize("svd", [False, True])
+@pytest.mark.parametrize("svd", sample([False, True], True))
 def test_every_scale_reaches_stock_peft(tmp_path: Path, scale: str, svd: bool) -> None:
     from peft import PeftModel
 
@@ -520,7 +520,7 @@ def test_full_fine_tuning_is_copied_whole(make_run: Callable[..., Run], tmp_path
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", sample(MODELS, "tiny_llama"))
 def test_a_quantized_run_comes_back_as_it_was_stored(tmp_path: Path, model: str) -> None:
     from transformers import AutoModelForSequenceClassification
 
@@ -727,6 +727,7 @@ def test_the_global_svd_cut_is_shipped_as_it_was_measured(tmp_path: Path) -> Non
     assert not close(seen[0], seen[2]) and len(set(config["rank_pattern"].values())) > 1
 
 
+@pytest.mark.slow
 def test_the_global_svd_cut_at_the_whole_rank_is_the_adapter_itself(bert: Done, tmp_path: Path) -> None:
     export.export(bert.folder, tmp_path / "out", svd_global=True)
     (found,) = stock_logits(tmp_path, bert, {tmp_path / "out": False}).values()

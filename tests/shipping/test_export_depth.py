@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_jsonl, write_tiny
+from conftest import sample, write_jsonl, write_tiny
 from peft import PeftModel
 from test_export import close
 from test_sorted_ft import LAYERS, words
@@ -83,7 +83,7 @@ def at_exit(run: Run, depth: int) -> torch.Tensor:
     return logits(model)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sample(KINDS, "bert", "falcon"))
 def test_an_exit_of_sorted_fine_tuning_is_a_model_of_so_many_layers(kind: str, tmp_path: Path) -> None:
     run, record = trained(tmp_path, kind, "adapter=sorted_ft")
     for sub in record["submodels"]:
@@ -98,7 +98,7 @@ def test_an_exit_of_sorted_fine_tuning_is_a_model_of_so_many_layers(kind: str, t
     assert (logits(load(run.folder, depth=2)) - logits(load(run.folder))).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sample(KINDS, "gpt2", "llama"))
 def test_a_pair_of_rank_and_depth_is_a_stock_adapter_over_a_cut_base(kind: str, tmp_path: Path) -> None:
     run, _ = trained(tmp_path, kind, "adapter=sorted_lora")
     said = export.export(run.folder, tmp_path / "out", 2, 3)
@@ -202,7 +202,7 @@ def test_transformers_own_early_exit_runs_on_the_export(tmp_path: Path) -> None:
     assert ran.count(1) > ran.count(3) > 0  # depth 2 drafted
 
 
-@pytest.mark.parametrize("adapter", ["sorted_ft", "early_exit", "sorted_lora"])
+@pytest.mark.parametrize("adapter", sample(["sorted_ft", "early_exit", "sorted_lora"], "early_exit"))
 def test_a_finished_run_decodes_at_any_of_its_exits(adapter: str, tmp_path: Path) -> None:
     run, _ = trained(tmp_path, "llama", f"adapter={adapter}")
     model, stack, exits = with_exits(run.folder)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import CONF, LAUNCHERS, Answer, compose, compose_run, needs
+from conftest import CONF, LAUNCHERS, Answer, compose, compose_run, needs, sample
 
 from rankbench.records import lock
 from rankbench.runs import own_process
@@ -86,7 +86,7 @@ def test_one_wrong_job_and_none_is_started(
 # The table at the end
 
 
-@pytest.mark.parametrize("cluster", ["local", "local_parallel"])
+@pytest.mark.parametrize("cluster", sample(["local", "local_parallel"], "local"))
 def test_every_run_of_a_sweep_is_in_the_table_with_its_reason(
     call_main: Call, tiny: list[str], tmp_path: Path, cluster: str
 ) -> None:
@@ -182,6 +182,7 @@ def test_two_sweeps_at_once_do_each_run_once(tiny: list[str], tmp_path: Path) ->
 # A process for each run
 
 
+@pytest.mark.slow
 def test_a_run_apart_equals_one_in_this_process(make_run, tmp_path: Path) -> None:
     from rankbench.runs.life import execute
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -69,21 +70,28 @@ def of_record(config: Mapping[str, Any]) -> Run:
 
     Raises RequestError for a method or sampler that is not installed; OmegaConf's errors for a setting that is unknown.
     """
-    schema = OmegaConf.structured(Run)
     values = dict(config)
     for group, kinds in KINDS.items():
         name = values[group]["name"]
         if name not in kinds:
             raise RequestError(f"{group}={name} is not installed here; install the package that brings it")
-        schema[group] = OmegaConf.structured(kinds[name])
         own = {setting.name for setting in fields(kinds[name])}
         others = {s.name for kind in kinds.values() for s in fields(kind)} | set(ONCE_SHARED[group])
         values[group] = {key: value for key, value in values[group].items() if key in own or key not in others}
-    kind_of = GROUPS | {group: kinds[values[group]["name"]] for group, kinds in KINDS.items()}
-    before = {group: neutrals(kind) for group, kind in kind_of.items()}
-    run = OmegaConf.to_object(OmegaConf.merge(schema, before, values))
+    run = OmegaConf.to_object(OmegaConf.merge(_before(*(values[group]["name"] for group in KINDS)), values))
     assert isinstance(run, Run)
     return run
+
+
+@functools.cache
+def _before(*names: str) -> DictConfig:
+    """The settings of the method and sampler of these names, each that came later at its neutral value."""
+    kind_of = {group: kinds[name] for (group, kinds), name in zip(KINDS.items(), names, strict=True)}
+    schema = OmegaConf.structured(Run)
+    schema.update({group: OmegaConf.structured(kind) for group, kind in kind_of.items()})
+    found = OmegaConf.merge(schema, {group: neutrals(kind) for group, kind in (GROUPS | kind_of).items()})
+    assert isinstance(found, DictConfig)
+    return found
 
 
 def _unknown(config: DictConfig, schema: Any, prefix: str = "") -> Iterator[str]:
