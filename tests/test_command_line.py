@@ -287,10 +287,10 @@ def test_a_sweep_gives_each_run_its_own_folder(call_main: Call, tiny: list[str],
 
 
 def test_a_failing_job_does_not_stop_a_sweep(call_main: Call, tiny: list[str], tmp_path: Path) -> None:
-    answer = call_main("-m", *tiny, "train.learning_rate=1e30,1e-3", "train.max_steps=2", "seed=0,1")
+    answer = call_main("-m", *tiny, "train.learning_rate=1e30,1e-3", "train.max_steps=2")
     assert answer.rc == 1
     statuses = sorted(json.loads(file.read_text())["status"] for file in (tmp_path / "runs").glob("*/record.json"))
-    assert statuses == ["done", "done", "failed", "failed"]
+    assert statuses == ["done", "failed"]
 
 
 def test_a_refused_job_does_not_stop_a_sweep_and_each_is_named(

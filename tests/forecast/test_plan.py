@@ -278,17 +278,18 @@ def test_llama_7b_has_its_published_size():
     assert body.low_rank == 159_907_840  # QLoRA's r=64 on every linear layer
 
 
-@pytest.mark.parametrize(
-    ("model", "task", "millions"),
-    [
-        ("roberta_base", "sst2", 124.6),
-        ("roberta_large", "sst2", 355.4),
-        ("gpt2_medium", "alpaca", 354.8),
-        ("llama2_13b", "alpaca", 13015.9),
-        ("falcon_7b", "alpaca", 7217.2),
-    ],
-)
-def test_published_shapes_give_published_sizes(model, task, millions):
+MILLIONS = {
+    ("roberta_base", "sst2"): 124.6,
+    ("roberta_large", "sst2"): 355.4,
+    ("gpt2_medium", "alpaca"): 354.8,
+    ("llama2_13b", "alpaca"): 13015.9,
+    ("falcon_7b", "alpaca"): 7217.2,
+}
+
+
+@pytest.mark.parametrize("shape", sample(MILLIONS, *list(MILLIONS)[::4]), ids="-".join)
+def test_published_shapes_give_published_sizes(shape):
+    (model, task), millions = shape, MILLIONS[shape]
     body = step_memory.anatomy(compose_run(f"model={model}", f"task={task}"))
     assert (body.quantized + body.rest) / 1e6 == pytest.approx(millions, abs=0.1)
 
@@ -347,7 +348,7 @@ def test_a_rank_that_is_asked_for_is_kept():
     assert any(word.startswith("adapter.r=") for word in plan.overrides(free, plan.mended(free, least - 1)))
 
 
-@pytest.mark.parametrize("checkpointing", ["true", "false"])
+@pytest.mark.parametrize("checkpointing", sample(["true", "false"], "true"))
 def test_the_largest_micro_batch_fits_and_one_row_more_does_not(checkpointing):
     run = wider("tiny_llama", f"train.gradient_checkpointing={checkpointing}")
     body, room = step_memory.anatomy(run), 300 * 2**20
@@ -414,7 +415,7 @@ REPORTS = [
 ]
 
 
-@pytest.mark.parametrize("words", sample(REPORTS, HEADLINE, *REPORTS[3:]), ids=lambda words: "-".join(words[:2]))
+@pytest.mark.parametrize("words", sample(REPORTS, *REPORTS[3:]), ids=lambda words: "-".join(words[:2]))
 def test_a_report_fits_80_columns(words, capsys):
     assert plan.report(compose_run(*words)) == 0
     out = capsys.readouterr().out

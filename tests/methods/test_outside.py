@@ -45,13 +45,14 @@ class Longest(Accuracy):
         return {"longest": 1.0}
 """
 PROCESS = """
-import contextlib, io, json, sys
+import contextlib, glob, io, json, sys
 given, said, begin = json.loads(sys.argv[1]), [], ""
 error = io.StringIO()
 with contextlib.redirect_stderr(error):
     from rankbench.__main__ import main
     begin = error.getvalue()
 for words in given:
+    words = [found for word in words for found in (glob.glob(word) or [word])]  # as a shell does
     sys.argv, out, error, rc = ["rankbench", *words], io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
         try:
@@ -91,12 +92,10 @@ def done(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     root = tmp_path_factory.mktemp("runs")
     words = [*tiny_overrides(write_tiny(root / "data"), root / "runs"), "adapter=dylora_fa", "adapter.a_times=2"]
     run = [*words, "sampler=ends", "task.metrics=[accuracy,longest]"]
-    (ran,) = called(installed, root, run)
-    assert ran.rc == 0, ran.err
+    export = ["export", root / "runs" / "*dylora_fa*", "--rank", "2", "--to", root / "out"]
+    ran, table, exported = called(installed, root, run, ["table", "leaderboard", root / "runs"], export)
+    assert ran.rc == table.rc == exported.rc == 0, ran.err + table.err + exported.err
     (record,) = (root / "runs").glob("*dylora_fa*/record.json")
-    export = ["export", record.parent, "--rank", "2", "--to", root / "out"]
-    table, exported = called(installed, root, ["table", "leaderboard", record.parent], export)
-    assert table.rc == exported.rc == 0, table.err + exported.err
     return record.parent, root / "out", table.out
 
 

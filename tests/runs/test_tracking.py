@@ -89,6 +89,7 @@ def test_the_run_has_its_own_id_its_group_and_its_method_as_job_type(
     assert Path(told["dir"]).is_relative_to(run.folder)
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_sweep_share_a_group_and_a_single_run_has_none(
     record_wandb: Callable[..., Recorder],
     call_main: Callable[..., Answer],

@@ -54,7 +54,7 @@ def test_every_choice_of_every_group_composes_and_passes_the_checks(choice: str)
 
 
 @pytest.mark.parametrize("adapter", METHODS)
-@pytest.mark.parametrize("task", ["tweets", "mrpc", "stsb", "mnli"])
+@pytest.mark.parametrize("task", ["mrpc", "stsb"])
 @pytest.mark.full
 def test_every_adapter_composes_with_every_kind_of_task(adapter: str, task: str) -> None:
     run = compose_run(f"adapter={adapter}", f"task={task}", "model=roberta_base")

@@ -48,25 +48,31 @@ def test_the_command_prints_and_writes_what_it_measured(tmp_path: Path, capsys: 
         decode.main([*words, "--to", str(tmp_path / "none" / "d.json")])
 
 
+@pytest.fixture(scope="module")
+def with_exits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of sorted fine-tuning, shared: read it, do not change it."""
+    return trained(tmp_path_factory.mktemp("exits"), "llama", "adapter=sorted_ft")[0].folder
+
+
 @pytest.mark.parametrize(
-    ("kind", "overrides", "words", "message"),
+    ("words", "message"),
     [
-        ("llama", ["adapter=sorted_ft"], ["--confidence", "2:.5"], "give DEPTH=P"),
-        (
-            "llama",
-            ["adapter=sorted_ft"],
-            ["--confidence", "4=.5"],
-            r"4 is no exit before the last; choose from \[2, 3\]",
-        ),
-        ("llama", ["adapter=sorted_ft"], ["--examples", "0"], "--examples 0 must be at least 1"),
-        ("llama", ["adapter=sorted_ft"], ["--data-dir", "nowhere"], "nowhere does not exist"),
-        ("llama", ["adapter=dylora"], [], "has no exits"),
-        ("bert", ["adapter=sorted_ft"], [], "is of a classification task"),
+        (["--confidence", "2:.5"], "give DEPTH=P"),
+        (["--confidence", "4=.5"], r"4 is no exit before the last; choose from \[2, 3\]"),
+        (["--examples", "0"], "--examples 0 must be at least 1"),
+        (["--data-dir", "nowhere"], "nowhere does not exist"),
     ],
 )
-def test_what_cannot_be_decoded_is_refused(
-    kind: str, overrides: list[str], words: list[str], message: str, tmp_path: Path
-) -> None:
-    run, _ = trained(tmp_path, kind, *overrides)
+def test_a_wrong_word_is_refused(words: list[str], message: str, with_exits: Path) -> None:
     with pytest.raises(RequestError, match=message):
-        decode.main([str(run.folder), *words])
+        decode.main([str(with_exits), *words])
+
+
+@pytest.mark.parametrize(
+    ("kind", "adapter", "message"),
+    [("llama", "dylora", "has no exits"), ("bert", "sorted_ft", "is of a classification task")],
+)
+def test_what_cannot_be_decoded_is_refused(kind: str, adapter: str, message: str, tmp_path: Path) -> None:
+    run, _ = trained(tmp_path, kind, f"adapter={adapter}")
+    with pytest.raises(RequestError, match=message):
+        decode.main([str(run.folder)])

@@ -322,6 +322,7 @@ def test_stock_peft_gives_the_logits_that_were_measured(
     assert (seen[0] - seen[1]).abs().max() > 1e-3, "the ranks by layer differ from one rank everywhere"
 
 
+@pytest.mark.slow
 def test_a_quantized_run_is_chosen_from_as_it_was_stored(tmp_path: Path) -> None:
     done = train(tmp_path, "tiny_llama", "adapter=qdylora", "quantization=nf4", "train.precision=fp32")
     command(done, tmp_path / "out", "--budget", "2")

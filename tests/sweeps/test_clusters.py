@@ -147,6 +147,7 @@ def test_a_cluster_of_ones_own_lies_in_a_folder_of_ones_own(call_main: Call, tin
 # Shared runs
 
 
+@pytest.mark.slow
 def test_a_run_that_another_sweep_holds_is_waited_for(call_main: Call, tiny: list[str], tmp_path: Path) -> None:
     run = compose_run(*tiny, "seed=1", "train.max_steps=1")
     run.folder.mkdir(parents=True)
