@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -228,7 +229,7 @@ def test_one_command_goes_from_settings_to_record(
     assert answer.out == f"{summary(record)}\nrecord: {folder / 'record.json'}\n"
     assert [line.split()[0] for line in answer.out.splitlines()] == ["rank", "1", "2", "3", "4", "record:"]
     assert "Warning" not in answer.err and "Traceback" not in answer.err
-    assert record["environment"]["command"] == f"python -m rankbench {' '.join(tiny)}"
+    assert record["environment"]["command"] == f"python -m rankbench {shlex.join(tiny)}"
     assert not list((tmp_path / "elsewhere").iterdir())  # nothing beside the run's folder
 
     again = command_line(*tiny)

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import compose_run, sentences, tiny_overrides, write_jsonl, write_tiny
+from conftest import REPOSITORY, compose_run, sentences, tiny_overrides, write_jsonl, write_tiny
 
 import rankbench
 from rankbench.errors import RequestError, RunFailed
@@ -58,7 +58,7 @@ def test_no_half_written_file_is_left(finished: Path) -> None:
 
 
 def test_the_record_has_every_part_of_the_schema(found: dict[str, Any], finished: Path) -> None:
-    assert found["schema"] == record.SCHEMA == 1
+    assert found["schema"] == record.SCHEMA == 2
     assert found["run_id"] == finished.name
     assert found["status"] == "done"
     assert {"config", "submodels", "training", "environment", "data"} <= set(found)
@@ -108,7 +108,8 @@ def test_the_record_names_its_data_by_hash(found: dict[str, Any], finished: Path
     assert found["data"]["source"] == "path"
     for name, rows in (("train", 64), ("validation", 24)):
         expected = {"file": f"{name}.jsonl", "sha256": sha256(folder / f"{name}.jsonl"), "rows": rows}
-        assert found["data"]["splits"][name] == expected
+        expected |= {"labels": {"0": rows // 2, "1": rows // 2}, "cut": 0}
+        assert found["data"]["splits"][name] == expected | ({"in_train": 0} if name == "validation" else {})
 
 
 def test_config_yaml_and_the_record_hold_the_same_settings(found: dict[str, Any], finished: Path) -> None:
@@ -264,7 +265,8 @@ def test_a_failed_run_says_so_with_the_traceback(failed: Run) -> None:
 def test_a_failed_run_names_its_data_and_its_environment(failed: Run, finished: Path) -> None:
     found, whole = (json.loads((folder / "record.json").read_text()) for folder in (failed.folder, finished))
     assert set(found["environment"]) == set(whole["environment"])
-    assert found["data"]["splits"] == whole["data"]["splits"]
+    for name, split in found["data"]["splits"].items():
+        assert whole["data"]["splits"][name].items() >= split.items() and len(split) >= 4
 
 
 def test_failed_runs_are_rows_told_by_their_status(failed: Run, finished: Path) -> None:
@@ -460,3 +462,45 @@ def test_the_same_seed_gives_the_same_record_but_for_time(make_run: Callable[...
     assert first["submodels"] == again["submodels"]
     assert first["training"]["loss_curve"] == again["training"]["loss_curve"]
     assert execute(make_run(*words, "seed=1"))["training"]["loss_curve"] != first["training"]["loss_curve"]
+
+
+# Records of older versions
+
+
+CLASSIFIED = {"task": {"name": "t", "label_names": None}}
+
+
+def older(names: list[str] | None, metrics: dict[str, float], **config: Any) -> dict[str, Any]:
+    sub = {"rank": 1, "depth": None, "metrics": metrics, "n": 3}
+    made = {"schema": 1, "run_id": "t-1", "status": "done", "submodels": [sub], "data": {"label_names": names}}
+    return made | {"config": CLASSIFIED | config}
+
+
+AFFECTED = {
+    "texts that are numbers": (older(["1", "2", "3"], {"accuracy": 0.0}), "numbers"),
+    "a head as wide as the largest": (older(["0", "1", "2", "3"], {"accuracy": 0.5}), "numbers"),
+    "a class twice": (older(["0", "0", "1", "1"], {"accuracy": 0.5}), "numbers"),
+    "f1 of three classes": (older(["a", "b", "c"], {"accuracy": 0.5, "f1": 0.5}), "f1"),
+    "f1 of a word": (older(["fraud", "ok"], {"f1": 0.97}), "f1"),
+    "f1 of one of two splits": (older(["fraud", "ok"], {"f1_matched": 0.97}), "f1"),
+    "words": (older(["a", "b", "c"], {"accuracy": 0.5}), None),
+    "0 and 1": (older(["0", "1"], {"f1": 0.5}), None),
+    "glue": (older(["no", "yes"], {"f1": 0.5}, task={"name": "mrpc", "label_names": ["no", "yes"]}), None),
+    "a regression": (older(None, {"pearson": 0.5}), None),
+    "made since": (older(["1", "2", "3"], {"accuracy": 0.0}) | {"schema": 2}, None),
+    "not done": (older(["1", "2", "3"], {"accuracy": 0.0}) | {"status": "failed"}, None),
+}
+
+
+@pytest.mark.parametrize("case", AFFECTED)
+def test_an_older_record_that_may_be_wrong_is_named(tmp_path: Path, case: str, caplog: Any) -> None:
+    found, why = AFFECTED[case]
+    (tmp_path / "record.json").write_text(json.dumps(found))
+    record.load_records(tmp_path)
+    assert (why is None) == (caplog.messages == [])
+    assert all("t-1" in message and why in message and "fresh=true" in message for message in caplog.messages)
+
+
+def test_no_committed_record_is_one_of_them(caplog: Any) -> None:
+    record.load_records(REPOSITORY / "benchmarks" / "results")
+    assert caplog.messages == []

@@ -95,7 +95,7 @@ def test_numbers_stay_as_they_are_written(words: list[str], folder: Path) -> Non
 def test_a_line_that_is_no_object_is_named(words: list[str], folder: Path) -> None:
     with open(folder / "validation.jsonl", "a") as file:
         file.write("\n5\n")
-    with pytest.raises(RequestError, match=r"validation.jsonl cannot be read as jsonl: line 11 is no object"):
+    with pytest.raises(RequestError, match=r"validation.jsonl line 11 is no object"):
         data.load(compose_run(*words).task)
 
 

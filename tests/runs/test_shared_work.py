@@ -67,6 +67,9 @@ def test_kept_ids_are_those_of_the_tokenizer(
     kept = Kept(tmp_path / "tokens")
     first, again, plain = (encode(split(*columns), byte_tokenizer(), 12, ids) for ids in (kept, kept, tokenised))
     assert first.features == again.features == plain.features
+    assert (
+        first.cut == again.cut == plain.cut == sum(len(ids) > 12 for ids in byte_tokenizer()(*columns)["input_ids"]) > 0
+    )
     assert counted == [len(columns[0])] and len(files(tmp_path / "tokens")) == 1
 
 

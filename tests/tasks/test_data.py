@@ -135,7 +135,7 @@ def test_the_origin_names_each_file_its_hash_and_its_rows(tiny_data: Path) -> No
     origin = data.load(task(tiny_data)).origin
     assert origin["source"] == "path"
     expected = {"file": "train.jsonl", "sha256": sha256(tiny_data / "train.jsonl"), "rows": 64}
-    assert origin["splits"]["train"] == expected
+    assert origin["splits"]["train"] == expected | {"labels": {"0": 32, "1": 32}}
     assert origin["splits"]["validation"]["rows"] == 24
 
 
@@ -345,9 +345,13 @@ ROWS = [{"text": "a", "label": 0}, {"text": "b", "label": 1}]
         ([{"text": 12, "label": 0}, {"text": 7, "label": 1}], {}, ["'text'", "numbers", "task.text_columns"]),
         ([*ROWS, {"text": None, "label": 1}], {}, ["train.jsonl row 2", "'text'", "not text"]),
         ([*ROWS, {"text": 12, "label": 1}], {}, ["train.jsonl row 2", "'text'", "12", "not text"]),
-        ([*ROWS, {"text": "c", "label": -1}], {}, ["train.jsonl row 2: label -1 is not", "no labels"]),
-        ([*ROWS, {"text": "c", "label": 2}], {"label_names": ["no", "yes"]}, ["row 2: label 2 is not 0..1", "no, yes"]),
-        ([{"text": "c", "label": 1.5}] * 2, {"label_names": ["no", "yes"]}, ["row 0: label 1.5 is not 0..1"]),
+        ([*ROWS, {"text": "c", "label": -1}], {}, ["train.jsonl has -1 in 1 rows", "without a label"]),
+        (
+            [*ROWS, {"text": "c", "label": 2}],
+            {"label_names": ["no", "yes"]},
+            ["row 2: label 2 is not", "yes) or 0..1"],
+        ),
+        ([{"text": "c", "label": 1.5}] * 2, {"label_names": ["no", "yes"]}, ["row 0: label 1.5 is not", "0..1"]),
         ([{"text": "a", "label": "x"}], {"label_names": ["no", "yes"]}, ["row 0: label 'x' is not", "no, yes"]),
         ([*ROWS, {"text": "c", "label": None}], {}, ["train.jsonl row 2", "label"]),
         ([{"text": "a", "label": 0.5}, {"text": "b", "label": 1}], {}, ["'label'", "task.regression=true", "pearson"]),
@@ -403,7 +407,9 @@ def test_a_row_is_named_by_its_place_in_the_file_not_in_the_subset(tmp_path: Pat
 
 def test_a_label_only_validation_has_is_refused(tmp_path: Path) -> None:
     two_splits(tmp_path, ROWS, [*ROWS, {"text": "c", "label": 2}])
-    with pytest.raises(RequestError, match=r"validation\.jsonl row 2: label .*0\.\.1"):
+    with pytest.raises(
+        RequestError, match=r"validation\.jsonl row 2: label 2 is not one .* training split has \(0, 1\)"
+    ):
         data.load(task(tmp_path))
 
 

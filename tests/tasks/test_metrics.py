@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from rankbench.settings.metrics import METRICS
+from rankbench.settings.metrics import METRICS, ClassRoles
 from rankbench.settings.outside import load
 from rankbench.tasks.metrics import score
 
@@ -54,7 +54,6 @@ def test_a_correlation_equals_the_calculation_by_hand(name: str, expected: float
         ("accuracy", TWO_GUESSED, TWO, sk.accuracy_score(TWO, TWO_GUESSED)),
         ("accuracy", THREE_GUESSED, THREE, sk.accuracy_score(THREE, THREE_GUESSED)),
         ("f1", TWO_GUESSED, TWO, sk.f1_score(TWO, TWO_GUESSED)),
-        ("f1", THREE_GUESSED, THREE, sk.f1_score(THREE, THREE_GUESSED, average="macro")),
         ("matthews_correlation", TWO_GUESSED, TWO, sk.matthews_corrcoef(TWO, TWO_GUESSED)),
         ("matthews_correlation", THREE_GUESSED, THREE, sk.matthews_corrcoef(THREE, THREE_GUESSED)),
         ("pearson", VALUES_GUESSED, VALUES, stats.pearsonr(VALUES_GUESSED.astype(float), VALUES.astype(float))[0]),
@@ -89,6 +88,30 @@ def test_f1_of_two_classes_is_that_of_class_one_even_where_one_class_is_absent()
     ones = np.ones(4, dtype=np.int64)
     assert score(["f1"], {"prediction": ones}, ones)["f1"] == 1.0
     assert score(["f1"], {"prediction": ones}, np.array([0, 0, 0, 1]))["f1"] == pytest.approx(2 / 5)
+
+
+@pytest.mark.parametrize("positive", [0, 1, 2])
+def test_f1_of_a_class_is_that_of_it_against_the_others(positive: int) -> None:
+    found = score(["f1"], {"prediction": THREE_GUESSED}, THREE, ClassRoles(3, positive))["f1"]
+    assert found == pytest.approx(sk.f1_score(positive == THREE, positive == THREE_GUESSED), abs=1e-12)
+    everything = score(["f1"], {"prediction": np.full(4, 1)}, np.array([0, 1, 1, 1]), ClassRoles(2, 0))["f1"]
+    assert everything == 0.0, "who never says fraud finds none"
+
+
+@pytest.mark.parametrize("guessed", [THREE_GUESSED, np.minimum(THREE_GUESSED, 1), np.zeros(200, dtype=np.int64)])
+@pytest.mark.parametrize("truth", [THREE, np.minimum(THREE, 1), np.ones(200, dtype=np.int64)])
+def test_macro_f1_is_over_the_tasks_classes_whatever_is_seen(guessed: np.ndarray, truth: np.ndarray) -> None:
+    found = score(["f1_macro"], {"prediction": guessed}, truth, ClassRoles(3))["f1_macro"]
+    expected = np.mean([sk.f1_score(truth == c, guessed == c, zero_division=0) for c in range(3)])
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_one_changed_answer_moves_macro_f1_by_little() -> None:
+    truth = np.array([0, 1] * 10)
+    guessed = truth.copy()
+    guessed[0] = 2
+    both = [score(["f1_macro"], {"prediction": made}, truth, ClassRoles(3))["f1_macro"] for made in (truth, guessed)]
+    assert both == pytest.approx([2 / 3, (1 + 18 / 19) / 3])
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from rankbench.records import record as records
 from rankbench.settings.compose import of_record
 from rankbench.settings.model import Model
 from rankbench.settings.run import Run
+
+log = logging.getLogger("rankbench")
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ def kept(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         parts += [(sub, ("rank", "metrics", "n", "parameters")) for sub in record["submodels"]]
         parts += [(note, ("method",)), (note, ("trained_ranks", "scale") if "r" in note else ())]
         parts += [(note, ("trained_exits",) if "exits" in note else ())]
+        if why := records.affected(record):
+            log.warning("%s was made by an older rankbench, and %s: run it again with fresh=true", folder, why)
         lacking = [key for part, keys in parts for key in keys if key not in part]
         if lacking:
             raise KeyError(lacking[0])

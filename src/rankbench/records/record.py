@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,10 @@ from rankbench.errors import RequestError
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
+log = logging.getLogger("rankbench")
+
+SCHEMA = 2
+"""2: labels are matched by name whatever type a file gives them, and f1 is of one class throughout."""
 COLUMNS = [
     "run_id",
     "task",
@@ -45,6 +49,24 @@ def read(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and "status" in record else None
+
+
+def affected(record: dict[str, Any]) -> str | None:
+    """Why a record that an older rankbench made may hold a wrong score; None where nothing says so.
+
+    Before schema 2 labels of own data were numbered file by file, and f1 was of class 1 or of all by what was seen.
+    """
+    if record.get("schema", SCHEMA) > 1 or record.get("status") != "done":
+        return None
+    names = (record.get("data") or {}).get("label_names") or []
+    own = (record.get("config") or {}).get("task", {}).get("label_names") is None
+    if own and len(names) > 1 and list(names) != ["0", "1"] and all(str(name).lstrip("-").isdigit() for name in names):
+        return "its labels are numbers, which may have been taken for others"
+    scores = [name for sub in record.get("submodels") or [] for name in sub.get("metrics") or {}]
+    mixed = len(names) > 2 or (own and list(names) not in (["0", "1"], ["False", "True"]))
+    if mixed and any(name == "f1" or name.startswith("f1_") for name in scores):
+        return "its f1 was of one class or of all, by what was predicted"
+    return None
 
 
 def load_records(path: Paths) -> list[dict[str, Any]]:
@@ -107,6 +129,9 @@ def _records(path: Paths) -> dict[Path, dict[str, Any]]:
             found[record["run_id"]] = file, record
         except (ValueError, KeyError, TypeError) as error:
             raise RequestError(f"{file} is not a record ({error}); remove it or run that run again") from error
+    wrong = {run: why for run, (_, record) in found.items() if (why := affected(record))}
+    for run, why in wrong.items():
+        log.warning("%s was made by an older rankbench, and %s: run it again with fresh=true", run, why)
     if not found:
         raise RequestError(f"no record.json under {', '.join(map(str, places))}; give the folder that holds the runs")
     return dict(found[key] for key in sorted(found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import subprocess
 from collections.abc import Iterable
 from importlib import metadata
@@ -28,7 +29,7 @@ def environment(device: str, precision: str, reason: str, words: Iterable[str]) 
         "sharded": bool(sharding.asked()),
         "precision": precision,
         "precision_reason": reason,
-        "command": " ".join(["python -m rankbench", *words]),
+        "command": f"python -m rankbench {shlex.join(words)}".rstrip(),
     }
 
 

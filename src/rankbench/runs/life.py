@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from rankbench.errors import RequestError, RunFailed
 from rankbench.models import device, sharding
 from rankbench.records import lock
 from rankbench.records import record as records
+from rankbench.records.notes import notes
 from rankbench.runs import work
 from rankbench.runs.environment import environment
 from rankbench.settings.compose import composed
@@ -67,6 +69,8 @@ def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:
         if found and found["status"] == "done":
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             log.info("already done: %s", folder)
+            if why := records.affected(found):
+                log.warning("it was made by an older rankbench, and %s: repeat it with fresh=true", why)
             return found
         with written_to(folder / "run.log") if processes.first() else contextlib.nullcontext():
             return _attempt(run, folder, mine, sys.argv[1:] if words is None else words)
@@ -174,7 +178,8 @@ def summary(record: dict[str, Any]) -> str:
     while sum(widths) + 2 * (len(widths) - 1) > 80 and len(columns) > len(family) + len(rows[0]["metrics"]):
         del columns[-1], widths[-1]  # the record has them
     lines = zip(*columns, strict=True)
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    table = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join([*table, *(line for note in notes(record) for line in textwrap.wrap(note, 80))])
 
 
 def _out_of_memory(error: BaseException) -> bool:

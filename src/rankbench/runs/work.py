@@ -56,7 +56,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
         adapter = methods.attach(run, body.model)
         if over:
             sharding.shard(body.model, adapter.trained().values(), over, split)
-    encoded, validation, responses = _encode(run, loaded, body)
+    encoded, validation, responses, told = _encode(run, loaded, body)
     pad_id = body.tokenizer.pad_token_id
     _check_chosen(run, adapter.family)
     chosen = [m for m in adapter.family if run.evaluate.measures(m.rank, m.depth)]
@@ -99,7 +99,10 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
     log.info("measure %d sub-models", len(chosen))
     scores = measure(model)
     speeds = _speeds(model, adapter, chosen, validation[0], pad_id, responses)
-    by_cut = {how: _measure_cut(adapter, how, chosen, functools.partial(measure, model)) for how in run.evaluate.cuts}
+    entry = functools.partial(_entry, adapter=adapter, validation=validation, names=loaded.label_names)
+    by_cut = {
+        how: _measure_cut(adapter, how, chosen, functools.partial(measure, model), entry) for how in run.evaluate.cuts
+    }
     adapter.activate(adapter.family[-1])
 
     def save(place: Path) -> None:
@@ -112,7 +115,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
         _write_predictions(folder / "predictions.parquet", scores, by_cut, validation)
     return {
         "status": "done",
-        "submodels": [_entry(score, adapter) | speeds.get(score.submodel.depth, {}) for score in scores],
+        "submodels": [entry(score) | speeds.get(score.submodel.depth, {}) for score in scores],
         **({"cuts": [{"cut": how} | row for how, cut in by_cut.items() for row in cut.rows]} if by_cut else {}),
         "training": {
             "steps": past.step,
@@ -125,6 +128,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
         **({"pruning": pruning} if pruning else {}),
         "memory": memory,
         "backbone": body.origin,
+        "data": loaded.origin | {"splits": {n: s | told[n] for n, s in loaded.origin["splits"].items()}},
     }
 
 
@@ -145,11 +149,12 @@ def _forecast(run: Run) -> dict[str, int] | None:
         return None
 
 
-def _encode(run: Run, loaded: Any, body: Any) -> tuple[Any, list[Any], Any]:
-    """The training split, the splits to score, and for a language model how it answers."""
+def _encode(run: Run, loaded: Any, body: Any) -> tuple[Any, list[Any], Any, dict[str, dict[str, int]]]:
+    """The training split, the splits to score, for a language model how it answers, and counts for the record."""
     from rankbench.methods import objective
     from rankbench.models import backbone
     from rankbench.scoring.evaluation import Responses
+    from rankbench.tasks import overview
     from rankbench.tasks.encoding import encode, encode_responses, packed
     from rankbench.tasks.token_cache import Kept
 
@@ -158,8 +163,9 @@ def _encode(run: Run, loaded: Any, body: Any) -> tuple[Any, list[Any], Any]:
     ids = Kept(Path(run.runs_dir) / ".cache" / "tokens")
     if loaded.kind != "causal_lm":
         train, *validation = (encode(split, body.tokenizer, limit, ids) for split in splits)
-        return train, validation, None
+        return train, validation, None, overview.tell(loaded, (train, *validation), limit)
     train, *validation = (encode_responses(split, body.tokenizer, limit, ids) for split in splits)
+    told = overview.tell(loaded, (train, *validation), limit)
     if run.task.packing:
         objective.check_packing(body.model)
         train = packed(train, limit)
@@ -167,7 +173,7 @@ def _encode(run: Run, loaded: Any, body: Any) -> tuple[Any, list[Any], Any]:
     if set(run.task.metrics) & set(GENERATED):
         _check_room(run, validation, backbone.longest(body))
     decode = functools.partial(body.tokenizer.decode, skip_special_tokens=True)
-    return train, validation, Responses(run.task.max_new_tokens, backbone.ends(body), decode)
+    return train, validation, Responses(run.task.max_new_tokens, backbone.ends(body), decode), told
 
 
 def _check_room(run: Run, splits: list[Any], longest: int) -> None:
@@ -217,20 +223,23 @@ class _Cut:
     rows: list[dict[str, Any]]
 
 
-def _measure_cut(adapter: Any, how: str, chosen: list[Any], measure: Callable[[], list[Any]]) -> _Cut:
+def _measure_cut(
+    adapter: Any, how: str, chosen: list[Any], measure: Callable[[], list[Any]], entry: Callable[[Any], dict[str, Any]]
+) -> _Cut:
     from rankbench.methods.cuts import cut
 
     with cut(adapter, how):
         log.info("measure %d sub-models cut by %s", len(chosen), how)
         scores = measure()
-        rows = [_entry(score, adapter) for score in scores]
+        rows = [entry(score) for score in scores]
         for row in rows if adapter.by_layer else ():
             row["ranks_by_layer"] = adapter.by_layer[row["rank"]]
     return _Cut(scores, rows)
 
 
-def _entry(score: Any, adapter: Any) -> dict[str, Any]:
+def _entry(score: Any, adapter: Any, validation: list[Any], names: tuple[str, ...] | None) -> dict[str, Any]:
     """A sub-model as the record has it."""
+    one = _one_class(score, validation, names)
     return {
         "rank": score.submodel.rank,
         "depth": score.submodel.depth,
@@ -239,7 +248,19 @@ def _entry(score: Any, adapter: Any) -> dict[str, Any]:
         "parameters": asdict(adapter.count(score.submodel)),
         "eval_seconds": score.seconds,
         **({"generated": asdict(score.generated)} if score.generated else {}),
+        **({"one_class": one} if one is not None else {}),
     }
+
+
+def _one_class(score: Any, validation: list[Any], names: tuple[str, ...] | None) -> str | None:
+    """The class that a sub-model answers for every example, where the labels are of several; None otherwise."""
+    import numpy as np
+
+    if names is None:
+        return None
+    said = {int(one) for split in validation for one in np.unique(score.predictions[split.name]["prediction"])}
+    true = {int(one) for split in validation for one in np.unique(split.labels)}
+    return names[said.pop()] if len(said) == 1 and len(true) > 1 else None
 
 
 def _write_predictions(file: Path, scores: list[Any], by_cut: dict[str, _Cut], validation: list[Any]) -> None:

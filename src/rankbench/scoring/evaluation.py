@@ -241,7 +241,7 @@ def _score(
     for split in splits:
         suffix = f"_{split.name.removeprefix('validation_')}" if len(splits) > 1 else ""
         columns = {key: column[place] for key, column in outputs[split.name].items()}
-        for name, value in score(metrics, columns, split.references or split.labels).items():
+        for name, value in score(metrics, columns, split.references or split.labels, split.roles).items():
             values[name + suffix] = value
     predictions = {split.name: {key: column[place] for key, column in outputs[split.name].items()} for split in splits}
     whole = seconds + generated.seconds

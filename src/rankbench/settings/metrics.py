@@ -13,6 +13,14 @@ from rankbench.settings.outside import installed
 
 
 @dataclass(frozen=True)
+class ClassRoles:
+    """What F1 needs of a task's classes: how many there are, and the number of the one that binary F1 is of."""
+
+    count: int = 2
+    positive: int = 1
+
+
+@dataclass(frozen=True)
 class Measure:
     """What a metric scores, what computes it, what people read it multiplied by, and whether more is better."""
 
@@ -21,11 +29,13 @@ class Measure:
     times: int = 100
     rises: bool = True
     generated: bool = False  # whether it scores a generated response
+    of_classes: bool = False  # whether its `compute` takes `roles`, the task's ClassRoles
 
 
 METRICS: dict[str, Measure] = {
     "accuracy": Measure("classification", "rankbench.tasks.metrics.classification:Accuracy"),
-    "f1": Measure("classification", "rankbench.tasks.metrics.classification:F1"),
+    "f1": Measure("classification", "rankbench.tasks.metrics.classification:F1", of_classes=True),
+    "f1_macro": Measure("classification", "rankbench.tasks.metrics.classification:MacroF1", of_classes=True),
     "matthews_correlation": Measure("classification", "rankbench.tasks.metrics.classification:MatthewsCorrelation"),
     "pearson": Measure("regression", "rankbench.tasks.metrics.regression:Pearson"),
     "spearman": Measure("regression", "rankbench.tasks.metrics.regression:Spearman"),

@@ -47,6 +47,8 @@ class Task:
     """The column of the label."""
     label_names: list[str] | None = None
     """The classes in the order of their numbers (default: as the training split has them)."""
+    positive_label: str | None = added(None)
+    """The class that f1 is of (default: the second of `label_names`, or 1 of 0 and 1, or True)."""
     regression: bool = False
     """The label is a number."""
     train_split: str = "train"
@@ -55,6 +57,8 @@ class Task:
     """The splits to score; several are scored apart."""
     validation_fraction: float = 0.0
     """The share of the training split to hold out for scoring, where there is no validation split."""
+    validation_stratified: bool = added(False)
+    """Hold out that share of each class, by its rows (default: of all texts)."""
     metrics: list[str] = field(default_factory=lambda: ["accuracy"])
     """What to score by; the first decides in tables."""
     max_length: int = 128
@@ -74,6 +78,11 @@ class Task:
         require(1 <= len(self.text_columns) <= 2, "task.text_columns must name one column, or two for a pair of texts")
         require(bool(self.validation_splits), "task.validation_splits is empty; name at least one split to score")
         require(0 <= self.validation_fraction < 1, f"task.validation_fraction={self.validation_fraction} not in [0, 1)")
+        require(
+            not self.validation_stratified or (self.kind == "classification" and self.validation_fraction > 0),
+            "task.validation_stratified holds out a share of each class; give task.validation_fraction=0.1 with it, "
+            "and a classification",
+        )
         require(self.max_length >= 4, f"task.max_length={self.max_length} must be at least 4")
         for key in ("max_train_examples", "max_eval_examples"):
             value = getattr(self, key)
@@ -84,6 +93,10 @@ class Task:
             require(
                 metric in fitting, f"task.metrics: {metric} does not score a {self.kind} task; use {', '.join(fitting)}"
             )
+        require(
+            self.positive_label is None or "f1" in self.metrics,
+            f"task.positive_label={self.positive_label} is what f1 is of; give task.metrics=[f1] with it",
+        )
         require(bool(self.metrics), "task.metrics is empty; name at least one metric")
         if self.kind == "causal_lm":
             self._check_prompts()

@@ -109,9 +109,8 @@ def _sums(metric: str, pair: list[dict[str, np.ndarray]], split: Encoded) -> met
         right = np.array([own[metric] for own in pair])
         return metric_sums.sums("accuracy", {"prediction": right}, np.ones(len(split), dtype=bool))
     references = split.labels if len(split.labels) else np.zeros(len(split))
-    return metric_sums.sums(
-        metric, {key: np.array([own[key] for own in pair]) for key in metric_sums.needs(metric)}, references
-    )
+    columns = {key: np.array([own[key] for own in pair]) for key in metric_sums.needs(metric)}
+    return metric_sums.sums(metric, columns, references, split.roles)
 
 
 def _responses(task: Task, body: Backbone) -> evaluation.Responses | None:

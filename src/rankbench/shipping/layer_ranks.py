@@ -164,14 +164,14 @@ def _validation(found: Finished, body: Backbone) -> Encoded:
     from rankbench.tasks import data
     from rankbench.tasks.encoding import encode, encode_responses
 
-    task = found.run.task
+    task, kept = found.run.task, found.record.get("data") or {}
     try:
-        loaded = data.load(task)
+        loaded = data.load(task, None if task.label_names else kept.get("label_names"))
     except RequestError as error:
         raise RequestError(f"the data of {found.folder} cannot be read: {error}; or say where: --data-dir") from error
     split = loaded.validation[0]
-    before = ((found.record.get("data") or {}).get("splits") or {}).get(split.name)
-    if before is not None and before != loaded.origin["splits"][split.name]:
+    before, now = (origin.get("splits", {}).get(split.name) or {} for origin in (kept, loaded.origin))
+    if before and any(before[key] != now[key] for key in ("sha256", "rows")):
         log.warning("%s is not what the run was scored on", split.name)
     read = encode_responses if loaded.kind == "causal_lm" else encode
     return read(split, body.tokenizer, min(task.max_length, backbone.longest(body)))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import re
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ class Sweep(BasicSweeper):
         jobs = self._jobs(arguments)
         file = Path(self.config.hydra.sweep.dir) / f"{_name(self.config.log.group, jobs)}.json"
         asked = {job.run_id: job.words for job in jobs}
-        listed = {"command": " ".join(["rankbench", *sys.argv[1:]]), "runs": asked}
+        listed = {"command": shlex.join(["rankbench", *sys.argv[1:]]), "runs": asked}
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, json.dumps(listed | {"launcher": asdict(lock.myself())}, indent=1))
         try:

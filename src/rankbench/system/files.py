@@ -31,12 +31,13 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def sha256(file: Path) -> str:
-    """The file's SHA-256, in hex."""
-    with open(file, "rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
+def sha256(*files: Path) -> str:
+    """The SHA-256 of the files' content, one after the other, in hex."""
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 

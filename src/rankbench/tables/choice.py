@@ -1,7 +1,8 @@
-"""Which rank to ship: the smallest that is surely within a margin of the best, from a run's stored predictions."""
+"""Which rank to ship: the smallest within a margin of the best, as far as a run's stored predictions tell."""
 
 from __future__ import annotations
 
+import math
 import shlex
 import textwrap
 from collections.abc import Sequence
@@ -15,12 +16,13 @@ import pandas as pd
 
 from rankbench.errors import RequestError
 from rankbench.records.finished import kept
+from rankbench.records.notes import notes
 from rankbench.records.record import load_records, read
-from rankbench.settings.metrics import MATCHES, METRICS, times, unit
+from rankbench.settings.metrics import MATCHES, METRICS, ClassRoles, times, unit
 from rankbench.tables import metric_sums, stats
 from rankbench.tables.layout import COMMENT, Block, chance, render
 
-ERROR = 0.05  # the chance, over all differences together, that an interval misses
+ERROR = 0.05  # the chance that an interval misses, over all pairs together
 RESAMPLES = 10_000
 SPLITS = 1000
 
@@ -29,12 +31,11 @@ Submodel = dict[str, Any]  # as the record holds it
 
 @dataclass(frozen=True)
 class Measured:
-    """What one metric says of a run's sub-models, smallest first: what it sums, and for a share what was right."""
+    """What one metric says of a run's sub-models, smallest first."""
 
     metric: str
     submodels: list[Submodel]
     sums: metric_sums.Sums
-    right: metric_sums.Truths | None
 
     @property
     def kind(self) -> str:
@@ -51,24 +52,55 @@ def text(made: Sequence[Block], closing: Sequence[str], form: str, width: int | 
 def choose_rank(folder: Path, metric: str | None = None, margin: float = 0.5) -> tuple[list[Block], list[str]]:
     """The ranks, exits or pairs of a finished run held to the best of them, and lines that name the one to ship.
 
-    That is the smallest (fewest layers, then lowest rank) whose difference from the best has its whole interval above
-    -margin, in the units people read: points for shares and correlations, nats for a loss. The intervals hold together
-    at 95 % (paired bootstrap, each widened by Bonferroni). That the best was picked on these examples makes its lead
-    look larger, so the answer errs towards a larger rank. Raises RequestError when the run is not done, has one
+    That is the smallest (fewest layers, then lowest rank) that lies within `margin` of the best, whichever is the best,
+    in the units people read: points for shares and correlations, nats for a loss. All intervals hold together at 95 %
+    over all pairs (`stats.all_pairs`), so this holds though the best was picked on these examples. Where the data do
+    not tell, that is said, with how many examples would. Raises RequestError when the run is not done, has one
     sub-model, or its predictions are missing or do not give the recorded metric.
     """
-    stats.not_worse(0, margin)
+    if not 0 < margin < np.inf:
+        raise RequestError(f"--margin {margin:g}: no interval lies within that; give one above 0, such as 0.5")
     record, note = _run(folder)
     measured = _measured(folder, record, metric)
-    subs, sums = measured.submodels, measured.sums
-    best = int((sums.whole() * (1 if sums.rises else -1)).argmax())
-    found = stats.bootstrap(sums, best, 1 - ERROR / (len(subs) - 1), RESAMPLES)
-    halves = stats.split_half(sums, SPLITS)
-    worst = times(measured.metric) * (found.low if sums.rises else -found.high)
-    within = [int(place) for place in np.flatnonzero(stats.not_worse(worst, margin))]
-    block = _block(record, measured, best, found, halves, within, margin)
-    closing = [_answer(measured, best, within[0], -worst, margin), _honest(measured, found, halves)]
-    return [block], [*closing, *_area(measured, found), *_export(folder, note, subs, within)]
+    found, halves = Found.of(measured, margin), stats.split_half(measured.sums, SPLITS)
+    return [_block(record, measured, found, halves, margin)], [
+        _answer(measured, found, margin),
+        _honest(measured, found, halves),
+        *_area(measured, found),
+        *notes(record),
+        *_export(folder, note, measured.submodels, found),
+    ]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the examples tell: all `pairs`, and of each sub-model the `gain` (k,) over the best, at least and at most.
+
+    In the units people read, more is better: a gain of at least -0.3 is at most 0.3 behind the best, whichever that is.
+    """
+
+    pairs: stats.Pairs
+    best: int  # the best on these examples
+    least: metric_sums.Reals
+    most: metric_sums.Reals
+    within: list[int]  # surely within the margin, and not of one answer alone
+    wide: float  # half the widest interval of the best less another that may be within the margin
+
+    @classmethod
+    def of(cls, measured: Measured, margin: float, resamples: int = RESAMPLES) -> Found:
+        """All of it, from the predictions."""
+        sums, factor = measured.sums, times(measured.metric)
+        pairs = stats.all_pairs(sums, 1 - ERROR, resamples)
+        low, high = (pairs.low, pairs.high) if sums.rises else (-pairs.high, -pairs.low)
+        others = ~np.eye(len(low), dtype=bool)
+        least = factor * np.where(others, low, np.inf).min(1)
+        most = factor * np.where(others, high, np.inf).min(1)
+        best = int((pairs.value * (1 if sums.rises else -1)).argmax())
+        answering = ["one_class" not in sub for sub in measured.submodels]
+        within = [int(i) for i in np.flatnonzero((least > -margin) & np.array(answering))]
+        asked = np.delete((pairs.high - pairs.difference)[best], best)[np.delete(most >= -margin, best)]
+        wide = factor * float(asked.max(initial=0))
+        return cls(pairs, best, least, most, within, wide)
 
 
 def _wrapped(line: str, mark: str) -> str:
@@ -102,7 +134,7 @@ def _measured(folder: Path, record: dict[str, Any], metric: str | None) -> Measu
         raise RequestError(f"{file} is not of this run, or damaged ({error}); {again}") from error
     if base in MATCHES and base in columns:  # any accepted text counted, of which the file keeps the first alone
         base, columns, references = "accuracy", {"prediction": columns[base]}, np.ones_like(references, dtype=bool)
-    sums = metric_sums.sums(base, columns, references)
+    sums = metric_sums.sums(base, columns, references, _roles(record))
     if not np.allclose(sums.whole(), [sub["metrics"][chosen] for sub in subs], rtol=1e-6):
         if base in MATCHES:  # who accepts more texts finds more right: the same number means the same answers
             raise RequestError(
@@ -110,8 +142,15 @@ def _measured(folder: Path, record: dict[str, Any], metric: str | None) -> Measu
                 "first, so it does not tell which answers were right; use --metric loss, or repeat it with fresh=true"
             )
         raise RequestError(f"{file} does not give the {chosen} of the record; {again}")
-    right = metric_sums.right(base, columns["prediction"], references) if base in metric_sums.SHARES else None
-    return Measured(chosen, subs, sums, right)
+    return Measured(chosen, subs, sums)
+
+
+def _roles(record: dict[str, Any]) -> ClassRoles:
+    """Which classes F1 is of: those that the record names; class 1 of two in older ones."""
+    data = record.get("data") or {}
+    names = data.get("label_names") or ["0", "1"]
+    positive = data.get("positive_label")
+    return ClassRoles(len(names), names.index(positive) if positive in names else 1)
 
 
 def _columns(
@@ -148,78 +187,99 @@ def _words(sub: Submodel) -> str:
     return " at ".join(f"{key} {sub[key]}" for key in ("rank", "depth") if sub[key] is not None)
 
 
-def _block(
-    record: dict[str, Any],
-    measured: Measured,
-    best: int,
-    found: stats.Differences,
-    halves: stats.Halves,
-    within: list[int],
-    margin: float,
-) -> Block:
+def _block(record: dict[str, Any], measured: Measured, found: Found, halves: stats.Halves, margin: float) -> Block:
     """A row for each sub-model: its value, and what is known of its difference from the best."""
-    subs, factor, digits = measured.submodels, times(measured.metric), _digits(measured)
-    p = found.p if measured.right is None else stats.mcnemar(measured.right, measured.right[best])
-    others = [place for place in range(len(subs)) if place != best]
-    adjusted = dict(zip(others, stats.holm(p[others]), strict=True))
+    subs, factor, digits, best = measured.submodels, times(measured.metric), _digits(measured), found.best
+    pairs = found.pairs
+
+    def signed(value: float) -> str:
+        return f"{round(factor * value, digits) + 0.0:+.{digits}f}"  # 0 has no minus
+
     rows = {
-        unit(measured.metric): [f"{factor * value:.{digits}f}" for value in found.value],
-        "minus best": [f"{factor * value:+.{digits}f}" for value in found.difference],
+        unit(measured.metric): [f"{factor * value:.{digits}f}" for value in pairs.value],
+        "minus best": [signed(value) for value in pairs.difference[:, best]],
         "interval": [
-            f"{factor * low:+.{digits}f} to {factor * high:+.{digits}f}"
-            for low, high in zip(found.low, found.high, strict=True)
+            f"{signed(low)} to {signed(high)}"
+            for low, high in zip(pairs.low[:, best], pairs.high[:, best], strict=True)
         ],
-        "p": [chance(adjusted[place]) if place in adjusted else "-" for place in range(len(subs))],
-        f"within {margin:g}": ["yes" if place in within else "no" for place in range(len(subs))],
+        "p": [chance(p) for p in pairs.p[:, best]],
+        f"within {margin:g}": [
+            "yes" if place in found.within else "no" if found.most[place] < -margin else "?"
+            for place in range(len(subs))
+        ],
         "best of half": [f"{100 * share:.0f} %" for share in halves.chosen],
         "parameters": [f"{sub['parameters']['trainable']:,}" for sub in subs],
     }
-    rows["minus best"][best] = rows["interval"][best] = "-"
+    for column in ("minus best", "interval", "p"):
+        rows[column][best] = "-"
     family = [key for key in ("rank", "depth") if any(sub[key] is not None for sub in subs)]
     frame = pd.DataFrame({key: [str(sub[key]) for sub in subs] for key in family} | rows).set_index(family[0])
-    test = "the same resamples" if measured.right is None else "McNemar's exact test"
     return Block(
         f"{record['config']['task']['name']}, {record['config']['model']['name']}, {measured.sums.n} examples: every "
-        f"{measured.kind} less the best, {_words(subs[best])}, with intervals that hold together at "
-        f"{100 * (1 - ERROR):.0f} % ({RESAMPLES:,} paired resamples, Bonferroni), p by {test} (Holm), how often each "
-        "was the best of a random half of the examples, and trained parameters.",
+        f"{measured.kind} less {_words(subs[best])}, the best on them, with intervals and p that hold together at "
+        f"{100 * (1 - ERROR):.0f} % over all pairs ({RESAMPLES:,} paired resamples), whether it is within {margin:g} "
+        "of the best, whichever that is (? where the examples do not tell), how often each was the best of a random "
+        "half of the examples, and trained parameters.",
         frame,
     )
 
 
-def _answer(measured: Measured, best: int, chosen: int, behind: metric_sums.Reals, margin: float) -> str:
-    first, last = _words(measured.submodels[chosen]), _words(measured.submodels[best])
-    if chosen == best == 0:
-        return f"{first.capitalize()}: the best, and the smallest."
-    if chosen == best:
-        return f"{first.capitalize()}: the best, and no smaller {measured.kind} is surely within {margin:g} of it."
-    lag = max(0.0, float(behind[chosen]))
+def _answer(measured: Measured, found: Found, margin: float) -> str:
+    subs, digits, sure = measured.submodels, _digits(measured), f"{100 * (1 - ERROR):.0f} %"
+    if not found.within and all("one_class" in sub for sub in subs):
+        return f"No {measured.kind} is named: every {measured.kind} answers one class for every example."
+    if not found.within:
+        maybe = int((found.most >= 0).sum())
+        top = times(measured.metric) * found.pairs.value[found.best]
+        needed = _rounded(measured.sums.n * (found.wide / margin) ** 2)
+        return (
+            f"These {measured.sums.n} examples do not tell which {measured.kind} is within {margin:g} of the best. "
+            f"{_words(subs[found.best]).capitalize()} scores best, {top:.{digits}f}; {maybe} of {len(subs)} may be the "
+            f"best. Some {needed:,} examples would tell differences of {margin:g}."
+        )
+    chosen = found.within[0]
+    first, least = _words(subs[chosen]).capitalize(), found.least[chosen]
+    if least > 0:
+        return f"{first}: better than every other {measured.kind}, at {sure}."
     return (
-        f"{first.capitalize()}: the smallest {measured.kind} surely within {margin:g} of the best, {last}; "
-        f"at most {lag:.{_digits(measured) + 1}f} worse."
+        f"{first}: the smallest {measured.kind} within {margin:g} of the best, whichever that is, at {sure}; at most "
+        f"{-least:.{digits + 1}f} worse."
     )
 
 
-def _honest(measured: Measured, found: stats.Differences, halves: stats.Halves) -> str:
-    factor, digits = times(measured.metric), _digits(measured)
-    top = found.value.max() if measured.sums.rises else found.value.min()
+def _rounded(n: float) -> int:
+    """Up, to two digits."""
+    step = 10 ** max(0, math.floor(math.log10(max(n, 1))) - 1)
+    return math.ceil(n / step) * step
+
+
+def _honest(measured: Measured, found: Found, halves: stats.Halves) -> str:
+    factor, digits, values = times(measured.metric), _digits(measured), found.pairs.value
+    top = values.max() if measured.sums.rises else values.min()
+    lost = factor * halves.optimism
     return (
         f"Chosen on one half of the examples and scored on the other ({SPLITS:,} splits), the best {measured.kind} has "
-        f"{factor * halves.score:.{digits}f} ± {factor * halves.std:.{digits}f}, worse by "
-        f"{factor * halves.optimism:.{digits}f} than on the half that chose it: the honest figure beside the "
-        f"table's best, {factor * top:.{digits}f}."
+        f"{factor * halves.score:.{digits}f} ± {factor * halves.std:.{digits}f}, {'worse' if lost >= 0 else 'better'} "
+        f"by {abs(lost):.{digits}f} than on the half that chose it: the honest figure beside the table's best, "
+        f"{factor * top:.{digits}f}."
     )
 
 
-def _area(measured: Measured, found: stats.Differences) -> list[str]:
+def _area(measured: Measured, found: Found) -> list[str]:
     if measured.kind != "rank":
         return []
-    area = times(measured.metric) * stats.aurac([sub["rank"] for sub in measured.submodels], found.value)
+    area = times(measured.metric) * stats.aurac([sub["rank"] for sub in measured.submodels], found.pairs.value)
     return [f"Mean over log2 of the rank (area under the curve): {area:.{_digits(measured)}f}."]
 
 
-def _export(folder: Path, note: dict[str, Any] | None, subs: list[Submodel], within: list[int]) -> list[str]:
-    """The command that ships the answer; where that was not trained, the smallest within the margin that was."""
+def _export(folder: Path, note: dict[str, Any] | None, subs: list[Submodel], found: Found) -> list[str]:
+    """The command that ships the answer; where that was not trained, the smallest within the margin that was.
+
+    Without an answer that of the best on these examples, unless it answers one class for all of them.
+    """
+    within = found.within or ([found.best] if "one_class" not in subs[found.best] else [])
+    if not within:
+        return ["So there is nothing here to ship."]
     if note is None:
         return [f"{folder} holds no adapter/, so nothing can be exported from here; copy it there, or run it again."]
     ready = [subs[place] for place in within if _trained(note, subs[place])]

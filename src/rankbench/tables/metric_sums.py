@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import stats as scipy_stats
 
 from rankbench.errors import RequestError
-from rankbench.settings.metrics import BLEU_COUNTS, MATCHES, METRICS, normalized
+from rankbench.settings.metrics import BLEU_COUNTS, MATCHES, METRICS, ClassRoles, normalized
 
 Reals = npt.NDArray[np.float64]
 Truths = npt.NDArray[np.bool_]
@@ -24,12 +24,14 @@ class Sums:
     """A metric of k sub-models as a function of sums over the same n examples.
 
     `columns` (n, m) hold what is summed; `value` turns sums (..., m) over so many examples into metrics (..., k). So a
-    resample costs one product of its weights with `columns`, and all sub-models see the same resamples.
+    resample costs one product of its weights with `columns`, and all sub-models see the same resamples. `grain` is what
+    one example weighs where it is right or wrong: 1, or 0 for metrics of real numbers.
     """
 
     columns: Reals
     value: Callable[[Reals, int], Reals]
     rises: bool
+    grain: float = 0.0
 
     @property
     def n(self) -> int:
@@ -57,10 +59,11 @@ def needs(metric: str) -> tuple[str, ...]:
     return ("loss", "tokens") if metric in LOSSES else ("prediction",)
 
 
-def sums(metric: str, columns: Mapping[str, Any], references: npt.ArrayLike) -> Sums:
+def sums(metric: str, columns: Mapping[str, Any], references: npt.ArrayLike, roles: ClassRoles | None = None) -> Sums:
     """A metric of k sub-models over n examples, equal to `metrics.score` for each of them.
 
-    `columns` hold what the metric `needs`, each (k, n); `references` (n,) are labels, values, or texts. The ranks of
+    `columns` hold what the metric `needs`, each (k, n); `references` (n,) are labels, values, or texts; `roles` are as
+    there. The ranks of
     Spearman are those in all n examples, also within resamples, where they are an approximation. Raises RequestError
     for an unknown metric, columns of other lengths, and an infinite value.
     """
@@ -77,13 +80,16 @@ def sums(metric: str, columns: Mapping[str, Any], references: npt.ArrayLike) -> 
         found = _bleu(np.stack(made))
     elif metric in LOSSES:
         found = _losses(made[0], made[1], LOSSES[metric])
+    elif metric in ("f1", "f1_macro"):
+        found = _f1(made[0], wanted, roles or ClassRoles(), macro=metric == "f1_macro")
     elif metric in OTHERS:
         found = OTHERS[metric](made[0], wanted)
     else:
         raise RequestError(
             f"{metric} is another package's, and its noise over examples is not known; choose another metric"
         )
-    result = Sums(*found, METRICS[metric].rises)
+    grain = 1.0 if METRICS[metric].kind == "classification" or metric in MATCHES else 0.0
+    result = Sums(*found, METRICS[metric].rises, grain)
     if not np.isfinite(result.whole()).all():
         raise RequestError(f"{metric} is not finite for every sub-model; compare by loss")
     return result
@@ -130,17 +136,17 @@ def _classes(predictions: npt.NDArray[Any], references: npt.NDArray[Any]) -> tup
     return (predictions.T[..., None] == each).astype(float), (references[:, None] == each).astype(float)
 
 
-def _f1(predictions: npt.NDArray[Any], references: npt.NDArray[Any]) -> Parts:
-    """F1 of class 1, or the mean over the classes that are predicted or true where there are more than two."""
-    made, true = _classes(predictions, references)
+def _f1(predictions: npt.NDArray[Any], references: npt.NDArray[Any], roles: ClassRoles, macro: bool) -> Parts:
+    """F1 of the positive class, or the mean over all classes of the task."""
+    each = np.arange(roles.count) if macro else np.array([roles.positive])
+    made = (predictions.T[..., None] == each).astype(float)
+    true = (references[:, None] == each).astype(float)
     n, k, c = made.shape
-    binary = np.maximum(predictions.max(1), references.max()) <= 1
 
     def value(s: Reals, _: int) -> Reals:
         hits, all_made, all_true = np.split(s, [k * c, 2 * k * c], axis=-1)
         size = all_made.reshape(*s.shape[:-1], k, c) + all_true[..., None, :]
-        each = 2 * hits.reshape(size.shape) / np.maximum(size, 1)
-        return np.where(binary, each[..., 1], each.sum(-1) / (size > 0).sum(-1))
+        return np.asarray((2 * hits.reshape(size.shape) / np.maximum(size, 1)).mean(-1))
 
     return np.concatenate([(made * true[:, None]).reshape(n, -1), made.reshape(n, -1), true], axis=1), value
 
@@ -190,4 +196,4 @@ def _ratio(covariance: Reals, one: Reals, other: Reals) -> Reals:
 
 
 LOSSES: dict[str, Callable[[Reals], Reals]] = {"loss": np.asarray, "perplexity": _perplexity}
-OTHERS = {"f1": _f1, "matthews_correlation": _matthews, "pearson": _pearson, "spearman": _spearman}
+OTHERS = {"matthews_correlation": _matthews, "pearson": _pearson, "spearman": _spearman}

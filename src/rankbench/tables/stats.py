@@ -30,6 +30,21 @@ class Differences:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Metrics `value` (k,), and each `difference` (k, k), row less column, with an interval and a p that hold together.
+
+    With the chance `level` all intervals hold their true differences at once, so also those of the pairs that were
+    looked at because they looked best.
+    """
+
+    value: Reals
+    difference: Reals
+    low: Reals
+    high: Reals
+    p: Reals
+
+
+@dataclass(frozen=True)
 class Halves:
     """What the best sub-model of one half of the examples scores on the other half: mean and spread over splits.
 
@@ -53,20 +68,6 @@ class Mean:
     p: float
 
 
-def mcnemar(a_right: npt.ArrayLike, b_right: npt.ArrayLike) -> Reals:
-    """The exact two-sided p (...) that two models are right equally often, from their right answers (..., n).
-
-    McNemar (1947): of the examples on which one alone is right, each is as likely to be either's. The binomial is exact
-    at every size. Raises RequestError where they did not answer the same examples.
-    """
-    a, b = np.asarray(a_right, dtype=bool), np.asarray(b_right, dtype=bool)
-    if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-1]:
-        raise RequestError(f"McNemar's test pairs answers to the same examples, not {a.shape} with {b.shape}")
-    a_alone, b_alone = (a & ~b).sum(-1), (b & ~a).sum(-1)
-    tail = scipy_stats.binom.cdf(np.minimum(a_alone, b_alone), a_alone + b_alone, 0.5)
-    return np.asarray(np.minimum(1.0, 2 * tail))
-
-
 def bootstrap(metric: Sums, reference: int, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Differences:
     """Every sub-model less the one at place `reference`, by resampling examples; the same resamples for all of them.
 
@@ -84,10 +85,42 @@ def bootstrap(metric: Sums, reference: int, level: float = 0.95, resamples: int 
     return Differences(value, value - value[reference], low, high, p)
 
 
+def all_pairs(metric: Sums, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Pairs:
+    """Every sub-model less every other, with intervals that hold together: multiple comparisons with the best.
+
+    One maximum over all pairs is bootstrapped: the largest distance of a resampled difference from the observed one, in
+    units of that pair's standard error. Its quantile widens every interval (max-t; Romano and Wolf 2005). An interval
+    of a member less each other bounds how far it lies behind the best, whichever that is (Hsu 1996). A pair that no
+    example tells apart still has the error of `metric.grain` examples. Raises RequestError for fewer than two examples.
+    """
+    _enough(metric.n)
+    drawn = np.concatenate([metric.value(w @ metric.columns, metric.n) for w in _resampled(metric.n, resamples, seed)])
+    value = metric.whole()
+    spread = np.cov(drawn.T)
+    own = np.diag(spread)
+    error = np.sqrt(np.maximum(own[:, None] + own - 2 * spread, 0) + (metric.grain / metric.n) ** 2)
+    one, other = np.triu_indices(len(value), 1)
+    scale = np.where(error[one, other] > 0, error[one, other], np.inf)  # equal in every resample
+    away = drawn - value
+    rows = max(1, CELLS // len(one))
+    largest = np.concatenate(
+        [
+            (np.abs(part[:, one] - part[:, other]) / scale).max(1)
+            for part in (away[start : start + rows] for start in range(0, resamples, rows))
+        ]
+    )
+    difference = value[:, None] - value
+    wide = float(np.quantile(largest, level)) * error
+    with np.errstate(divide="ignore", invalid="ignore"):
+        observed = np.where(difference == 0, 0, np.abs(difference) / error)
+    rarer = len(largest) - np.searchsorted(np.sort(largest), observed)
+    return Pairs(value, difference, difference - wide, difference + wide, (1 + rarer) / (1 + resamples))
+
+
 def split_half(metric: Sums, repeats: int = 1000, seed: int = 0) -> Halves:
     """The honest score of "the best of k": chosen on a random half of the examples, scored on the other half.
 
-    Of equals the first is chosen. Raises RequestError for fewer than two examples.
+    Of equals each counts for its part. Raises RequestError for fewer than two examples.
     """
     _enough(metric.n)
     size, total = metric.n // 2, metric.columns.sum(0)
@@ -95,11 +128,10 @@ def split_half(metric: Sums, repeats: int = 1000, seed: int = 0) -> Halves:
     own = np.concatenate([metric.value(part, size) for part in parts])
     other = np.concatenate([metric.value(total - part, metric.n - size) for part in parts])
     sign = 1 if metric.rises else -1
-    best = (sign * own).argmax(1)
-    split = np.arange(repeats)
-    seen, honest = own[split, best], other[split, best]
-    chosen = np.bincount(best, minlength=own.shape[1]) / repeats
-    return Halves(float(honest.mean()), float(honest.std(ddof=1)), float(sign * (seen - honest).mean()), chosen)
+    seen = (sign * own).max(1)
+    best = (sign * own == seen[:, None]) / (sign * own == seen[:, None]).sum(1, keepdims=True)
+    honest = (best * other).sum(1)
+    return Halves(float(honest.mean()), float(honest.std(ddof=1)), float((seen - sign * honest).mean()), best.mean(0))
 
 
 def permutation(differences: npt.ArrayLike, level: float = 0.95, seed: int = 0) -> Mean:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+import shlex
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
@@ -15,15 +19,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankbench.errors import RequestError
+from rankbench.settings.metrics import ClassRoles
 from rankbench.settings.sources import Source, fetch, locate
 from rankbench.settings.task import Task
 from rankbench.system.files import sha256
 from rankbench.system.memo import Last
 from rankbench.system.seeds import generator
-from rankbench.tasks.reading import read, split_files
+from rankbench.tasks.labels import Classes, classes_found, classes_named, counts, number, written
+from rankbench.tasks.reading import called, read, split_files
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger("rankbench")
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class Split:
     """Labelled texts: `texts` one or two columns of n strings, `labels` (n,), `index` the row in the file (n,).
 
     For a causal_lm task `texts` are the prompts and the responses, `references` the accepted answers of each row, and
-    `labels` are empty.
+    `labels` are empty. `roles` say which of its classes F1 is of.
     """
 
     name: str
@@ -39,6 +47,7 @@ class Split:
     labels: np.ndarray
     index: np.ndarray
     references: tuple[tuple[str, ...], ...] = ()
+    roles: ClassRoles = field(default_factory=ClassRoles)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -65,9 +74,10 @@ class Data:
 _last: Last[Data] = Last()
 
 
-def load(task: Task) -> Data:
+def load(task: Task, classes: Sequence[str] | None = None) -> Data:
     """Read and check every split of the task. Raises RequestError for anything that would train on wrong data.
 
+    `classes` are those of a finished run whose model is to read the data: labels are matched with them by name.
     What was read last is given again while the task and the content of its files are the same: do not change it.
     """
     source = locate("task", task)
@@ -77,20 +87,26 @@ def load(task: Task) -> Data:
     root = fetch("task", task, source, patterns)
     files = split_files(task, root / inside if source.kind == "hub" else root)
     try:
-        sums = {file: sha256(file) for file in files.values()}
+        sums = {name: sha256(*places) for name, places in files.items()}
     except OSError as error:
         raise RequestError(f"{error.filename} cannot be read: {error.strerror}") from error
-    return _last.of(repr((task, source, files, sums)), lambda: _load(task, source, files, sums))
+    return _last.of(repr((task, source, files, sums, classes)), lambda: _load(task, source, files, sums, classes))
 
 
-def _load(task: Task, source: Source, files: dict[str, Path], sums: dict[Path, str]) -> Data:
-    frames = {name: read(file, task.encoding, as_text=task.kind == "causal_lm") for name, file in files.items()}
+def _load(
+    task: Task, source: Source, files: dict[str, list[Path]], sums: dict[str, str], known: Sequence[str] | None
+) -> Data:
+    frames = {name: read(places, task.encoding) for name, places in files.items()}
     for name, frame in frames.items():
-        _check_columns(frame, task, files[name])
-    if len(frames) == 1:
-        frames = _hold_out(frames[task.train_split], task)
-    file_of = {name: files.get(name, files[task.train_split]) for name in frames}
-    label_names = _label_names(frames[task.train_split], task) if task.kind == "classification" else None
+        _check_columns(frame, task, called(files[name]))
+    held = len(frames) == 1
+    if held:
+        frames = _hold_out(frames[task.train_split], task, called(files[task.train_split]))
+    file_of = {name: called(files[task.train_split if held else name]) for name in frames}
+    training = frames[task.train_split]
+    classes = Classes(tuple(known)) if known else None
+    if classes is None and task.kind == "classification":
+        classes = _classes(training, task, file_of[task.train_split])
     splits = {}
     for name, frame in frames.items():
         limit = task.max_train_examples if name == task.train_split else task.max_eval_examples
@@ -101,93 +117,127 @@ def _load(task: Task, source: Source, files: dict[str, Path], sums: dict[Path, s
         if task.kind == "causal_lm":
             splits[name] = _responses(name, frame, task, file_of[name])
         else:
-            splits[name] = _split(name, frame, task, label_names, file_of[name])
+            splits[name] = _labelled(name, frame, task, classes, file_of[name])
+    label_names = classes.names if classes else None
+    if classes:
+        roles = _roles(task, classes)
+        splits = {name: replace(split, roles=roles) for name, split in splits.items()}
     origin = {
         "source": source.kind,
         "location": task.package if source.kind == "package" else source.hub or task.data_dir,
         "revision": source.revision,
-        "label_names": label_names,
+        "label_names": list(label_names) if label_names else None,
+        **({"positive_label": label_names[roles.positive]} if label_names and "f1" in task.metrics else {}),
         "splits": {
-            name: {"file": file_of[name].name, "sha256": sums[file_of[name]], "rows": len(split)}
+            name: {
+                "file": file_of[name],
+                "sha256": sums[task.train_split if held else name],
+                "rows": len(split),
+                **({"labels": counts(split.labels.tolist(), label_names)} if label_names else {}),
+            }
             for name, split in splits.items()
         },
     }
     return Data(
         train=splits[task.train_split],
         validation=tuple(splits[name] for name in task.validation_splits),
-        label_names=tuple(label_names) if label_names else None,
+        label_names=label_names,
         origin=origin,
         kind=task.kind,
     )
 
 
-def _hold_out(frame: pd.DataFrame, task: Task) -> dict[str, pd.DataFrame]:
+def _hold_out(frame: pd.DataFrame, task: Task, file: str) -> dict[str, pd.DataFrame]:
     """Validation by a hash of the text: the same rows whatever the seed, and equal texts on one side."""
-    import pandas as pd
-
     if len(task.validation_splits) > 1:
         raise RequestError("task.validation_fraction holds out one split; name one in task.validation_splits")
-    columns = _named(*(task.prompts or []), task.response) if task.kind == "causal_lm" else task.text_columns
-    texts = frame[columns].astype(str).agg("\x1f".join, axis=1)
-    draws = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") / 2**64 for text in texts]
-    held = pd.Series(draws, index=frame.index) < task.validation_fraction
+    columns = columns_of(*(task.prompts or []), task.response) if task.kind == "causal_lm" else task.text_columns
+    texts = frame[columns].astype(str).agg("\x1f".join, axis=1).tolist()
+    draws = {text: int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") / 2**64 for text in texts}
+    if task.validation_stratified:
+        chosen = _of_each_class(texts, frame[task.label_column].tolist(), draws, task.validation_fraction)
+    else:
+        chosen = {text for text, draw in draws.items() if draw < task.validation_fraction}
+    held = np.array([text in chosen for text in texts])
     if held.all() or not held.any():
         raise RequestError(
             f"task.validation_fraction={task.validation_fraction} of {len(frame)} rows leaves nothing to "
             f"{'train on' if held.all() else 'score'}; change it"
         )
+    repeated = f"; its {len(frame):,} rows have {len(draws):,} texts" if len(draws) < len(frame) else ""
+    log.info(
+        "hold out %s of %s rows of %s (%.0f %%%s) by a hash of each text, so that equal texts stay together%s",
+        *(f"{held.sum():,}", f"{len(frame):,}", file, 100 * held.mean()),
+        *(", that share of each class" if task.validation_stratified else "", repeated),
+    )
     return {task.train_split: frame[~held], task.validation_splits[0]: frame[held]}
 
 
-def _check_columns(frame: pd.DataFrame, task: Task, file: Path) -> None:
-    import pandas as pd
+def _of_each_class(texts: list[str], labels: list[Any], draws: dict[str, float], fraction: float) -> set[str]:
+    """Texts in the order of their draws, of each class until the nearest to that share of its rows is reached."""
+    rows: dict[str, int] = {}
+    label_of: dict[str, str] = {}
+    for text, value in zip(texts, labels, strict=True):
+        rows[text] = rows.get(text, 0) + 1
+        label_of[text] = min(label_of.get(text, str(written(value))), str(written(value)))
+    wanted: dict[str, float] = {}
+    for text, label in label_of.items():
+        wanted[label] = wanted.get(label, 0.0) + fraction * rows[text]
+    chosen = set()
+    for text in sorted(draws, key=lambda text: draws[text]):
+        if rows[text] / 2 <= wanted[label_of[text]]:
+            chosen.add(text)
+            wanted[label_of[text]] -= rows[text]
+    return chosen
 
+
+def _check_columns(frame: pd.DataFrame, task: Task, file: str) -> None:
     if frame.empty:
-        raise RequestError(f"{file.name} has no rows; a split needs at least one")
+        raise RequestError(f"{file} has no rows; a split needs at least one")
     if task.kind == "causal_lm":
-        for key, templates in (("task.prompts", task.prompts or []), ("task.response", [task.response])):
-            for column in _named(*templates):
-                if column not in frame.columns:
-                    raise RequestError(_lacks(file, column, frame, key))
-        return
-    named = [("task.text_columns", column) for column in task.text_columns]
-    for key, column in [*named, ("task.label_column", task.label_column)]:
+        keys = [("task.prompts", column) for column in columns_of(*(task.prompts or []))]
+        keys += [("task.response", column) for column in columns_of(task.response)]
+    else:
+        keys = [("task.text_columns", column) for column in task.text_columns]
+        keys += [("task.label_column", task.label_column)]
+    for key, column in keys:
         if column not in frame.columns:
             raise RequestError(_lacks(file, column, frame, key))
-    for column in task.text_columns:
-        if pd.api.types.is_numeric_dtype(frame[column]):
-            raise RequestError(f"{file.name}: column '{column}' holds numbers, not text; set task.text_columns")
-        wrong = ~frame[column].map(lambda value: isinstance(value, str)).astype(bool)
-        if wrong.any():
-            row = int(np.argmax(wrong.to_numpy()))
-            raise RequestError(
-                f"{file.name} row {row}: '{column}' is {frame[column].iloc[row]!r}, not text; correct the row"
-            )
+        if (frame.columns == column).sum() > 1:
+            raise RequestError(f"{file} has two columns '{column}'; rename one")
+    for column in task.text_columns if task.kind != "causal_lm" else ():
+        values = frame[column].tolist()
+        written_so = file.endswith((".csv", ".tsv")) or not any(isinstance(value, str) for value in values)
+        if written_so and all(number(value) is not None for value in values):
+            raise RequestError(f"{file}: column '{column}' holds numbers, not text; set task.text_columns")
+        for row, value in zip(frame.index, values, strict=True):
+            if not isinstance(value, str):
+                raise RequestError(f"{file} row {row}: '{column}' is {value!r}, not text; correct the row")
 
 
-def _lacks(file: Path, column: str, frame: pd.DataFrame, key: str) -> str:
-    return f"{file.name} has no column '{column}' (it has {', '.join(map(str, frame.columns))}); set {key}"
+def _lacks(file: str, column: str, frame: pd.DataFrame, key: str) -> str:
+    return f"{file} has no column '{column}' (it has {', '.join(map(str, frame.columns))}); set {key}"
 
 
-def _named(*templates: str) -> list[str]:
+def columns_of(*templates: str) -> list[str]:
     """The columns that templates name, each once."""
     fields = [name for template in templates for _, name, _, _ in Formatter().parse(template) if name]
     return list(dict.fromkeys(fields))
 
 
-def _responses(name: str, frame: pd.DataFrame, task: Task, file: Path) -> Split:
+def _responses(name: str, frame: pd.DataFrame, task: Task, file: str) -> Split:
     """Prompts and responses from the templates; the accepted answers are the response and its aliases."""
-    templates = [(template, _named(template)) for template in task.prompts or []]
+    templates = [(template, columns_of(template)) for template in task.prompts or []]
     prompts, responses, references = [], [], []
     for row, values in zip(frame.index, frame.to_dict("records"), strict=True):
         filled = {str(key): text for key, value in values.items() if (text := _text(value)) is not None}
         fitting = [template for template, columns in templates if all(filled.get(c, "").strip() for c in columns)]
         if not fitting:
             lacking = ", ".join(c for c in templates[-1][1] if not filled.get(c, "").strip())
-            raise RequestError(f"{file.name} row {row}: {lacking} is empty, so no template of task.prompts fits")
-        wrong = [column for column in _named(task.response) if column not in filled]
+            raise RequestError(f"{file} row {row}: {lacking} is empty, so no template of task.prompts fits")
+        wrong = [column for column in columns_of(task.response) if column not in filled]
         if wrong:
-            raise RequestError(f"{file.name} row {row}: '{wrong[0]}' holds {values[wrong[0]]!r}, not text; correct it")
+            raise RequestError(f"{file} row {row}: '{wrong[0]}' holds {values[wrong[0]]!r}, not text; correct it")
         prompts.append(fitting[0].format(**filled))
         responses.append(task.response.format(**filled))
         references.append((responses[-1].strip(), *_aliases(values, task, file, row)))
@@ -195,78 +245,74 @@ def _responses(name: str, frame: pd.DataFrame, task: Task, file: Path) -> Split:
     return Split(name, texts, np.zeros(0, np.int64), frame.index.to_numpy(), tuple(references))
 
 
-def _aliases(values: Mapping[Hashable, Any], task: Task, file: Path, row: Any) -> list[str]:
+def _aliases(values: Mapping[Hashable, Any], task: Task, file: str, row: Any) -> list[str]:
     if task.aliases_column is None:
         return []
     aliases = values.get(task.aliases_column)
-    if isinstance(aliases, np.ndarray):
-        aliases = aliases.tolist()
-    elif isinstance(aliases, str) and aliases.lstrip().startswith("["):  # a list as CSV can hold one
+    if isinstance(aliases, str) and aliases.lstrip().startswith("["):  # a list as CSV can hold one
         with contextlib.suppress(ValueError):
             aliases = json.loads(aliases)
     if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
         raise RequestError(
-            f"{file.name} row {row}: '{task.aliases_column}' is {aliases!r}, not a list of texts; correct the row, or "
+            f"{file} row {row}: '{task.aliases_column}' is {aliases!r}, not a list of texts; correct the row, or "
             "set task.aliases_column=null"
         )
-    return aliases
+    return [alias.strip() for alias in aliases if alias.strip()]
 
 
 def _text(value: Any) -> str | None:
-    """A cell as text; None for what is neither text nor a number."""
+    """A cell as text; None for what is neither text, nor a number, nor a date."""
     if isinstance(value, str):
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | date):
         return None
-    return str(value)
+    return str(value) if isinstance(value, date) or math.isfinite(value) else None
 
 
-def _label_names(frame: pd.DataFrame, task: Task) -> list[str]:
-    import pandas as pd
-
+def _classes(frame: pd.DataFrame, task: Task, file: str) -> Classes:
+    """The task's classes, from every row of the training split. Raises RequestError."""
+    labels = frame[task.label_column].tolist()
+    for row, value in zip(frame.index, labels, strict=True):
+        if isinstance(value, list | dict | tuple | np.ndarray):
+            raise RequestError(f"{file} row {row}: label {value!r} is a list, and every row has one class; correct it")
+        if written(value) is None:
+            raise RequestError(f"{file} row {row} has no label in '{task.label_column}'; correct or remove the row")
     if task.label_names is not None:
-        return list(task.label_names)
-    labels = frame[task.label_column].dropna()
-    if pd.api.types.is_bool_dtype(labels.infer_objects()):
-        names = ["False", "True"]
-    elif pd.api.types.is_numeric_dtype(labels):
-        if (labels != np.floor(labels)).any():
-            raise RequestError(
-                f"column '{task.label_column}' holds fractions; for a regression give task.regression=true "
-                "task.metrics=[pearson,spearman]"
-            )
-        names = [str(i) for i in range(int(labels.max()) + 1)]
-    else:
-        names = sorted(map(str, labels.unique()))
-    if not 2 <= len(names) <= 1000:
-        raise RequestError(f"column '{task.label_column}' has {len(names)} classes; a classification needs 2 to 1000")
-    return names
+        return classes_named(task.label_names, labels)
+    return classes_found(labels, f"column '{task.label_column}' of {file}")
 
 
-def _split(name: str, frame: pd.DataFrame, task: Task, label_names: list[str] | None, file: Path) -> Split:
-    import pandas as pd
+def _roles(task: Task, classes: Classes) -> ClassRoles:
+    """Which class binary F1 is of: the one named, or the second of two that are named or are 0 and 1, no and yes.
 
-    column = frame[task.label_column]
-    if label_names is None:
-        numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
-        bad = ~np.isfinite(numbers)
-        labels = np.where(bad, 0, numbers).astype(np.float32)
-    else:
-        if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-            numbers = column.to_numpy(dtype=np.float64)
-        else:
-            places = {label: i for i, label in enumerate(label_names)}
-            numbers = column.map(lambda value: places.get(str(value), -1)).to_numpy(dtype=np.float64)
-        bad = ~((numbers >= 0) & (numbers < len(label_names)) & (numbers == np.floor(numbers)))
-        labels = np.where(bad, 0, numbers).astype(np.int64)
-    if bad.any():
-        row = int(np.argmax(bad))
-        value = column.iloc[row]
-        value = value.item() if isinstance(value, np.generic) else value
-        expected = "a number" if label_names is None else f"0..{len(label_names) - 1} or {', '.join(label_names[:8])}"
-        hint = " (test splits of GLUE have no labels: score validation)" if value == -1 else ""
+    Raises RequestError where nothing says which.
+    """
+    count, names = len(classes.names), ", ".join(classes.names[:8])
+    if task.positive_label is not None:
+        place = classes.by_name(task.positive_label)
+        if place is None:
+            raise RequestError(f"task.positive_label={task.positive_label} is none of the classes ({names})")
+        return ClassRoles(count, place)
+    known = count == 2 and (classes.given or classes.names in (("0", "1"), ("-1", "1"), ("False", "True")))
+    if "f1" in task.metrics and not known:
         raise RequestError(
-            f"{file.name} row {frame.index[row]}: label {value!r} is not {expected}{hint}; correct the row"
+            f"task.metrics has f1, which is of one class ({names}): say which with task.positive_label="
+            f"{shlex.quote(classes.names[0])}, or take f1_macro, the mean over all of them"
+        )
+    return ClassRoles(count)
+
+
+def _labelled(name: str, frame: pd.DataFrame, task: Task, classes: Classes | None, file: str) -> Split:
+    column = frame[task.label_column].tolist()
+    numbers: list[Any] = [number(value) for value in column] if classes is None else classes.numbers(column)
+    if None in numbers:
+        row = numbers.index(None)
+        expected = "a number" if classes is None else classes.expected()
+        hint = " (-1 marks a row without a label, as test splits of GLUE have: score validation)"
+        raise RequestError(
+            f"{file} row {frame.index[row]}: label {column[row]!r} is not {expected}"
+            f"{hint if written(column[row]) == '-1' else ''}; correct the row"
         )
     texts = tuple(frame[c].tolist() for c in task.text_columns)
-    return Split(name, texts, labels, frame.index.to_numpy())
+    kind = np.float32 if classes is None else np.int64
+    return Split(name, texts, np.array(numbers, kind), frame.index.to_numpy())

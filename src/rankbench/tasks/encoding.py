@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankbench.errors import RequestError
+from rankbench.settings.metrics import ClassRoles
 from rankbench.system.seeds import generator
 from rankbench.tasks.data import Split
 from rankbench.tasks.token_cache import Ids, tokenised
@@ -17,8 +17,6 @@ from rankbench.tasks.token_cache import Ids, tokenised
 if TYPE_CHECKING:
     import torch
 
-
-log = logging.getLogger("rankbench")
 
 IGNORED = -100  # torch's cross-entropy leaves a target of this value out
 
@@ -29,7 +27,8 @@ class Encoded:
 
     For a causal_lm task the labels are ragged too, in `features`: IGNORED at the prompt's tokens, else the token.
     `prompts` are what a response is generated from, `references` the accepted answers, `packs` the examples in each row
-    where several were packed into one.
+    where several were packed into one. `cut` rows were longer than they may be. `roles` are
+    the split's.
     """
 
     name: str
@@ -40,6 +39,8 @@ class Encoded:
     prompts: list[list[int]] = field(default_factory=list)
     references: tuple[tuple[str, ...], ...] = ()
     packs: tuple[int, ...] = ()
+    cut: int = 0
+    roles: ClassRoles = field(default_factory=ClassRoles)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -70,17 +71,19 @@ class Encoded:
             self.lengths[rows],
             some(self.prompts) if self.prompts else [],
             tuple(some(self.references)) if self.references else (),
+            roles=self.roles,
         )
 
 
 def encode(split: Split, tokenizer: Any, max_length: int, ids: Callable[..., Ids] = tokenised) -> Encoded:
     """Tokenise a split by `ids`; texts longer than `max_length` tokens are cut, the longer of a pair first."""
-    features = ids(tokenizer, split.texts, truncation=True, max_length=max_length)
+    features = dict(ids(tokenizer, split.texts, truncation=True, max_length=max_length))
     lengths = np.array([len(ids) for ids in features["input_ids"]])
+    cut = sum(row[0] for row in features.pop("cut"))
     if not lengths.all():
         row = int(split.index[int(np.argmin(lengths))])
         raise RequestError(f"{split.name} row {row} has no tokens at all; remove it or give it a text")
-    return Encoded(split.name, features, split.labels, split.index, lengths)
+    return Encoded(split.name, features, split.labels, split.index, lengths, cut=cut, roles=split.roles)
 
 
 def encode_responses(split: Split, tokenizer: Any, max_length: int, ids: Callable[..., Ids] = tokenised) -> Encoded:
@@ -103,13 +106,13 @@ def encode_responses(split: Split, tokenizer: Any, max_length: int, ids: Callabl
         )
     whole = [[*prompt, *response, tokenizer.eos_token_id] for prompt, response in zip(prompts, responses, strict=True)]
     cut = sum(len(ids) > max_length for ids in whole)
-    if cut:
-        log.info("%s: %d of %d responses are cut at task.max_length=%d", split.name, cut, len(whole), max_length)
     rows = [tokens[:max_length] for tokens in whole]
     labels = [[IGNORED] * len(prompt) + row[len(prompt) :] for prompt, row in zip(prompts, rows, strict=True)]
     lengths = np.array([len(row) for row in rows])
     features = {"input_ids": rows, "labels": labels}
-    return Encoded(split.name, features, np.zeros(0, np.int64), split.index, lengths, prompts, split.references)
+    return Encoded(
+        split.name, features, np.zeros(0, np.int64), split.index, lengths, prompts, split.references, cut=cut
+    )
 
 
 def packed(data: Encoded, max_length: int) -> Encoded:
@@ -132,7 +135,8 @@ def packed(data: Encoded, max_length: int) -> Encoded:
     }
     features["position_ids"] = [[i for row in rows for i in range(data.lengths[row])] for rows in bins]
     lengths = np.array([len(ids) for ids in features["input_ids"]])
-    return Encoded(data.name, features, data.labels, np.arange(len(bins)), lengths, packs=tuple(map(len, bins)))
+    packs = tuple(map(len, bins))
+    return Encoded(data.name, features, data.labels, np.arange(len(bins)), lengths, packs=packs, cut=data.cut)
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, group: bool) -> list[np.ndarray]:

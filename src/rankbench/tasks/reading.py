@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
 import json
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,55 +17,232 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
+_SHARD = re.compile(r"-(\d+)-of-(\d+)(?:-\w+)?$")
 
 
-def split_files(task: Task, root: Path) -> dict[str, Path]:
-    """The file of each split under `root`, or the one file that it is. Raises RequestError where one is not there."""
+def split_files(task: Task, root: Path) -> dict[str, list[Path]]:
+    """The files of each split under `root` in order, or the one file that it is. Raises RequestError for a lack."""
     if root.is_file():
         if not task.validation_fraction:
             raise RequestError(f"{root.name} is one file; set task.validation_fraction=0.1 to hold out a part to score")
-        return {task.train_split: root}
+        return {task.train_split: [root]}
     files = {}
     for name in (task.train_split, *task.validation_splits):
-        found = [p for s in SUFFIXES for p in (root / f"{name}{s}", *sorted(root.glob(f"{name}-*{s}"))) if p.is_file()]
-        if len(found) > 1:
-            raise RequestError(f"{root} has {', '.join(p.name for p in found)} for split {name}; keep one")
+        found = _of_split(root, name)
         if found:
-            files[name] = found[0]
+            files[name] = found
         elif name == task.train_split or not task.validation_fraction:
             have = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
             key = "task.train_split" if name == task.train_split else "task.validation_splits"
             other = "" if name == task.train_split else ", or hold out a part with task.validation_fraction=0.1"
-            raise RequestError(
-                f"{root} has no {name}.jsonl, .csv, .tsv or .parquet (it holds {have}); add it or change {key}{other}"
-            )
+            sheets = [p.name for p in root.glob(f"{name}*") if p.suffix in SHEETS]
+            mend = f"save {sheets[0]} as .csv" if sheets else f"add it or change {key}{other}"
+            raise RequestError(f"{root} has no {name}.jsonl, .csv, .tsv or .parquet (it holds {have}); {mend}")
     return files
 
 
-def read(file: Path, encoding: str, as_text: bool) -> pd.DataFrame:
-    """A split's table; `as_text` keeps what is written: pandas would make 3.0 of a 3 beside a blank, 7 of 007."""
+def _of_split(root: Path, name: str) -> list[Path]:
+    """The file of a split, or its shards `NAME-00000-of-00002.parquet` in order. Raises RequestError."""
+    found = [p for s in SUFFIXES for p in (root / f"{name}{s}", *sorted(root.glob(f"{name}-*{s}"))) if p.is_file()]
+    if len(found) < 2 and not (found and _SHARD.search(found[0].stem)):
+        return found
+    marks = [_SHARD.search(file.stem) for file in found]
+    sizes = {int(mark[2]) for mark in marks if mark}
+    places = [int(mark[1]) for mark in marks if mark]
+    count = min(sizes, default=0)
+    wanted = range(1, count + 1) if count in places else range(count)  # some number shards from 1
+    one_set = None not in marks and len(sizes) == 1 and len({p.suffix for p in found}) == 1
+    if not one_set or len(set(places)) < len(places) or not set(places) <= set(wanted):
+        raise RequestError(
+            f"{root} has {', '.join(p.name for p in found)} for split {name}; keep one, or one set of shards"
+        )
+    lacking = sorted(set(wanted) - set(places))
+    if lacking:
+        raise RequestError(
+            f"{root} lacks {', '.join(f'{i:05d}' for i in lacking[:8])} of the shards of split {name} "
+            f"({found[0].name} says how many there are); add what is missing"
+        )
+    return [file for _, file in sorted(zip(places, found, strict=True))]
+
+
+def called(files: Sequence[Path]) -> str:
+    """What messages and records call the files of a split."""
+    return files[0].name if len(files) == 1 else f"{files[0].name} ... {files[-1].name}"
+
+
+def read(files: Sequence[Path], encoding: str) -> pd.DataFrame:
+    """A split's rows as they are written, numbered from 0 through all its files; every cell a Python value.
+
+    Text files hold texts, and None for an empty field; JSON its own values; parquet what is stored: a whole number
+    stays one beside a null, and a 32-bit 0.1 is 0.1. Raises RequestError that names the file, and the line.
+    """
     import pandas as pd
 
+    frames = []
+    for file in files:
+        columns, rows = _read(file, encoding)
+        frames.append(pd.DataFrame(rows, columns=columns, dtype=object))
+        if list(frames[-1].columns) != list(frames[0].columns):
+            raise RequestError(f"{file.name} has other columns than {files[0].name}; these shards are not of one split")
+    return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+
+
+def _read(file: Path, encoding: str) -> tuple[list[str], list[Any]]:
+    """The names of the columns and the rows."""
+    encoding = _checked(file, encoding)
     try:
         if file.suffix == ".parquet":
-            return pd.read_parquet(file)
-        if file.suffix == ".jsonl":
-            with open(file, encoding=encoding) as lines:
-                rows = [(i, json.loads(line)) for i, line in enumerate(lines, 1) if line.strip()]
-            wrong = [i for i, row in rows if not isinstance(row, dict)]
-            if wrong:
-                raise ValueError(f"line {wrong[0]} is no object")
-            return pd.DataFrame([row for _, row in rows], dtype=object if as_text else None)
-        if file.suffix == ".json":
-            return pd.DataFrame(json.loads(file.read_text(encoding=encoding)), dtype=object if as_text else None)
-        how: dict[str, Any] = {"dtype": str} if as_text else {"na_values": [""]}
-        if file.suffix == ".tsv":  # as GLUE writes it: a quote is a character
-            how |= {"sep": "\t", "quoting": 3}
-        frame: pd.DataFrame = pd.read_csv(file, encoding=encoding, keep_default_na=False, **how)
-        return frame
+            return _parquet(file)
+        if file.suffix in (".csv", ".tsv"):
+            return _delimited(file, encoding)
+        return _objects(_json(file, encoding) if file.suffix == ".json" else _json_lines(file, encoding))
     except UnicodeDecodeError as error:
         raise RequestError(f"{file} is not {encoding} ({error.reason}); set task.encoding=latin-1, say") from error
+    except (ValueError, OSError) as error:  # the parsing errors of json and pyarrow are ValueErrors
+        raise RequestError(f"{file} cannot be read as {file.suffix[1:]}: {str(error).splitlines()[0]}") from error
+
+
+def _checked(file: Path, encoding: str) -> str:
+    """The encoding to read a text file in, its byte order mark left out. Raises RequestError for what is no data."""
+    if file.suffix in SHEETS:
+        raise RequestError(f"{file.name} is a spreadsheet; save it as .csv")
+    if file.suffix not in SUFFIXES:
+        raise RequestError(f"{file.name} is none of {', '.join(SUFFIXES)}; save it as one of these")
+    try:
+        codec = codecs.lookup(encoding).name
     except LookupError as error:
         raise RequestError(f"task.encoding={encoding} is not an encoding; use utf-8 or latin-1, say") from error
-    except (ValueError, OSError) as error:  # pandas' and pyarrow's parsing errors are ValueErrors
-        raise RequestError(f"{file} cannot be read as {file.suffix[1:]}: {str(error).splitlines()[0]}") from error
+    try:
+        with open(file, "rb") as stream:
+            begin = stream.read(64)
+    except OSError as error:
+        raise RequestError(f"{file} cannot be read: {error.strerror}") from error
+    if begin.startswith(b"version https://git-lfs"):
+        raise RequestError(f"{file} is a pointer of Git LFS, not the data; fetch the data with git lfs pull")
+    if file.suffix == ".parquet":
+        return encoding
+    wide = begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if wide and not codec.startswith(("utf-16", "utf-32")):
+        raise RequestError(f"{file} is written in UTF-16; set task.encoding=utf-16, or save it as UTF-8")
+    return "utf-8-sig" if codec == "utf-8" else encoding
+
+
+def _parquet(file: Path) -> tuple[list[str], list[Any]]:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(file)
+    columns = []
+    for column in table.columns:
+        values = column.to_pylist()
+        if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):
+            short = np.float32 if pa.types.is_float32(column.type) else np.float16
+            values = [value if value is None else float(str(short(value))) for value in values]
+        columns.append(values)
+    return list(table.column_names), list(zip(*columns, strict=True))
+
+
+def _delimited(file: Path, encoding: str) -> tuple[list[str], list[list[str | None]]]:
+    """CSV with quotes, or TSV as GLUE writes it, where a quote is a character. Every row is as long as the header."""
+    tabs = file.suffix == ".tsv"
+    how: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
+    csv.field_size_limit(2**31 - 1)
+    rows: list[list[str | None]] = []
+    with open(file, encoding=encoding, newline="") as stream:
+        lines = csv.reader(stream, **how)
+        begin = 1
+        try:
+            names = next((row for row in lines if row), None)
+            if names is None:
+                raise RequestError(f"{file} has no header; its first line names the columns")
+            begin = lines.line_num + 1
+            for row in lines:
+                if len(row) != len(names) and row:
+                    raise RequestError(_uneven(file, begin, len(row), names, tabs))
+                if row:
+                    rows.append([field or None for field in row])
+                begin = lines.line_num + 1
+        except csv.Error as error:
+            raise RequestError(
+                f"{file.name} line {begin}: {error}; write a quote inside a quoted field twice, and close the field"
+            ) from error
+    return names, rows
+
+
+def _uneven(file: Path, line: int, fields: int, names: list[str], tabs: bool) -> str:
+    delimiter = "tab" if tabs else "comma"
+    if tabs:
+        mend = "a text in a .tsv holds no tab and no line break: save the data as .csv or .jsonl"
+    elif fields > len(names):
+        mend = "put a text that holds a comma in quotes, and take a delimiter off the ends of the rows"
+    else:
+        mend = "give it the missing fields, and put a text that holds a line break in quotes"
+    if len(names) == 1 and ";" in names[0]:
+        mend = "its delimiter seems to be a semicolon: save it with commas"
+    return (
+        f"{file.name} line {line} has {fields} {delimiter}-separated field{'s' * (fields != 1)} where the header has "
+        f"{len(names)} ({', '.join(names[:8])}); {mend}"
+    )
+
+
+def _json_lines(file: Path, encoding: str) -> list[Any]:
+    rows = []
+    with open(file, encoding=encoding) as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                rows.append(_parsed(file, number, line))
+    return rows
+
+
+def _parsed(file: Path, number: int, line: str) -> Any:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise RequestError(f"{file.name} line {number}, column {error.colno}: {error.msg}; correct the line") from error
+    if not isinstance(row, dict):
+        raise RequestError(f"{file.name} line {number} is no object; every line is one, {{...}}")
+    return row
+
+
+def _json(file: Path, encoding: str) -> Any:
+    """A list of objects, an object of columns, or, as some write them, lines of objects."""
+    text = file.read_text(encoding=encoding)
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):
+            return _json_lines(file, encoding)
+        raise RequestError(
+            f"{file} cannot be read as json: line {error.lineno}, column {error.colno}: {error.msg}; correct it"
+        ) from error
+    if isinstance(found, dict):
+        return _of_columns(file, found)
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise RequestError(f"{file} is no list of objects; write [{{...}}, ...] or a .jsonl")
+    return found
+
+
+def _of_columns(file: Path, found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of `{"column": [values]}`, or `{"column": {"row": value}}` as pandas writes it."""
+    inside = [name for name, value in found.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if inside:
+        raise RequestError(f"{file} has its rows below '{inside[0]}'; save that list alone")
+    columns = {name: list(v.values()) if isinstance(v, dict) else v for name, v in found.items()}
+    if not all(isinstance(values, list) for values in columns.values()):
+        return [found]  # a single row
+    if len({len(values) for values in columns.values()}) > 1:
+        raise RequestError(f"{file} has columns of several lengths; save it as a list of objects")
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _objects(rows: list[dict[str, Any]]) -> tuple[list[str], list[Any]]:
+    """Columns in the order in which they first come; a key that a row lacks is None there."""
+    names = list(dict.fromkeys(_keys(rows)))
+    return names, [[row.get(name) for name in names] for row in rows]
+
+
+def _keys(rows: list[dict[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        yield from row

@@ -23,15 +23,34 @@ from rankbench.system.files import flush
 log = logging.getLogger("rankbench")
 
 LEAST = 1_000_000  # characters; fewer are tokenised in about a second
+FORMAT = 2  # of the files
 KEYS = ("input_ids", "token_type_ids")
 
 Ids = dict[str, list[list[int]]]
 
 
 def tokenised(tokenizer: Any, columns: Sequence[list[str]], **options: Any) -> Ids:
-    """The token ids of each row of one or two columns of texts, and their types where the model reads those."""
+    """The token ids of each row of one or two columns of texts, and their types where the model reads those.
+
+    With `truncation`, `cut` holds a 1 for each row that was longer, else a 0.
+    """
     encoded = tokenizer(*columns, padding=False, return_attention_mask=False, **options)
-    return {key: encoded[key] for key in KEYS if key in encoded}
+    found = {key: encoded[key] for key in KEYS if key in encoded}
+    if options.get("truncation"):
+        fast = getattr(encoded, "encodings", None)
+        found["cut"] = (
+            [[int(bool(row.overflowing))] for row in fast] if fast else _cut(tokenizer, columns, found, options)
+        )
+    return found
+
+
+def _cut(tokenizer: Any, columns: Sequence[list[str]], found: Ids, options: dict[str, Any]) -> list[list[int]]:
+    """Which rows a tokenizer without Rust code has cut: those that are longer whole."""
+    limit = options["max_length"]
+    full = [row for row, ids in enumerate(found["input_ids"]) if len(ids) >= limit]
+    whole = tokenizer(*([texts[row] for row in full] for texts in columns))["input_ids"] if full else []
+    longer = {row for row, ids in zip(full, whole, strict=True) if len(ids) > limit}
+    return [[int(row in longer)] for row in range(len(found["input_ids"]))]
 
 
 class Kept:
@@ -55,7 +74,7 @@ class Kept:
         tokenised(tokenizer, [["a"] for _ in columns], **options)  # leaves the options in the backend's state
         settings = [type(tokenizer).__name__, tokenizer.model_input_names, tokenizer.split_special_tokens, options]
         versions = [metadata.version(package) for package in ("transformers", "tokenizers")]
-        decisive = [versions, backend.to_str(), settings, columns]
+        decisive = [FORMAT, versions, backend.to_str(), settings, columns]
         file = self.folder / f"{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()}.npz"
         found = _read(file, len(columns[0]))
         if found is None:
@@ -100,11 +119,14 @@ def _read(file: Path, rows: int) -> Ids | None:
             arrays = {key: stored[key].tolist() for key in stored.files}
         lengths = arrays.pop("lengths")
         ends = [0, *accumulate(lengths)]
-        if len(lengths) != rows or "input_ids" not in arrays or any(len(v) != ends[-1] for v in arrays.values()):
+        cut = arrays.pop("cut", None)
+        whole = len(lengths) == rows and "input_ids" in arrays and all(len(v) == ends[-1] for v in arrays.values())
+        if not whole or (cut is not None and len(cut) != rows):
             raise ValueError("it holds other rows")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # the reader of zip files fails in as many ways as a file can be damaged
         log.warning("%s is damaged (%s); its texts are tokenised again", file, str(error) or type(error).__name__)
         return None
-    return {key: [values[i:j] for i, j in pairwise(ends)] for key, values in arrays.items()}
+    found = {key: [values[i:j] for i, j in pairwise(ends)] for key, values in arrays.items()}
+    return found if cut is None else found | {"cut": [[value] for value in cut]}

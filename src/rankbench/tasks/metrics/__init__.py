@@ -7,25 +7,29 @@ from typing import Any
 
 import numpy as np
 
-from rankbench.settings.metrics import METRICS
+from rankbench.settings.metrics import METRICS, ClassRoles
 from rankbench.settings.outside import load
 from rankbench.tasks.metrics.language_model import Loss
 
 __all__ = ["score"]
 
 
-def score(names: Sequence[str], columns: Mapping[str, Any], references: Any) -> dict[str, float]:
+def score(
+    names: Sequence[str], columns: Mapping[str, Any], references: Any, roles: ClassRoles | None = None
+) -> dict[str, float]:
     """Each metric over n rows, as a share or correlation (not percent), or in nats.
 
     `columns` hold `prediction` (n,), or `loss` and `tokens` (n,) for the metrics of a language model's loss;
-    `references` are the n labels, or the accepted texts of each row.
+    `references` are the n labels, or the accepted texts of each row. `roles` say which classes F1 is of (default: class
+    1 of two).
     """
     result: dict[str, float] = {}
     for name in names:
         metric = load(METRICS[name].implementation)(keep_in_memory=True)
+        more = {"roles": roles or ClassRoles()} if METRICS[name].of_classes else {}
         if isinstance(metric, Loss):
             found = metric.compute(predictions=np.asarray(columns["loss"]), references=np.asarray(columns["tokens"]))
         else:
-            found = metric.compute(predictions=np.asarray(columns["prediction"]), references=references)
+            found = metric.compute(predictions=np.asarray(columns["prediction"]), references=references, **more)
         result.update(found or {})
     return result

@@ -1,0 +1,72 @@
+"""What a run says of its data before it trains, and keeps in its record."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from rankbench.tasks.data import Data, Split
+from rankbench.tasks.encoding import Encoded
+
+log = logging.getLogger("rankbench")
+
+SHOWN = 8  # classes on a line
+CUT = 0.05  # a larger share of cut texts is warned of
+
+
+def tell(data: Data, encoded: Sequence[Encoded], limit: int) -> dict[str, dict[str, int]]:
+    """Log rows and labels of each split, and warn of what would mislead; returns the counts by split.
+
+    `encoded` are the training split and those to score, in order, cut at `limit` tokens. The counts: `cut` texts, and
+    for a split to score those `in_train`, which stand in the training split too.
+    """
+    splits = (data.train, *data.validation)
+    width = max(len(split.name) for split in splits)
+    seen = set(zip(*data.train.texts, strict=True)) if data.kind != "causal_lm" else set(data.train.texts[0])
+    found: dict[str, dict[str, int]] = {}
+    for split, rows in zip(splits, encoded, strict=True):
+        log.info("%s  %s", split.name.ljust(width), _contents(split, data))
+        found[split.name] = {"cut": rows.cut}
+        if rows.cut > CUT * len(split):
+            log.warning(
+                "%s: %s of %s texts (%.0f %%) are cut at %d tokens; raise task.max_length if the model reads more",
+                *(split.name, f"{rows.cut:,}", f"{len(split):,}", 100 * rows.cut / len(split), limit),
+            )
+        if split is not data.train:
+            texts = zip(*split.texts, strict=True) if data.kind != "causal_lm" else iter(split.texts[0])
+            again = sum(text in seen for text in texts)
+            found[split.name]["in_train"] = again
+            if again:
+                log.warning(
+                    "%s: %s of %s texts also stand in %s; their scores tell what was seen, not what was learnt",
+                    *(split.name, f"{again:,}", f"{len(split):,}", data.train.name),
+                )
+            _warn_of_classes(split, data)
+    return found
+
+
+def _contents(split: Split, data: Data) -> str:
+    rows = f"{len(split):,} rows"
+    if data.kind == "causal_lm":
+        empty = sum(not text.strip() for text in split.texts[1])
+        return f"{rows}, {empty:,} with an empty response" if empty else rows
+    if data.label_names is None:
+        return f"{rows}: scores {split.labels.min():g} to {split.labels.max():g}, mean {split.labels.mean():.3g}"
+    counts = data.origin["splits"][split.name]["labels"]
+    shown = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:SHOWN])
+    more = f", and {len(counts) - SHOWN} classes more" if len(counts) > SHOWN else ""
+    return f"{rows}: {shown}{more}"
+
+
+def _warn_of_classes(split: Split, data: Data) -> None:
+    """Say which classes a split to score lacks, though they are trained on."""
+    if data.label_names is None:
+        return
+    trained, scored = (data.origin["splits"][one.name]["labels"] for one in (data.train, split))
+    lacking = [name for name, count in trained.items() if count and not scored[name]]
+    if lacking:
+        more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
+        log.warning(
+            "%s has no row of class %s%s, which the scores then do not tell of",
+            *(split.name, ", ".join(lacking[:SHOWN]), more),
+        )
