@@ -35,3 +35,9 @@ def test_the_site_builds_and_its_reference_has_every_setting(tmp_path: Path) -> 
 
 def test_the_door_is_short() -> None:
     assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", sorted((REPOSITORY / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_no_page_says_a_thing_twice(page: Path) -> None:
+    heads = [line for line in page.read_text().splitlines() if line.startswith("#")]
+    assert sorted(set(heads)) == sorted(heads)

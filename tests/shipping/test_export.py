@@ -226,6 +226,74 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.allclose(a, b, atol=1e-5, rtol=1e-5)
 
 
+# The classes in the data's own words
+
+
+WORDS = {"train": ["good", "bad", "so-so"], "validation": ["so-so", "good", "bad"]}
+
+
+@pytest.fixture(scope="module")
+def worded(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """A run of three classes over a base that says NEGATIVE and POSITIVE."""
+    root = tmp_path_factory.mktemp("worded")
+    base = base_folder(root / "base", "tiny_bert")
+    config = json.loads((base / "config.json").read_text())
+    config |= {"id2label": {"0": "NEGATIVE", "1": "POSITIVE"}, "label2id": {"NEGATIVE": 0, "POSITIVE": 1}}
+    (base / "config.json").write_text(json.dumps(config))
+    for name, labels in WORDS.items():
+        rows = [{"text": f"{labels[i % 3]} {name} {i}", "label": labels[i % 3]} for i in range(30)]
+        write_jsonl(root / "words" / f"{name}.jsonl", rows)
+    return train(root, "tiny_bert", f"task.data_dir={root / 'words'}", base=base)
+
+
+def in_words(model: Any, folder: Path, texts: list[str]) -> list[str]:
+    from transformers import AutoTokenizer, pipeline
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return [said["label"] for said in pipeline("text-classification", model=model, tokenizer=tokenizer)(texts)]
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_an_export_answers_in_the_datas_own_words(
+    worded: Done, tmp_path: Path, merge: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export.export(worded.folder, tmp_path / "out", merge=merge)
+    frame = pd.read_parquet(worded.folder / "predictions.parquet")
+    frame = frame[frame["rank"] == 4].sort_values("index")
+    names = ["bad", "good", "so-so"]
+    expected = [names[place] for place in frame["prediction"]]
+    rows = (worded.folder.parents[1] / "words" / "validation.jsonl").read_text().splitlines()
+    texts = [json.loads(row)["text"] for row in rows]
+    assert len(set(expected)) > 1, "a model that says one word proves little"
+    if merge:
+        assert in_words(str(tmp_path / "out"), tmp_path / "out", texts) == expected
+        return
+    (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.S)
+    assert "num_labels=3" in code and json.dumps(names) in code
+    found: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path)
+    exec(code, found)
+    assert in_words(found["model"], tmp_path / "out", texts) == expected
+
+
+def test_a_loaded_run_and_a_whole_model_know_the_words(worded: Done, tmp_path: Path) -> None:
+    assert load(worded.folder).config.id2label == {0: "bad", 1: "good", 2: "so-so"}
+    whole = train(
+        tmp_path,
+        "tiny_bert",
+        f"task.data_dir={worded.folder.parents[1] / 'words'}",
+        "adapter=full",
+        "train.max_steps=1",
+    )
+    for older in (False, True):
+        if older:  # a run of a rankbench that did not write them
+            config = json.loads((whole.folder / "adapter" / "config.json").read_text())
+            config["id2label"] = {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}
+            (whole.folder / "adapter" / "config.json").write_text(json.dumps(config))
+        export.export(whole.folder, tmp_path / f"out-{older}")
+        assert json.loads((tmp_path / f"out-{older}" / "config.json").read_text())["id2label"]["2"] == "so-so"
+
+
 # What stock libraries make of it
 
 

@@ -7,6 +7,7 @@ import copy
 import functools
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,13 @@ def load(
     origin = {"source": source.kind, "location": _location(model, source.kind), "revision": source.revision}
     origin["fingerprint"] = fingerprint(source)
     return Backbone(loaded, tokenizer, origin)
+
+
+def name_classes(model: Any, names: Sequence[str] | None) -> None:
+    """Have the model's config say the classes, so that pipelines answer in the data's own words."""
+    if names:
+        model.config.id2label = dict(enumerate(names))
+        model.config.label2id = {name: place for place, name in enumerate(names)}
 
 
 def config_of(model: Model, num_labels: int | None) -> Any:

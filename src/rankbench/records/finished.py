@@ -62,6 +62,11 @@ class Finished:
             return dataclasses.replace(self.run.model, package=None)
         return dataclasses.replace(self.run.model, hub=None) if kind == "package" else self.run.model
 
+    @property
+    def label_names(self) -> list[str] | None:
+        """The classes in the order of their numbers; None for other tasks."""
+        return (self.record.get("data") or {}).get("label_names") or self.run.task.label_names
+
     def with_data(self, data_dir: str | None) -> Finished:
         """The same run, its task's data in this folder, if one is given."""
         if data_dir is None:

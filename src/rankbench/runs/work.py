@@ -51,6 +51,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
     storage = quantization.storage(run.quantization, precision, quantization.CPU if over else accelerator.device)
     with processes.in_turn() if split == "FSDP" else contextlib.nullcontext():  # DeepSpeed splits with all at once
         body = backbone.load(run.model, loaded.num_labels, run.task.regression, run.seed, storage)
+        backbone.name_classes(body.model, loaded.label_names)
         if run.adapter.begins_with is not None:
             loading.begin_from(run, body.model)
         adapter = methods.attach(run, body.model)

@@ -85,8 +85,7 @@ def _what(found: Finished, made: Made) -> str:
         said.append(f"Its head is the one that the run trained{shared}.")
     if run.task.kind == "regression":
         said.append("It has one output, the predicted value.")
-    names = (found.record.get("data") or {}).get("label_names") or run.task.label_names
-    if run.task.kind == "classification" and names:
+    if run.task.kind == "classification" and (names := found.label_names):
         said.append(f"Its outputs: {', '.join(f'{i} {label}' for i, label in enumerate(names))}.")
     return "\n\n".join([" ".join(said), _base_sentence(found, made), *_prompts(run)])
 

@@ -64,8 +64,20 @@ def loading(found: Finished, made: Made, name: str) -> str:
         *(f"    {argument}," for argument in arguments),
         ")",
         "base.config.pad_token_id = tokenizer.pad_token_id",
+        *_classes(found),
         "model = PeftModel.from_pretrained(base, here).eval()",
     )
+
+
+def _classes(found: Finished) -> list[str]:
+    """Lines that have the base say the data's own words, where stock code would say those of another task."""
+    if not found.label_names:
+        return []
+    return [
+        f"names = {json.dumps(found.label_names, ensure_ascii=False)}",
+        "base.config.id2label = dict(enumerate(names))",
+        "base.config.label2id = {name: place for place, name in enumerate(names)}",
+    ]
 
 
 def _python(*lines: str) -> str:

@@ -87,7 +87,9 @@ def export(
     if found.whole:
         made = Made("full", base, depth=layers)
         as_it_is = layers is None and not found.early and not found.factorised
-        write = functools.partial(_copy, _whole_files(found)) if as_it_is else _model(_plain(whole(found, layers)))
+        write = functools.partial(_copied, found) if as_it_is else _model(_plain(whole(found, layers)))
+        if as_it_is:
+            _whole_files(found)  # they are looked at before a folder is made
         return _write(found, made, place, write)
     if svd_global:
         adapter, ranks = global_cut(found, rank, layers)
@@ -245,6 +247,16 @@ def _whole_files(found: Finished) -> list[Path]:
         raise RequestError(f"{found.adapter} lacks its weights or config.json; run it again with fresh=true")
     others = [found.adapter / name for name in OF_MODEL if (found.adapter / name).is_file()]
     return [*weights, *found.adapter.glob("*.safetensors.index.json"), *others]
+
+
+def _copied(found: Finished, folder: Path) -> None:
+    """The whole model of adapter=full as the run left it, its classes named."""
+    _copy(_whole_files(found), folder)
+    if names := found.label_names:
+        file = folder / "config.json"
+        config = json.loads(file.read_text())
+        config |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+        file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _copy(files: list[Path], folder: Path) -> None:

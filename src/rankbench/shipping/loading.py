@@ -67,6 +67,8 @@ def whole(found: Finished, layers: int | None) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    from rankbench.models import backbone
+
     if found.early:
         model, stack = _with_heads(found)
         if layers is not None:
@@ -85,6 +87,7 @@ def whole(found: Finished, layers: int | None) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         cause = str(error).splitlines()[0]
         raise RequestError(f"{found.adapter} is damaged ({cause}); run it again with fresh=true") from error
+    backbone.name_classes(model, found.label_names)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
@@ -128,6 +131,7 @@ def _with_heads(found: Finished) -> tuple[Any, Stack]:
         model: Any = body.model
     else:
         model = start_of(dataclasses.replace(found.run, runs_dir=str(found.folder.parent)), found.note)
+    backbone.name_classes(model, found.label_names)
     stack = Stack(model.to("cuda" if torch.cuda.is_available() else "cpu"))  # the heads are made where it is
     stack.heads = heads_over(stack, depths)
     for depth, head in stack.heads.items():
@@ -247,7 +251,9 @@ def _body(
     if as_stored:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         storage = quantization.storage(run.quantization, found.record["environment"]["precision"], device)
-    return backbone.load(model, num_labels, run.task.regression, run.seed, storage), storage.device
+    body = backbone.load(model, num_labels, run.task.regression, run.seed, storage)
+    backbone.name_classes(body.model, found.label_names)
+    return body, storage.device
 
 
 def _fill(found: Finished, carrying: Any, adapter: Adapter) -> None:

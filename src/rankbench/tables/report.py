@@ -122,7 +122,8 @@ def table(name: str, runs: Paths, metric: str | None = None, margin: float = 0.5
 def choose_rank(run: str | os.PathLike[str], metric: str | None = None, margin: float = 0.5) -> Table:
     """The ranks (or exits, or pairs) of a finished run held to its best; the closing lines name the one to ship.
 
-    It is the smallest that is surely at most `margin` worse, in points or nats, as `rankbench table choose_rank` says.
+    It is the smallest that is at most `margin` worse than the best, whichever that is, at 95 %, in points or nats, as
+    `rankbench table choose_rank` says.
     Raises RequestError when the run is not done, has one sub-model, or its predictions are missing or not its own.
     """
     return table("choose_rank", run, metric, margin)
