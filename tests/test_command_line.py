@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import CONF, Answer, compose_run, sentences, write_jsonl
 
-from rankbench.__main__ import _sweep_name
+from rankbench.__main__ import VERBS, _sweep_name
 from rankbench.records import lock
 from rankbench.runs.life import summary
 
@@ -185,7 +185,9 @@ def test_an_answer_that_needs_no_run_imports_nothing_heavy(command_line: Call, c
 def test_help_names_the_ways_to_call_and_every_group(command_line: Call) -> None:
     answer = command_line("--help")
     assert (answer.rc, answer.err) == (0, "")
-    for words in ("rankbench table curve", "rankbench -m", "--cfg job"):
+    tables = ("curve", "choose_rank", "lora_search_vs_dylora", "leaderboard")
+    verbs = [f"rankbench {verb} " for verb in VERBS]
+    for words in (*verbs, *tables, "rankbench -m", "--cfg job", "rankbench --version"):
         assert words in answer.out
     for group in (folder.name for folder in CONF.iterdir() if folder.is_dir()):
         assert f"{group}: " in answer.out or f"{group}:\n" in answer.out
@@ -227,7 +229,9 @@ def test_one_command_goes_from_settings_to_record(
     assert (folder / "adapter" / "adapter_model.safetensors").exists()
     record = json.loads((folder / "record.json").read_text())
     assert answer.out == f"{summary(record)}\nrecord: {folder / 'record.json'}\n"
-    assert [line.split()[0] for line in answer.out.splitlines()] == ["rank", "1", "2", "3", "4", "record:"]
+    lines = answer.out.splitlines()
+    assert [line.split()[0] for line in lines[:5]] == ["rank", "1", "2", "3", "4"] and lines[-1].startswith("record: ")
+    assert "Every sub-model answers" in answer.out, "four steps teach it nothing"
     assert "Warning" not in answer.err and "Traceback" not in answer.err
     assert record["environment"]["command"] == f"python -m rankbench {shlex.join(tiny)}"
     assert not list((tmp_path / "elsewhere").iterdir())  # nothing beside the run's folder

@@ -54,3 +54,10 @@ def test_the_version_is_ours_and_those_of_the_libraries_that_matter(call_main: C
     assert {name: shown[name] for name in ("torch", "peft", "transformers")} == {
         name: metadata.version(name) for name in ("torch", "peft", "transformers")
     }
+
+
+def test_a_wrong_request_from_python_is_refused_as_on_the_command_line() -> None:
+    with pytest.raises(RequestError, match=r"task=foo: no such choice"):
+        rankbench.run("task=foo")
+    with pytest.raises(RequestError, match=r"takes settings as texts, .* not \['task=sst2'\]"):
+        rankbench.run(["task=sst2"])  # type: ignore[arg-type]

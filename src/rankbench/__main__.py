@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import sys
@@ -22,8 +23,14 @@ from rankbench.runs.life import execute, summary
 from rankbench.settings.compose import CONF, build, composed
 from rankbench.settings.refusal import explain, near
 from rankbench.settings.run import Run
+from rankbench.settings.words import check, typed
 from rankbench.system import processes, stopping
+from rankbench.system.progress import speak
 from rankbench.system.stopping import Stopped
+
+log = logging.getLogger("rankbench")
+
+DEFAULTS = "adapter=dylora model=minilm task=tweets, 3 epochs (rankbench plan says what that takes)"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -177,8 +184,17 @@ def main() -> None:
         elif words and words[0] in VERBS:
             VERBS[words[0]](words[1:])
         elif words and "=" not in words[0] and not words[0].startswith(("-", "~")):
-            raise RequestError(f"{words[0]} is no verb{near(words[0], VERBS)}; settings are KEY=VALUE, see --help")
+            raise RequestError(
+                f"{words[0]} is no verb{near(words[0], VERBS)}; verbs are {', '.join(VERBS)}, settings are KEY=VALUE, "
+                "see --help"
+            )
         else:
+            speak()
+            words[:] = typed(words)
+            check(words)
+            sys.argv[1:] = words
+            if not words:
+                log.warning("no settings are given, so this trains the defaults: %s; make demo is shorter", DEFAULTS)
             if {"-m", "--multirun"} & set(words):
                 _prepare_sweep(words)
             job()

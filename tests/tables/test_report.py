@@ -185,3 +185,14 @@ def test_a_browser_shows_the_page(search: Path, tmp_path: Path) -> None:  # noqa
     words += ["--dump-dom", (tmp_path / "p.html").as_uri()]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.count("<table>") == 5 and done.stdout.count("<svg") == 2
+
+
+def test_a_file_is_what_its_ending_says_or_is_refused(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    a_record(runs, "lora", rank_values={1: 0.5, 2: 0.6})
+    report.main(["curve", str(runs), "--to", str(tmp_path / "c.pdf")])
+    assert (tmp_path / "c.pdf").read_bytes().startswith(b"%PDF")
+    for ending in (".jpg", ".docx", ".PNGG"):
+        with pytest.raises(RequestError, match=r"is no form of a table or picture; end it in \.md, \.csv"):
+            report.main(["curve", str(runs), "--to", str(tmp_path / f"c{ending}")])
+    assert not list(tmp_path.glob("c.[jdP]*"))

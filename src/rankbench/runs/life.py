@@ -23,7 +23,7 @@ from rankbench.records import record as records
 from rankbench.records.notes import notes
 from rankbench.runs import work
 from rankbench.runs.environment import environment
-from rankbench.settings.compose import composed
+from rankbench.settings.compose import CONF, composed
 from rankbench.settings.identity import settings, sources
 from rankbench.settings.metrics import times
 from rankbench.settings.run import Run
@@ -37,11 +37,22 @@ log = logging.getLogger("rankbench")
 def run(*overrides: str) -> dict[str, Any]:
     """Do the run that these settings ask for, or join what is there of it, and return its record.
 
-    `rankbench.run("task=sst2", "adapter=dylora")` is what `python -m rankbench task=sst2 adapter=dylora` does; what the
-    record is, the documents say under "The record". Its folder is `runs_dir`/`run_id`. Raises RequestError (or what
-    Hydra raises) where the request is wrong, InUse where a live run holds the folder, RunFailed where the run fails.
+    `rankbench.run("task=sst2", "adapter=dylora")` is what `python -m rankbench task=sst2 adapter=dylora` does. Its
+    folder is `runs_dir`/`run_id`. Raises RequestError where the request is wrong, InUse where a live run holds the
+    folder, RunFailed where the run fails.
     """
-    return execute(composed(list(overrides)), overrides)
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from rankbench.settings.refusal import explain
+
+    if wrong := [word for word in overrides if not isinstance(word, str)]:
+        raise RequestError(f"rankbench.run takes settings as texts, run('task=sst2', 'seed=1'), not {wrong[0]!r}")
+    try:
+        asked = composed(list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise RequestError(explain(error, list(overrides), CONF)) from error
+    return execute(asked, overrides)
 
 
 def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:

@@ -24,6 +24,13 @@ from rankbench.system.memo import Last
 log = logging.getLogger("rankbench")
 
 
+READ_ME = """# {run}
+
+What a rankbench run ended with, every rank or exit in one. `rankbench export RUN --to DIR` ships one of them with a
+model card; `rankbench.load(RUN)` gives it in Python. Settings, data and scores are in `record.json` one folder up.
+"""
+
+
 def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any, split: str) -> dict[str, Any]:
     """Train and evaluate, with frozen weights split over the processes as `split` says; returns the record's parts.
 
@@ -109,6 +116,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
     def save(place: Path) -> None:
         adapter.save(place)
         body.tokenizer.save_pretrained(place)
+        (place / "README.md").write_text(READ_ME.format(run=run.run_id), encoding="utf-8")
 
     if processes.first():
         replace_folder(folder / "adapter", save)

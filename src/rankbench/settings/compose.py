@@ -61,6 +61,10 @@ def build(config: DictConfig) -> Run:
 
 def composed(words: list[str]) -> Run:
     """The checked run that these overrides ask for."""
+    from rankbench.settings.words import check, typed
+
+    words = typed(words)
+    check(words)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return build(hydra.compose("config", words))
 

@@ -46,7 +46,9 @@ def explain(error: Exception, words: list[str], conf: Path) -> str:
         return f"{found[2]}: no such setting{near(found[2], _keys())}; see rankbench --cfg job"
     if found := re.search(r"(?s)(.*?)\s+full_key: (\S+)", text):
         given = next((word for word in words if word.split("=")[0].lstrip("+") == found[2]), found[2])
-        return f"{given}: {found[1].splitlines()[-1]}"
+        key, _, value = given.partition("=")
+        quoted = f"; write a text with braces in two kinds of quotes: '{key}=\"{value}\"'" if "{" in value else ""
+        return f"{given}: {found[1].splitlines()[-1]}{quoted}"
     if found := re.search(r"Could not override '?([^'.\n]+)'?\.\s*No match in the defaults list", text):
         return f"{found[1]}: no such group{near(found[1], [p.name for p in conf.iterdir() if p.is_dir()])}"
     return " ".join(text.split())
@@ -80,9 +82,43 @@ def _chain(error: BaseException | None) -> Iterable[str]:
         error = error.__cause__
 
 
+OTHER_NAMES = {  # what other trainers call it
+    "lr": "train.learning_rate",
+    "rank": "adapter.r",
+    "r": "adapter.r",
+    "lora_r": "adapter.r",
+    "lora_rank": "adapter.r",
+    "alpha": "adapter.lora_alpha",
+    "dropout": "adapter.lora_dropout",
+    "bs": "train.batch_size",
+    "batch": "train.batch_size",
+    "per_device_train_batch_size": "train.batch_size",
+    "per_device_eval_batch_size": "train.eval_batch_size",
+    "num_train_epochs": "train.epochs",
+    "num_epochs": "train.epochs",
+    "steps": "train.max_steps",
+    "grad_accum": "train.gradient_accumulation_steps",
+    "wd": "train.weight_decay",
+    "fp16": "train.precision",
+    "bf16": "train.precision",
+    "dtype": "train.precision",
+    "data": "task.data_dir",
+    "dataset": "task.data_dir",
+    "max_len": "task.max_length",
+    "max_seq_length": "task.max_length",
+    "metric": "task.metrics",
+    "output_dir": "runs_dir",
+    "model_name_or_path": "model.path",
+    "bits": "quantization",
+}
+
+
 def near(word: str, known: Iterable[str]) -> str:
-    """' (did you mean ...?)' where one of the known words is close, else nothing."""
+    """' (did you mean ...?)' where one of the known words is close or another name of it, else nothing."""
     known = list(known)
+    other = OTHER_NAMES.get(word.split(".")[-1])
+    if other in known:
+        return f" (did you mean {other}?)"
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if not close:  # a key without its group: steps -> train.max_steps
         close = [k for k in known if k.split(".")[-1] == word.split(".")[-1]][:1]

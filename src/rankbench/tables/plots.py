@@ -148,12 +148,13 @@ def _named(metric: str) -> str:
 
 
 def save(figure: Figure, file: Path) -> None:
-    """Write the picture; the suffix chooses the format (png, svg)."""
+    """Write the picture; the suffix chooses the format (png, svg, pdf)."""
     write(figure, file, file.suffix.removeprefix("."))
 
 
 def write(figure: Figure, to: Path | IO[str], form: str) -> None:
-    """Write the picture to a file or a stream as png or svg; the same records draw the same bytes."""
-    settings: dict[str, Any] = {"metadata": {"Date": None}} if form == "svg" else {}
+    """Write the picture to a file or a stream as png, svg or pdf; the same records draw the same bytes."""
+    dates = {"svg": "Date", "pdf": "CreationDate"}
+    settings: dict[str, Any] = {"metadata": {dates[form]: None}} if form in dates else {}
     with rc_context({"svg.hashsalt": "rankbench"}):
         figure.savefig(to, format=form, **settings)

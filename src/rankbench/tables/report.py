@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NAMES = ("lora_search_vs_dylora", "glue", "distribution", "loss", "flop", "soft_vs_early_exit", "leaderboard")
 EVERY = ("curve", *NAMES, "choose_rank")
 FORMS = ("md", "csv", "latex", "html")
-PICTURES = (".png", ".svg")
+PICTURES = (".png", ".svg", ".pdf")
 WIDTH = 80  # of what a terminal shows
 
 
@@ -55,13 +55,14 @@ class Table:
             return choice.text(self.ours, self.closing, form, width)
         if self.name == "curve":  # one table, so its CSV and LaTeX need no comment
             frame = self.ours[0].frame
-            return (f"{curve.caption(frame)}\n\n" if form == "md" else "") + layout.as_text(frame, form, width)
+            told = "".join(f"\n{line}\n" for line in self.closing) if form == "md" else ""
+            return (f"{curve.caption(frame)}\n\n" if form == "md" else "") + layout.as_text(frame, form, width) + told
         return layout.render([*self.ours, *self.published], form, width)
 
     def save(self, file: str | os.PathLike[str], form: str | None = None) -> None:
         """Write the table to a file, in the form that its ending says (.md, .csv, .tex, .html), or in `form`.
 
-        An ending of .png or .svg draws the first picture. Raises RequestError where there is none.
+        An ending of .png, .svg or .pdf draws the first picture. Raises RequestError where there is none.
         """
         file = Path(file)
         if file.suffix in PICTURES:
@@ -110,7 +111,7 @@ def table(name: str, runs: Paths, metric: str | None = None, margin: float = 0.5
     if name == "choose_rank":
         made, closing = choice.choose_rank(Path(_only(runs)), metric, margin)
     elif name == "curve":
-        made = [_curve(runs, metric)]
+        made, closing = [_curve(runs, metric)], _notes(runs)
     elif name == "lora_search_vs_dylora":
         made = comparisons.lora_search_vs_dylora(runs, metric, margin)
     else:
@@ -149,7 +150,7 @@ def main(words: list[str]) -> None:
         help="choose_rank, lora_search_vs_dylora: how much worse is as good, in points or nats (0.5)",
     )
     parser.add_argument("--format", choices=FORMS, help="how to print it (default: by the ending of --to, or md)")
-    parser.add_argument("--to", type=Path, help="write it to this file; .png and .svg draw the picture instead")
+    parser.add_argument("--to", type=Path, help="write it to this file; .png, .svg and .pdf draw the picture instead")
     asked = parser.parse_args(words)
     load_records(asked.runs)  # says what is wrong with them before anything heavy is loaded
     runs = asked.runs if asked.task is None else of_task(asked.runs, asked.task)
@@ -171,7 +172,12 @@ def main(words: list[str]) -> None:
 
 
 def _form(file: Path) -> str:
-    return {".csv": "csv", ".tex": "latex", ".html": "html"}.get(file.suffix, "md")
+    """The form that a file's ending says. Raises RequestError for an ending that says none."""
+    known = {".md": "md", ".csv": "csv", ".tex": "latex", ".html": "html", "": "md"}
+    if file.suffix not in known:
+        written = ", ".join([ending for ending in known if ending] + sorted(PICTURES))
+        raise RequestError(f"--to {file}: {file.suffix} is no form of a table or picture; end it in {written}")
+    return known[file.suffix]
 
 
 def _only(runs: Paths) -> str | os.PathLike[str]:
@@ -187,6 +193,21 @@ def _curve(runs: Paths, metric: str | None) -> Block:
 
     made = curve.curve(runs, metric)
     return Block(f"{labels.title(load_records(runs))}: {curve.caption(made)}.", made)
+
+
+def _notes(runs: Paths) -> list[str]:
+    """What must be said beside the scores of these runs, each sentence once, with the runs that it is of."""
+    from rankbench.records.notes import notes
+    from rankbench.tables import labels
+
+    records = load_records(runs)
+    names = labels.labels(records)
+    said: dict[str, dict[str, None]] = {}
+    for record in records:
+        for note in notes(record):
+            said.setdefault(note, {})[f"{names[record['run_id']]} seed {record['config']['seed']}"] = None
+    everyone = {f"{names[record['run_id']]} seed {record['config']['seed']}" for record in records}
+    return [note if set(who) == everyone else f"{', '.join(who)}: {note}" for note, who in said.items()]
 
 
 def _pictures(name: str, runs: Paths, metric: str | None) -> list[Figure]:

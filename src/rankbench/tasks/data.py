@@ -100,6 +100,12 @@ def _load(
     for name, frame in frames.items():
         _check_columns(frame, task, called(files[name]))
     held = len(frames) == 1
+    if task.validation_fraction and not held:
+        log.warning(
+            "task.validation_fraction=%g holds nothing out: %s is there",
+            task.validation_fraction,
+            called(files[task.validation_splits[0]]),
+        )
     if held:
         frames = _hold_out(frames[task.train_split], task, called(files[task.train_split]))
     file_of = {name: called(files[task.train_split if held else name]) for name in frames}
@@ -308,11 +314,12 @@ def _labelled(name: str, frame: pd.DataFrame, task: Task, classes: Classes | Non
     if None in numbers:
         row = numbers.index(None)
         expected = "a number" if classes is None else classes.expected()
-        hint = " (-1 marks a row without a label, as test splits of GLUE have: score validation)"
-        raise RequestError(
-            f"{file} row {frame.index[row]}: label {column[row]!r} is not {expected}"
-            f"{hint if written(column[row]) == '-1' else ''}; correct the row"
-        )
+        mend = "correct the row"
+        if written(column[row]) == "-1":
+            mend = "-1 marks a row without a label, as test splits of GLUE have: score validation"
+        elif classes and not classes.given and name != task.train_split and task.validation_fraction:
+            mend = "every row of that class was held out: task.validation_stratified=true leaves some to train on"
+        raise RequestError(f"{file} row {frame.index[row]}: label {column[row]!r} is not {expected}; {mend}")
     texts = tuple(frame[c].tolist() for c in task.text_columns)
     kind = np.float32 if classes is None else np.int64
     return Split(name, texts, np.array(numbers, kind), frame.index.to_numpy())

@@ -1,0 +1,47 @@
+"""What people type before Hydra reads it: one name for a list of one, a setting given twice, a sweep without -m."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+
+from rankbench.errors import RequestError
+from rankbench.settings.compose import GROUPS, KINDS
+
+log = logging.getLogger("rankbench")
+
+_OF_TEXTS = {
+    f"{group}.{setting.name}"
+    for group, kind in GROUPS.items()
+    for one in (kind, *KINDS.get(group, {}).values())
+    for setting in fields(one)
+    if str(setting.type).startswith("list[str]")
+}
+_PLAIN = re.compile(r"[\w./@-]+(?: [\w./@-]+)*")
+
+
+def typed(words: Sequence[str]) -> list[str]:
+    """The same words, where a setting that is a list of texts may be one name: `task.text_columns=review`."""
+    found = []
+    for word in words:
+        key, _, value = word.partition("=")
+        one = key.lstrip("+") in _OF_TEXTS and _PLAIN.fullmatch(value) and value != "null"
+        found.append(f"{key}=[{value}]" if one else word)
+    return found
+
+
+def check(words: Sequence[str]) -> None:
+    """Refuse a sweep that -m does not start; say which of two values counts. Raises RequestError."""
+    several = bool({"-m", "--multirun"} & set(words))
+    for word in words:
+        if word.lstrip("+").startswith("sweeps=") and not several:
+            raise RequestError(f"{word} is a sweep of many runs; start it with -m: rankbench -m {word}")
+    given: dict[str, str] = {}
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if equals and not key.startswith(("-", "~")):
+            if given.get(key, word) != word:
+                log.warning("%s is given twice; the last counts: %s", key, word)
+            given[key] = word
