@@ -189,7 +189,7 @@ def test_a_browser_shows_the_page(search: Path, tmp_path: Path) -> None:  # noqa
 
 def test_a_file_is_what_its_ending_says_or_is_refused(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    a_record(runs, "lora", rank_values={1: 0.5, 2: 0.6})
+    a_record(runs, "adapter=lora")
     report.main(["curve", str(runs), "--to", str(tmp_path / "c.pdf")])
     assert (tmp_path / "c.pdf").read_bytes().startswith(b"%PDF")
     for ending in (".jpg", ".docx", ".PNGG"):

@@ -173,7 +173,7 @@ def main(words: list[str]) -> None:
 
 def _form(file: Path) -> str:
     """The form that a file's ending says. Raises RequestError for an ending that says none."""
-    known = {".md": "md", ".csv": "csv", ".tex": "latex", ".html": "html", "": "md"}
+    known = {".md": "md", ".txt": "md", ".csv": "csv", ".tex": "latex", ".html": "html", "": "md"}
     if file.suffix not in known:
         written = ", ".join([ending for ending in known if ending] + sorted(PICTURES))
         raise RequestError(f"--to {file}: {file.suffix} is no form of a table or picture; end it in {written}")
