@@ -193,6 +193,6 @@ def test_a_file_is_what_its_ending_says_or_is_refused(tmp_path: Path) -> None:
     report.main(["curve", str(runs), "--to", str(tmp_path / "c.pdf")])
     assert (tmp_path / "c.pdf").read_bytes().startswith(b"%PDF")
     for ending in (".jpg", ".docx", ".PNGG"):
-        with pytest.raises(RequestError, match=r"is no form of a table or picture; end it in \.md, \.csv"):
+        with pytest.raises(RequestError, match=r"is no form of a table or picture; end it in \.md, \.txt"):
             report.main(["curve", str(runs), "--to", str(tmp_path / f"c{ending}")])
     assert not list(tmp_path.glob("c.[jdP]*"))
