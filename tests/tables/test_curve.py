@@ -121,6 +121,35 @@ def test_a_lora_search_is_named_by_rank(tmp_path: Path) -> None:
     assert named(tmp_path) == ["dylora", "lora r=1", "lora r=2", "lora r=4"]
 
 
+def test_a_legend_tells_every_setting_that_the_names_leave_out(tmp_path: Path) -> None:
+    a_record(tmp_path, "adapter=lora", "adapter.r=4", "train.learning_rate=0.01", "train.epochs=2")
+    a_record(tmp_path, "adapter=lora", "adapter.r=8")
+    a_record(tmp_path, "adapter=dylora", "train.learning_rate=0.02")
+    lines = labels.legend(load_records(tmp_path))
+    assert [line.split(":")[0] for line in lines] == ["lora r=4", "lora r=8", "dylora"]
+    assert "learning_rate=0.01" in lines[0] and "epochs=2" in lines[0] and "r=4" not in lines[0].split(": ")[1]
+    assert "learning_rate=0.001" in lines[1] and "epochs=3" in lines[1]
+    assert "learning_rate=0.02" in lines[2] and "r=4" in lines[2]
+
+
+def test_alike_runs_need_no_legend(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        a_record(tmp_path, "adapter=lora", f"seed={seed}")
+        a_record(tmp_path, "adapter=dylora", f"seed={seed}")
+    assert labels.legend(load_records(tmp_path)) == []
+
+
+def test_nothing_is_averaged_over_precisions_devices_or_versions_in_silence(tmp_path: Path) -> None:
+    for seed, precision, device, version in ((0, "bf16", "NVIDIA H100", "1"), (1, "fp32", "cpu, 2 threads", "2")):
+        environment = {"precision": precision, "device": device, "rankbench": version}
+        a_record(tmp_path, f"seed={seed}", environment=environment)
+    assert labels.legend(load_records(tmp_path)) == [
+        "dylora averages runs of unlike precision: bf16, fp32.",
+        "dylora averages runs of unlike device: NVIDIA H100, cpu.",
+        "dylora averages runs of unlike version of rankbench: 1, 2.",
+    ]
+
+
 def test_tasks_and_models_are_named_where_they_differ(tmp_path: Path) -> None:
     a_record(tmp_path, "task=sst2")
     a_record(tmp_path, "task=rte")

@@ -35,6 +35,50 @@ def labels(
     return named
 
 
+SHARED = ("r", "lora_alpha", "lora_dropout", "target_modules")  # of the methods' settings, what several have
+_RESULT = ("train", "task", "model", "quantization")  # groups that can change a score, whatever the method
+
+
+def legend(records: list[dict[str, Any]]) -> list[str]:
+    """What the names of `labels` leave out: settings in which these methods differ, and unlike runs that share a name.
+
+    A method's own settings tell it by its name; these are those that it shares with others, such as the learning rate.
+    """
+    names = labels(records)
+    whole = {r["run_id"]: _whole(r["config"]) | _content(r) for r in records}
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(names[record["run_id"]], []).append(record)
+    common = [key for key in next(iter(whole.values()), {}) if all(key in config for config in whole.values())]
+    keys = [key for key in common if _tells(key) and len({str(config[key]) for config in whole.values()}) > 1]
+    lines = []
+    for name, runs in groups.items():
+        config = whole[runs[0]["run_id"]]
+        left = [word for key in keys if (word := _setting(key, config[key])) not in name.split()]
+        if left and len(groups) > 1:
+            lines.append(f"{name}: {', '.join(left)}.")
+        for what, found in _unlike(runs).items():
+            lines.append(f"{name} averages runs of unlike {what}: {', '.join(found)}.")
+    return lines
+
+
+def _tells(key: str) -> bool:
+    group, _, name = key.partition(".")
+    shared = group == "adapter" and name in SHARED
+    return (shared or group in _RESULT) and key not in ("task.name", "model.name") and not _silent(key)
+
+
+def _unlike(runs: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Of runs that are averaged: precisions, kinds of device and versions of rankbench where there are several."""
+    made = [run.get("environment") or {} for run in runs]
+    seen = {
+        "precision": {str(one["precision"]) for one in made if one.get("precision")},
+        "device": {str(one["device"]).split(",")[0] for one in made if one.get("device")},
+        "version of rankbench": {str(one["rankbench"]) for one in made if one.get("rankbench")},
+    }
+    return {what: sorted(values) for what, values in seen.items() if len(values) > 1}
+
+
 def title(records: list[dict[str, Any]]) -> str:
     """What a picture of these records is of: tasks, models, and the number of scored examples."""
     tasks = sorted(

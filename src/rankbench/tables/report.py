@@ -207,7 +207,8 @@ def _notes(runs: Paths) -> list[str]:
         for note in notes(record):
             said.setdefault(note, {})[f"{names[record['run_id']]} seed {record['config']['seed']}"] = None
     everyone = {f"{names[record['run_id']]} seed {record['config']['seed']}" for record in records}
-    return [note if set(who) == everyone else f"{', '.join(who)}: {note}" for note, who in said.items()]
+    told = [note if set(who) == everyone else f"{', '.join(who)}: {note}" for note, who in said.items()]
+    return labels.legend([record for record in records if record.get("submodels")]) + told
 
 
 def _pictures(name: str, runs: Paths, metric: str | None) -> list[Figure]:
