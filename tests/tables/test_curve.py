@@ -121,6 +121,22 @@ def test_a_lora_search_is_named_by_rank(tmp_path: Path) -> None:
     assert named(tmp_path) == ["dylora", "lora r=1", "lora r=2", "lora r=4"]
 
 
+def test_a_search_is_one_column_as_it_is_in_its_comparison(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        a_record(tmp_path, "adapter=dylora", f"seed={seed}", values={1: 0.5, 2: 0.6, 4: 0.7})
+        for r in (1, 2, 4):
+            a_record(tmp_path, "adapter=lora", f"adapter.r={r}", f"seed={seed}", values={r: r / 10})
+    table = curve.curve(tmp_path)
+    assert list(table.columns) == ["dylora", "LoRA, one training a rank"]
+    assert [cell.split()[0] for cell in table["LoRA, one training a rank"]] == ["10.0", "20.0", "40.0"]
+    assert labels.legend(load_records(tmp_path)) == ["dylora: r=4."]
+
+
+def test_many_curves_have_styles_of_their_own() -> None:
+    styles = [plots._style(i) for i in range(28)]
+    assert len(set(styles)) == 28 and len({style[:2] for style in styles}) == 28
+
+
 def test_a_legend_tells_every_setting_that_the_names_leave_out(tmp_path: Path) -> None:
     a_record(tmp_path, "adapter=lora", "adapter.r=4", "train.learning_rate=0.01", "train.epochs=2")
     a_record(tmp_path, "adapter=lora", "adapter.r=8")

@@ -23,7 +23,7 @@ from rankbench.tables import metric_sums, stats
 from rankbench.tables.layout import COMMENT, Block, chance, render
 
 ERROR = 0.05  # the chance that an interval misses, over all pairs together
-MADE = 0.04  # the chance that they are made for: with few examples one in a hundred more misses (benchmarks/choosing.py)
+MADE = 0.04  # the chance that they are made for: with few examples up to one in a hundred more misses
 RESAMPLES = 10_000
 SPLITS = 1000
 

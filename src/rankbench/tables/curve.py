@@ -7,7 +7,7 @@ import pandas as pd
 from rankbench.errors import RequestError
 from rankbench.records.record import Paths, load_records, load_runs
 from rankbench.settings.metrics import times, unit
-from rankbench.tables.labels import labels
+from rankbench.tables.labels import columns
 
 
 def curve_long(path: Paths, metric: str | None = None) -> pd.DataFrame:
@@ -29,7 +29,7 @@ def curve_long(path: Paths, metric: str | None = None) -> pd.DataFrame:
         done = done[done["metric"] == metric]
     several = done["metric"].nunique() > 1
     cut = done["adapter"].str.partition("+")[2]
-    names = done["run_id"].map(labels(records)) + cut.where(cut == "", " " + cut)
+    names = done["run_id"].map(columns(records)) + cut.where(cut == "", " " + cut)
     names += " " + done["metric"] if several else ""
     grouped = done.assign(label=names).groupby(["label", "metric", "rank", "depth"], dropna=False, sort=False)["value"]
     return grouped.agg(["mean", "std", "count"]).rename(columns={"count": "n"}).reset_index()

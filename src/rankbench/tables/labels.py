@@ -35,6 +35,31 @@ def labels(
     return named
 
 
+SEARCH = "LoRA, one training a rank"
+# What tells runs of one search apart, and no method.
+OF_SEARCH = ("adapter.r", "evaluate.submodels", "evaluate.cuts")
+
+
+def is_search(record: dict[str, Any]) -> bool:
+    """Whether a run is one point of a search: a LoRA that measured its own rank alone."""
+    adapter = record["config"]["adapter"]
+    return adapter["name"] == "lora" and [row["rank"] for row in record.get("submodels") or []] == [adapter["r"]]
+
+
+def of_search(label: str) -> str:
+    """The name of the search that a LoRA of this name is of."""
+    return " ".join([SEARCH, *label.split(" ")[1:]])
+
+
+def columns(records: list[dict[str, Any]]) -> dict[str, str]:
+    """As `labels`, but LoRAs of several ranks that each measured its own are one method, the search."""
+    searched = [record for record in records if is_search(record)]
+    if len({record["config"]["adapter"]["r"] for record in searched}) < 2:
+        return labels(records)
+    points = {run: of_search(name) for run, name in labels(searched, records, OF_SEARCH).items()}
+    return labels([record for record in records if record["run_id"] not in points], records) | points
+
+
 SHARED = ("r", "lora_alpha", "lora_dropout", "target_modules")  # of the methods' settings, what several have
 _RESULT = ("train", "task", "model", "quantization")  # groups that can change a score, whatever the method
 
@@ -44,7 +69,7 @@ def legend(records: list[dict[str, Any]]) -> list[str]:
 
     A method's own settings tell it by its name; these are those that it shares with others, such as the learning rate.
     """
-    names = labels(records)
+    names = columns(records)
     whole = {r["run_id"]: _whole(r["config"]) | _content(r) for r in records}
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in records:
@@ -54,7 +79,8 @@ def legend(records: list[dict[str, Any]]) -> list[str]:
     lines = []
     for name, runs in groups.items():
         config = whole[runs[0]["run_id"]]
-        left = [word for key in keys if (word := _setting(key, config[key])) not in name.split()]
+        told = [key for key in keys if not (name.startswith(SEARCH) and key in OF_SEARCH)]
+        left = [word for key in told if (word := _setting(key, config[key])) not in name.split()]
         if left and len(groups) > 1:
             lines.append(f"{name}: {', '.join(left)}.")
         for what, found in _unlike(runs).items():

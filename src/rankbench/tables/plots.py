@@ -16,6 +16,7 @@ from rankbench.settings.metrics import times, unit
 
 # Okabe and Ito's palette, told apart by the colour-blind; markers repeat the distinction.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+LINES = ("-", "--", ":", "-.")
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 
 
@@ -70,7 +71,7 @@ def curve(table: pd.DataFrame, metric: str, title: str, axis: str = "rank", apar
     axes: Axes = figure.subplots()
     for i, (label, rows) in enumerate(table.groupby("label", sort=False)):
         rows = rows.sort_values(axis)
-        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        colour, marker, line = _style(i)
         seeds = int(rows["n"].max())
         name = f"{label} ({seeds} seeds)" if seeds > 1 else str(label)
         if label in apart:
@@ -78,7 +79,7 @@ def curve(table: pd.DataFrame, metric: str, title: str, axis: str = "rank", apar
             dots: dict[str, Any] = {"fmt": marker, "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6}
             axes.errorbar(rows[axis], rows["mean"], bars, color="black", label=name, zorder=5, capsize=3, **dots)
             continue
-        axes.plot(rows[axis], rows["mean"], color=colour, marker=marker, markersize=5, label=name)
+        axes.plot(rows[axis], rows["mean"], line, color=colour, marker=marker, markersize=5, label=name)
         if seeds > 1:
             low, high = rows["mean"] - rows["std"], rows["mean"] + rows["std"]
             axes.fill_between(rows[axis].astype(float), low, high, color=colour, alpha=0.15, linewidth=0)
@@ -106,7 +107,7 @@ def pareto(table: pd.DataFrame, metric: str, title: str, rises: bool = True) -> 
     figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     axes: Axes = figure.subplots()
     for i, (label, rows) in enumerate(table.groupby("label", sort=False)):
-        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        colour, marker, _ = _style(i)
         axes.scatter(rows["parameters"], rows["mean"], color=colour, marker=marker, s=28, label=str(label), zorder=3)
         ends = rows.iloc[[0, -1]] if len(rows) > 1 else rows
         for _, row in ends.iterrows():
@@ -122,6 +123,12 @@ def pareto(table: pd.DataFrame, metric: str, title: str, rises: bool = True) -> 
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, frameon=False, title="numbers: the first and last rank", title_fontsize=8)
     return figure
+
+
+def _style(i: int) -> tuple[str, str, str]:
+    """Colour, marker and line of the i-th curve: no two alike, and beyond the colours other lines and markers."""
+    again = i // len(COLOURS)
+    return COLOURS[i % len(COLOURS)], MARKERS[(i + again) % len(MARKERS)], LINES[again % len(LINES)]
 
 
 def front(cost: np.ndarray, quality: np.ndarray, rises: bool = True) -> list[int]:

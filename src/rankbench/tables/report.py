@@ -201,7 +201,7 @@ def _notes(runs: Paths) -> list[str]:
     from rankbench.tables import labels
 
     records = load_records(runs)
-    names = labels.labels(records)
+    names = labels.columns(records)
     said: dict[str, dict[str, None]] = {}
     for record in records:
         for note in notes(record):

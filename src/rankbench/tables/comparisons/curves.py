@@ -7,10 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rankbench.tables import labels
-
-SEARCH = "LoRA, one training a rank"
-# What tells runs of one search apart, and no method.
-OF_SEARCH = ("adapter.r", "evaluate.submodels", "evaluate.cuts")
+from rankbench.tables.labels import OF_SEARCH, is_search, of_search
 
 
 @dataclass
@@ -45,7 +42,7 @@ def curves(records: Sequence[dict[str, Any]], metric: str) -> Curves:
     beside it, and cost no training of their own.
     """
     having = [r for r in records if r["status"] == "done" and r["submodels"] and metric in r["submodels"][0]["metrics"]]
-    own = {record["run_id"]: _is_search(record) for record in having}
+    own = {record["run_id"]: is_search(record) for record in having}
     found: Curves = {}
     for searched in (True, False):
         group = [record for record in having if own[record["run_id"]] is searched]
@@ -53,7 +50,7 @@ def curves(records: Sequence[dict[str, Any]], metric: str) -> Curves:
         for record in group:
             label = names[record["run_id"]]
             if searched:
-                label = _of_search(label)
+                label = of_search(label)
             for row in [*record["submodels"], *record.get("cuts", ())]:
                 column = f"{label} {row['cut']}" if "cut" in row else label
                 found.setdefault(column, {}).setdefault(record["config"]["seed"], Curve()).put(row, metric)
@@ -62,19 +59,10 @@ def curves(records: Sequence[dict[str, Any]], metric: str) -> Curves:
     loras = [record for record in having if record["config"]["adapter"]["name"] == "lora"]
     names = labels.labels(loras, having, OF_SEARCH)
     for record in loras:
-        search = found.get(_of_search(names[record["run_id"]]), {}).get(record["config"]["seed"])
+        search = found.get(of_search(names[record["run_id"]]), {}).get(record["config"]["seed"])
         rank = record["config"]["adapter"]["r"]
         whole = [row for row in record["submodels"] if row["rank"] == rank]
         if search and whole and rank not in search.values:
             search.put(whole[0], metric)
             search.pay(record)
     return found
-
-
-def _of_search(label: str) -> str:
-    return " ".join([SEARCH, *label.split(" ")[1:]])
-
-
-def _is_search(record: dict[str, Any]) -> bool:
-    adapter = record["config"]["adapter"]
-    return adapter["name"] == "lora" and [row["rank"] for row in record["submodels"]] == [adapter["r"]]

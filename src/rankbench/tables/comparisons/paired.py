@@ -9,7 +9,8 @@ from rankbench.settings.evaluate import CUTS
 from rankbench.settings.methods import DYLORA
 from rankbench.settings.metrics import rises, times, unit
 from rankbench.tables import stats
-from rankbench.tables.comparisons.curves import SEARCH, Curve, Curves
+from rankbench.tables.comparisons.curves import Curve, Curves
+from rankbench.tables.labels import SEARCH
 from rankbench.tables.layout import Block, chance, frame
 
 Summary = Callable[[dict[int, float]], float]  # values by rank -> what is compared

@@ -16,8 +16,9 @@ from rankbench.settings.methods import DYLORA
 from rankbench.settings.metrics import rises, times, unit
 from rankbench.tables import labels, plots
 from rankbench.tables.comparisons import published
-from rankbench.tables.comparisons.curves import SEARCH, Curve, Curves, curves
+from rankbench.tables.comparisons.curves import Curve, Curves, curves
 from rankbench.tables.comparisons.paired import paired
+from rankbench.tables.labels import SEARCH
 from rankbench.tables.layout import Block, frame, spread
 from rankbench.tables.stats import aurac
 
