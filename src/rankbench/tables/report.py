@@ -55,7 +55,7 @@ class Table:
             return choice.text(self.ours, self.closing, form, width)
         if self.name == "curve":  # one table, so its CSV and LaTeX need no comment
             frame = self.ours[0].frame
-            told = "".join(f"\n{line}\n" for line in self.closing) if form == "md" else ""
+            told = "\n".join(["", *self.closing, ""]) if self.closing and form == "md" else ""
             return (f"{curve.caption(frame)}\n\n" if form == "md" else "") + layout.as_text(frame, form, width) + told
         return layout.render([*self.ours, *self.published], form, width)
 
