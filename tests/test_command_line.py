@@ -279,6 +279,7 @@ def test_what_a_sweep_cannot_be_called_with(
     assert answer.rc == 2 and says in answer.err
 
 
+@pytest.mark.full
 def test_a_sweep_gives_each_run_its_own_folder(call_main: Call, tiny: list[str], tmp_path: Path) -> None:
     answer = call_main("-m", *tiny, "seed=0,1", "adapter=dylora,lora", "evaluate.submodels=[1,4]", "train.max_steps=1")
     assert answer.rc == 0, answer.err
@@ -291,6 +292,7 @@ def test_a_sweep_gives_each_run_its_own_folder(call_main: Call, tiny: list[str],
     assert seen == {("dylora", 0), ("dylora", 1), ("lora", 0), ("lora", 1)}
 
 
+@pytest.mark.full
 def test_a_failing_job_does_not_stop_a_sweep(call_main: Call, tiny: list[str], tmp_path: Path) -> None:
     answer = call_main("-m", *tiny, "train.learning_rate=1e30,1e-3", "train.max_steps=2")
     assert answer.rc == 1
@@ -298,6 +300,7 @@ def test_a_failing_job_does_not_stop_a_sweep(call_main: Call, tiny: list[str], t
     assert statuses == ["done", "failed"]
 
 
+@pytest.mark.full
 def test_a_refused_job_does_not_stop_a_sweep_and_each_is_named(
     call_main: Call, tiny: list[str], tmp_path: Path
 ) -> None:
@@ -308,6 +311,7 @@ def test_a_refused_job_does_not_stop_a_sweep_and_each_is_named(
     assert json.loads(record.read_text())["config"]["adapter"]["r"] == 2
 
 
+@pytest.mark.full
 def test_a_sweep_asked_again_does_only_what_is_missing(call_main: Call, tiny: list[str], tmp_path: Path) -> None:
     words = (*tiny, "train.max_steps=1", "evaluate.submodels=[1]")
     assert call_main("-m", *words, "seed=0,1").rc == 0
@@ -393,6 +397,7 @@ def test_a_csv_task_runs_as_its_documentation_says(call_main: Call, tmp_path: Pa
     assert answer.rc == 0, answer.err
 
 
+@pytest.mark.full
 def test_the_runs_of_a_sweep_share_a_group_that_its_repetition_finds_again(
     call_main: Call, tiny: list[str], tmp_path: Path
 ) -> None:

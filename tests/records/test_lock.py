@@ -118,6 +118,7 @@ def test_one_that_was_thought_dead_sees_that_its_folder_was_taken(tmp_path: Path
             mine.check()
 
 
+@pytest.mark.full
 def test_of_many_that_try_at_once_one_holds(tmp_path: Path) -> None:
     claim(tmp_path, elsewhere(), silent=lock.SILENCE + 5)  # all of them find a dead owner
     words = "import os; fd = os.open(sys.argv[2], os.O_RDONLY); os.read(fd, 1)\ntry:\n"
