@@ -79,13 +79,14 @@ def test_a_label_is_matched_by_name_whatever_its_type(tmp_path: Path, case: str)
     assert names is None or found[0] == names
 
 
+@pytest.mark.full
 def test_a_word_after_many_numbers_is_one_class_more(tmp_path: Path) -> None:
     """pandas gives parts of a long column types of their own: 0 and "0" were two classes."""
-    write(tmp_path / "train.csv", [*([0, 1] * 50_000), "neutral"])
+    write(tmp_path / "train.csv", [*([0, 1] * 300_000), "neutral"])
     write(tmp_path / "validation.csv", [1, 0, "neutral"])
     loaded = data.load(task(tmp_path))
     assert loaded.label_names == ("0", "1", "neutral")
-    assert loaded.origin["splits"]["train"]["labels"] == {"0": 50_000, "1": 50_000, "neutral": 1}
+    assert loaded.origin["splits"]["train"]["labels"] == {"0": 300_000, "1": 300_000, "neutral": 1}
     assert loaded.validation[0].labels.tolist() == [1, 0, 2]
 
 
