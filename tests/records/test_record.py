@@ -496,9 +496,10 @@ AFFECTED = {
 def test_an_older_record_that_may_be_wrong_is_named(tmp_path: Path, case: str, caplog: Any) -> None:
     found, why = AFFECTED[case]
     (tmp_path / "record.json").write_text(json.dumps(found))
-    record.load_records(tmp_path)
-    assert (why is None) == (caplog.messages == [])
-    assert all("t-1" in message and why in message and "fresh=true" in message for message in caplog.messages)
+    for _ in range(3):  # a table reads its records more than once, and says it once
+        record.load_records(tmp_path)
+    assert len(caplog.messages) == (why is not None)
+    assert all(str(tmp_path) in message and why in message and "fresh=true" in message for message in caplog.messages)
 
 
 def test_no_committed_record_is_one_of_them(caplog: Any) -> None:

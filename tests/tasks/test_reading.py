@@ -34,6 +34,14 @@ def beside(folder: Path, name: str, content: str | bytes) -> Path:
     return folder
 
 
+def refused(folder: Path, name: str, content: str | bytes, expected: list[str]) -> None:
+    """That training split is refused in one line that names the file and says all that is expected."""
+    with pytest.raises(RequestError) as refusal:
+        data.load(task(beside(folder, name, content)))
+    assert name in str(refusal.value) and "\n" not in str(refusal.value)
+    assert not [words for words in expected if words not in str(refusal.value)], refusal.value
+
+
 UNEVEN = {
     "a delimiter at every end": ("train.csv", "text,label\na,0,\nb,1,\n", ["line 2 has 3", "(text, label)", "ends of"]),
     "a comma in every text": ("train.csv", "text,label\na, b,0\nc, d,1\n", ["line 2 has 3", "in quotes"]),
@@ -52,11 +60,7 @@ UNEVEN = {
 
 @pytest.mark.parametrize("case", UNEVEN)
 def test_rows_that_do_not_fit_the_header_are_refused_with_file_line_and_mend(tmp_path: Path, case: str) -> None:
-    name, content, expected = UNEVEN[case]
-    with pytest.raises(RequestError) as refusal:
-        data.load(task(beside(tmp_path, name, content)))
-    assert name in str(refusal.value) and "\n" not in str(refusal.value)
-    assert not [words for words in expected if words not in str(refusal.value)], refusal.value
+    refused(tmp_path, *UNEVEN[case])
 
 
 READ = {
@@ -107,10 +111,7 @@ NO_DATA = {
 
 @pytest.mark.parametrize("case", NO_DATA)
 def test_what_is_no_data_is_named_with_what_to_do(tmp_path: Path, case: str) -> None:
-    name, content, expected = NO_DATA[case]
-    with pytest.raises(RequestError) as refusal:
-        data.load(task(beside(tmp_path, name, content)))
-    assert not [words for words in expected if words not in str(refusal.value)], refusal.value
+    refused(tmp_path, *NO_DATA[case])
 
 
 def test_utf_16_is_read_where_it_is_named(tmp_path: Path) -> None:

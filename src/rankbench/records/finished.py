@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from rankbench.records import record as records
 from rankbench.settings.compose import of_record
 from rankbench.settings.model import Model
 from rankbench.settings.run import Run
-
-log = logging.getLogger("rankbench")
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def kept(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         parts += [(note, ("method",)), (note, ("trained_ranks", "scale") if "r" in note else ())]
         parts += [(note, ("trained_exits",) if "exits" in note else ())]
         if why := records.affected(record):
-            log.warning("%s was made by an older rankbench, and %s: run it again with fresh=true", folder, why)
+            records.warn(folder, why)
         lacking = [key for part, keys in parts for key in keys if key not in part]
         if lacking:
             raise KeyError(lacking[0])

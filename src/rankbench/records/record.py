@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -69,6 +70,12 @@ def affected(record: dict[str, Any]) -> str | None:
     return None
 
 
+@functools.cache
+def warn(folder: Path, why: str) -> None:
+    """Say once in a process that the record in a folder may be wrong, and how to redo it."""
+    log.warning("%s was made by an older rankbench, and %s: run it again with fresh=true", folder, why)
+
+
 def load_records(path: Paths) -> list[dict[str, Any]]:
     """Every record under the given folder or folders (or record files), sorted by run id.
 
@@ -129,9 +136,9 @@ def _records(path: Paths) -> dict[Path, dict[str, Any]]:
             found[record["run_id"]] = file, record
         except (ValueError, KeyError, TypeError) as error:
             raise RequestError(f"{file} is not a record ({error}); remove it or run that run again") from error
-    wrong = {run: why for run, (_, record) in found.items() if (why := affected(record))}
-    for run, why in wrong.items():
-        log.warning("%s was made by an older rankbench, and %s: run it again with fresh=true", run, why)
+    for file, record in found.values():
+        if why := affected(record):
+            warn(file.parent, why)
     if not found:
         raise RequestError(f"no record.json under {', '.join(map(str, places))}; give the folder that holds the runs")
     return dict(found[key] for key in sorted(found))

@@ -81,7 +81,7 @@ def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             log.info("already done: %s", folder)
             if why := records.affected(found):
-                log.warning("it was made by an older rankbench, and %s: repeat it with fresh=true", why)
+                records.warn(folder, why)
             return found
         with written_to(folder / "run.log") if processes.first() else contextlib.nullcontext():
             return _attempt(run, folder, mine, sys.argv[1:] if words is None else words)
