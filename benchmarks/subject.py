@@ -24,7 +24,7 @@ progress.quiet_libraries()
 def run(*overrides: str) -> Run:
     """The checked run that `python -m rankbench model=minilm OVERRIDES` would do."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return build(compose("config", ["model=minilm", *overrides]))
+        return build(compose("config", ["model=minilm", *overrides]), overrides)
 
 
 def random_run(model: str, *overrides: str) -> Run:
@@ -33,7 +33,7 @@ def random_run(model: str, *overrides: str) -> Run:
         named = compose("config", [f"model={model}"]).model
         where = [] if named.random else ["model.random=${model.shape}"]
         words = [f"model={model}", "model.package=null", *where, "task=instruction", *overrides]
-        return build(compose("config", words))
+        return build(compose("config", words), words)
 
 
 def with_length(run: Run, tokens: int) -> Run:

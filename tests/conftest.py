@@ -160,7 +160,7 @@ def compose(*overrides: str) -> DictConfig:
 
 def compose_run(*overrides: str) -> Run:
     """The checked run of these overrides. Raises RequestError as the command line would."""
-    return build(compose(*overrides))
+    return build(compose(*overrides), overrides)
 
 
 def refused(*overrides: str) -> str:

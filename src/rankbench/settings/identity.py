@@ -25,6 +25,7 @@ VOLATILE = (
     "train.checkpoint_steps",
     "train.log_steps",
     "model.shape",
+    "model.sha256",
 )
 # Settings that say where a source lies; the identity holds what lies there instead.
 PLACES = ("path", "package", "hub", "revision", "data_dir", "hub_config")
@@ -73,6 +74,7 @@ def identity(run: Run, at: Mapping[str, str] | None = None) -> dict[str, Any]:
         node.pop(last, None)
     if "start" in at:
         values["adapter"]["start_from"] = at["start"]
+    values["model"]["name"] = values["model"].pop("preset", None) or values["model"]["name"]
     for group in ("model", "task"):
         for key in PLACES:
             values[group].pop(key, None)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 
+from rankbench.errors import RequestError
 from rankbench.settings.base import added, require
+from rankbench.settings.sources import fingerprint, hub_of, locate
 
 
 @dataclass
@@ -15,7 +21,9 @@ class Model:
     """A backbone: from a local folder or GGUF file, an installed package, the hub, or random weights."""
 
     name: str = MISSING
-    """The backbone, as folders, records and tables call it."""
+    """The backbone, as folders, records and tables call it; weights of your own are called by their folder or hub id."""
+    preset: str | None = added(None)
+    """The `model=` whose settings these are, where `path`, `package` or `hub` beside it brings other weights."""
     path: str | None = None
     """A folder in the hub's format, or a GGUF file; comes before `package` and `hub`."""
     package: str | None = None
@@ -24,6 +32,8 @@ class Model:
     """A model of the Hugging Face hub."""
     revision: str | None = None
     """The commit of the hub's model."""
+    sha256: str | None = added(None)
+    """SHA-256 of the hub's model.safetensors at `revision`; an export over the same weights names the hub."""
     random: dict[str, Any] | None = None
     """An architecture as in a config.json, to be given random weights."""
     shape: dict[str, Any] | None = None
@@ -42,3 +52,42 @@ class Model:
     def check(self) -> None:
         """Raises RequestError."""
         require(self.layers is None or self.layers >= 1, f"model.layers={self.layers} must be at least 1, or null")
+
+    def use(self, words: Sequence[str]) -> None:
+        """Take the weights that the command line gives in place of the preset's, and call them by their own name.
+
+        `model.hub=` comes before the preset's package.
+        """
+        given = dict(word.lstrip("+").removeprefix("model.").partition("=")[::2] for word in words if "model." in word)
+        own = next((key for key in ("path", "hub", "package") if key in given and getattr(self, key)), None)
+        if own is None:
+            return
+        theirs = dataclasses.replace(self, path=None) if own == "path" else None
+        if own == "hub":
+            self.package = self.random = self.shape = self.sha256 = None
+        if "name" in given or (theirs and self._same(theirs)):
+            return
+        name = _name(own, str(getattr(self, own)))
+        if _letters(name) != _letters(self.name):
+            self.preset, self.name = self.name, name
+
+    def _same(self, preset: Model) -> bool:
+        """Whether the weights are those of the preset, as far as can be told without a network."""
+        try:
+            here, there = locate("model", self), locate("model", preset)
+        except RequestError:
+            return False
+        if there.kind == "hub":
+            return hub_of(self, here) == (there.hub, there.revision)
+        return there.kind == "package" and fingerprint(here) == fingerprint(there)
+
+
+def _name(kind: str, place: str) -> str:
+    """What weights are called: the last part of a hub id, the package, or the folder; of the hub's cache, its model."""
+    kept = re.search(r"models--[^/]+?--([^/]+)/snapshots/", place)
+    last = place.split("/")[0] if kind == "package" else Path(place).expanduser().absolute().name
+    return re.sub(r"[^\w.-]+", "_", kept[1] if kept else last.removesuffix(".gguf"))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

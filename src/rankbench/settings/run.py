@@ -54,8 +54,15 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """`<task>-<model>-<adapter>-<hash of everything that can change the result>`."""
-        return self.id_of(identity(self))
+        """`<task>-<model>-<adapter>-<hash of everything that can change the result>`; the hash alone decides.
+
+        So a run whose weights had another name when it began keeps the folder that it has.
+        """
+        made = self.id_of(identity(self))
+        if self.model.preset is None:
+            return made
+        same = Path(self.runs_dir).glob(f"{self.task.name}-*-{self.adapter.name}-{made.rpartition('-')[2]}")
+        return min((folder.name for folder in same), default=made)
 
     def id_of(self, identity: dict[str, object]) -> str:
         """The id of this run, given its identity."""

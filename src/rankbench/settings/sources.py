@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,30 @@ def fingerprint(source: Source) -> str:
         digest.update(f"{file.relative_to(root) if file != root else ''}:{file.stat().st_size}\n".encode())
         digest.update(_sample(file))
     return digest.hexdigest()[:16]
+
+
+def hub_of(model: Any, source: Source) -> tuple[str, str] | None:
+    """The hub's id and revision of a model's files where those at hand are known to be the same; else None."""
+    if source.kind == "hub":
+        return str(source.hub), str(source.revision)
+    if source.path is None:
+        return None
+    kept = re.search(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})$", source.path.as_posix())
+    if kept:  # the hub's cache names the content that it holds
+        return f"{kept[1]}/{kept[2]}", kept[3]
+    weights = source.path / "model.safetensors"
+    if not (model.sha256 and model.hub and model.revision and weights.is_file()):
+        return None
+    return (model.hub, model.revision) if sha256(weights) == model.sha256 else None
+
+
+def sha256(file: Path) -> str:
+    """The digest of a whole file, as the hub and sha256sum give it."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while part := stream.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def fetch(

@@ -33,7 +33,10 @@ def typed(words: Sequence[str]) -> list[str]:
 
 
 def check(words: Sequence[str]) -> None:
-    """Refuse a sweep that -m does not start; say which of two values counts. Raises RequestError."""
+    """Refuse a sweep that -m does not start, and a hub without its revision; say which of two values counts.
+
+    Raises RequestError.
+    """
     several = bool({"-m", "--multirun"} & set(words))
     for word in words:
         if word.lstrip("+").startswith("sweeps=") and not several:
@@ -45,3 +48,11 @@ def check(words: Sequence[str]) -> None:
             if given.get(key, word) != word:
                 log.warning("%s is given twice; the last counts: %s", key, word)
             given[key] = word
+    keys = {key.lstrip("+"): word.partition("=")[2] for key, word in given.items()}
+    for group in ("model", "task"):
+        hub = keys.get(f"{group}.hub", "null")
+        if hub != "null" and f"{group}.revision" not in keys:
+            raise RequestError(
+                f"{group}.hub={hub} without its revision would be read at the revision of another {group}; add "
+                f"{group}.revision=<commit of {hub}>"
+            )

@@ -160,12 +160,17 @@ def _base_sentence(found: Finished, made: Made) -> str:
     kind = (found.record.get("backbone") or {}).get("source")
     if made.base.name is None:
         said = f"Base: random weights drawn by seed {found.run.seed}, which cannot be downloaded; this is for tests."
-    elif kind == "hub":
+    elif made.base.revision:
         said = f"Base: `{made.base.name}` at revision `{made.base.revision}`."
-    elif kind == "package":
-        said = f"Base: {model.name}, from the pip package `{(model.package or '').split('/')[0]}`."
+        if kind == "package":
+            package = (model.package or "").split("/")[0]
+            said += f" The pip package `{package}` carries the same weights; the run took them from there."
     else:
-        said = f"Base: {model.name}, from `{made.base.name}`."
+        place = f"the pip package `{(model.package or '').split('/')[0]}`" if kind == "package" else "a folder"
+        said = (
+            f"Base: {model.name}, from {place} of the machine that trained it: `{made.base.name}`. Whether a hub has "
+            "the same weights is not known; elsewhere, give your own copy's place instead."
+        )
     if made.base.gguf_file:
         said += f" Its file is `{made.base.gguf_file}`, its weights those of the GGUF file made float32."
     if stored != "none" and made.form == "merged":

@@ -95,16 +95,17 @@ def _by_rankbench(found: Finished, made: Made, here: str, *before: str) -> list[
     return ["from peft import PeftModel", "", *before, f"model = PeftModel.from_pretrained({base}, {here}).eval()"]
 
 
-def _arguments(found: Finished, made: Made) -> list[str] | None:
+def _arguments(found: Finished, made: Made, here: bool = False) -> list[str] | None:
     """What stock from_pretrained is given to load the base as the run had it; None where it cannot."""
     run, base, labels = found.run, made.base, made.num_labels
     stored = _quantization(found, made)
     if base.name is None or stored is None:
         return None
     dtype = {"fp16": "float16", "bf16": "bfloat16"}.get(found.record["environment"]["precision"], "float32")
+    place, revision = (base.here, None) if here and base.here else (base.name, base.revision)
     return [
-        json.dumps(base.name),
-        *([f"revision={json.dumps(base.revision)}"] if base.revision else []),
+        json.dumps(place),
+        *([f"revision={json.dumps(revision)}"] if revision else []),
         *([f"gguf_file={json.dumps(base.gguf_file)}"] if base.gguf_file else []),
         *([f"num_hidden_layers={base.layers}"] if base.layers else []),
         *([f"num_labels={labels}", "ignore_mismatched_sizes=True"] if labels is not None else []),
@@ -136,11 +137,11 @@ def _quantization(found: Finished, made: Made) -> list[str] | None:
 
 
 def one_line(found: Finished, made: Made, here: str) -> str:
-    """An expression that loads the export from `here`, a quoted path."""
+    """An expression that loads the export from `here`, a quoted path, on this machine."""
     kind = "AutoModelForCausalLM" if found.run.task.kind == "causal_lm" else "AutoModelForSequenceClassification"
     if made.form != "adapter":
         return f"{kind}.from_pretrained({here})"
-    arguments = _arguments(found, made)
+    arguments = _arguments(found, made, here=True)
     if arguments is None:
         return _by_rankbench(found, made, here)[-1].removeprefix("model = ")
     return f"PeftModel.from_pretrained({kind}.from_pretrained({', '.join(arguments)}), {here})"

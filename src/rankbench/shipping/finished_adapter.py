@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rankbench.errors import RequestError
 from rankbench.records.finished import Finished, ranks_in_words
-from rankbench.settings.sources import locate
+from rankbench.settings.sources import fingerprint, hub_of, locate
 
 if TYPE_CHECKING:
     from rankbench.shipping.adapter_files import Adapter
@@ -22,11 +22,12 @@ log = logging.getLogger("rankbench")
 class Base:
     """What transformers loads the backbone by: a folder or hub id, None for random weights that lie nowhere.
 
-    Of its layers the first `layers`, where that is given.
+    Of its layers the first `layers`, where that is given. `here` is a folder of this machine that holds the hub's files.
     """
 
     name: str | None
     revision: str | None = None
+    here: str | None = None
     gguf_file: str | None = None
     layers: int | None = None
 
@@ -101,9 +102,14 @@ def _base_of(found: Finished) -> Base:
     if kind == "hub":
         return Base(model.hub, model.revision)
     with contextlib.suppress(RequestError):
-        path = locate("model", model).path
-        assert path is not None
-        path = path.absolute()
+        source = locate("model", model)
+        assert source.path is not None
+        path = source.path.absolute()
+        known = hub_of(model, source) if origin.get("fingerprint") == fingerprint(source) else None
+        if known:
+            return Base(*known, here=str(path))
         return Base(str(path.parent), gguf_file=path.name) if path.suffix == ".gguf" else Base(str(path))
+    if origin.get("hub"):
+        return Base(origin["hub"], origin["revision"])
     log.warning("the backbone is not here any more; the export names the place where the run found it")
     return Base(str(model.path or model.package))

@@ -111,7 +111,7 @@ class Sweep(BasicSweeper):
         config = self.hydra_context.config_loader.load_sweep_config(self.config, list(words))
         with open_dict(config):
             del config["hydra"]
-        return build(config)
+        return build(config, words)
 
     def _finish(self, jobs: list[Job]) -> dict[str, str]:
         """Launch what is not done, and wait for what others are doing; why each that was refused was."""

@@ -170,7 +170,7 @@ def _telling(configs: dict[str, dict[str, Any]]) -> list[str]:
 
 def _silent(key: str) -> bool:
     key = key.removeprefix("start.")
-    return key in ("seed", "task.data_dir", "model.path") or any(key == v or key.startswith(v + ".") for v in VOLATILE)
+    return key in ("seed", "task.data_dir", "model.path", "model.preset") or any(key == v or key.startswith(v + ".") for v in VOLATILE)
 
 
 def _setting(key: str, value: Any) -> str:
