@@ -19,13 +19,20 @@ from rankbench.errors import RequestError
 from rankbench.records.record import load_records
 from rankbench.settings.compose import NEUTRAL
 from rankbench.settings.identity import settings
-from rankbench.tables import curve, labels, layout, plots
+from rankbench.tables import curve, labels, layout, plots, report
 
 Values = dict[int | None, float]
 
 
 def a_record(
-    folder: Path, *overrides: str, values: Values | None = None, data: str = "a" * 64, status: str = "done", **more: Any
+    folder: Path,
+    *overrides: str,
+    values: Values | None = None,
+    data: str = "a" * 64,
+    place: str = "",
+    rows: int = 9,
+    status: str = "done",
+    **more: Any,
 ) -> Path:
     """A record as a run with these overrides would leave it, with a score for each rank; returns `folder`."""
     number = len(list(folder.glob("*/record.json")))
@@ -47,7 +54,11 @@ def a_record(
             for rank, value in values.items()
         ],
         "training": {"steps": 1, "seconds": 1.0, "examples_per_second": 1.0, "peak_memory_bytes": 1, "loss_curve": []},
-        "data": {"source": "path", "splits": {"train": {"file": "t", "sha256": data, "rows": 9}}},
+        "data": {
+            "source": "path",
+            "location": place,
+            "splits": {"train": {"file": "train.jsonl", "sha256": data, "rows": rows}},
+        },
     } | more
     (folder / record["run_id"]).mkdir(parents=True)
     (folder / record["run_id"] / "record.json").write_text(json.dumps(record))
@@ -129,7 +140,7 @@ def test_a_search_is_one_column_as_it_is_in_its_comparison(tmp_path: Path) -> No
     table = curve.curve(tmp_path)
     assert list(table.columns) == ["dylora", "LoRA, one training a rank"]
     assert [cell.split()[0] for cell in table["LoRA, one training a rank"]] == ["10.0", "20.0", "40.0"]
-    assert labels.legend(load_records(tmp_path)) == ["dylora: r=4."]
+    assert labels.legend(load_records(tmp_path)) == []
 
 
 def test_many_curves_have_styles_of_their_own() -> None:
@@ -190,6 +201,44 @@ def test_runs_on_other_data_are_never_averaged(tmp_path: Path) -> None:
     a_record(tmp_path, "seed=1", "task.data_dir=..", data="b" * 64, values={1: 0.8})
     assert len(set(named(tmp_path))) == 2
     assert sorted(curve.curve_long(tmp_path)["mean"]) == [0.2, 0.8]
+
+
+def test_data_and_weights_are_called_by_where_they_lay(tmp_path: Path) -> None:
+    """A digest stands where other content lay in a place of that name, and the legend says what each of them is."""
+    a_record(tmp_path, "seed=0", place="/a/reviews", data="a", rows=900)
+    a_record(tmp_path, "seed=1", place="/elsewhere/moved", data="a", rows=900)
+    a_record(tmp_path, "seed=2", place="/a/tickets", data="b", rows=1200)
+    assert named(tmp_path) == ["dylora data=moved"] * 2 + ["dylora data=tickets"]
+    assert labels.legend(load_records(tmp_path)) == [
+        "data=moved: train.jsonl of 900 rows.",
+        "data=tickets: train.jsonl of 1,200 rows.",
+    ]
+    for digest in "cd":
+        a_record(tmp_path, place="/b/reviews", data=digest)
+    found = [name.split()[1] for name in named(tmp_path)[3:]]
+    assert len(set(found)) == 2 and all(name.startswith("data=reviews@") for name in found)
+
+
+def test_weights_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for place, mark in (("/m/first", "1" * 16), ("/m/second", "2" * 16)):
+        a_record(tmp_path, backbone={"location": place, "fingerprint": mark})
+    assert named(tmp_path) == ["dylora weights=first", "dylora weights=second"]
+
+
+def test_which_metrics_are_asked_for_makes_no_other_method(tmp_path: Path) -> None:
+    a_record(tmp_path, "seed=0", "task.metrics=[accuracy,f1]")
+    a_record(tmp_path, "seed=1")
+    assert named(tmp_path) == ["dylora", "dylora"]
+
+
+@pytest.mark.parametrize("name", ["leaderboard", "lora_search_vs_dylora", "distribution", "glue", "curve"])
+def test_every_table_says_in_what_else_its_methods_differ(name: str, tmp_path: Path) -> None:
+    for task in ("sst2", "rte") if name in ("leaderboard", "glue") else ("sst2",):
+        a_record(tmp_path, f"task={task}", "train.learning_rate=0.01")
+        a_record(tmp_path, f"task={task}", "adapter=dylora_late", "train.learning_rate=0.02")
+    said = report.table(name, tmp_path).text("md").replace("\n", " ")
+    assert "dylora: learning_rate=0.01." in said and "dylora_late: learning_rate=0.02." in said
+    assert name not in ("leaderboard", "glue") or "rte, tiny_bert: dylora: learning_rate=0.01." in said
 
 
 def test_runs_on_moved_data_are_averaged(tmp_path: Path) -> None:

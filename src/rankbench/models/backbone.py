@@ -81,7 +81,8 @@ def load(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     loaded.config.pad_token_id = tokenizer.pad_token_id
-    origin: dict[str, Any] = {"source": source.kind, "location": _location(model, source.kind), "revision": source.revision}
+    origin: dict[str, Any] = {"source": source.kind, "location": _location(model, source.kind)}
+    origin["revision"] = source.revision
     if known := hub_of(model, source):
         origin |= dict(zip(("hub", "revision"), known, strict=True))
     origin["fingerprint"] = fingerprint(source)

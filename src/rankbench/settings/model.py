@@ -21,7 +21,7 @@ class Model:
     """A backbone: from a local folder or GGUF file, an installed package, the hub, or random weights."""
 
     name: str = MISSING
-    """The backbone, as folders, records and tables call it; weights of your own are called by their folder or hub id."""
+    """The backbone, as folders, records and tables call it; your own weights by their folder or hub id."""
     preset: str | None = added(None)
     """The `model=` whose settings these are, where `path`, `package` or `hub` beside it brings other weights."""
     path: str | None = None

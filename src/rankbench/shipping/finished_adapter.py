@@ -22,7 +22,7 @@ log = logging.getLogger("rankbench")
 class Base:
     """What transformers loads the backbone by: a folder or hub id, None for random weights that lie nowhere.
 
-    Of its layers the first `layers`, where that is given. `here` is a folder of this machine that holds the hub's files.
+    Of its layers the first `layers`, where that is given. `here` is a folder that holds the hub's files.
     """
 
     name: str | None

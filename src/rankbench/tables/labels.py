@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,11 @@ def labels(
     from is looked for among these records and those `beside` them. Settings in `alike` tell no methods apart.
     """
     by_id = {record["run_id"]: record for record in [*(beside or []), *records]}
-    flat = {r["run_id"]: _whole(r["config"]) | _content(r) | _start(r, by_id) | dict.fromkeys(alike) for r in records}
+    content = _contents(records)
+    flat = {
+        r["run_id"]: _whole(r["config"]) | content[r["run_id"]] | _start(r, by_id) | dict.fromkeys(alike)
+        for r in records
+    }
     shared = [key for key in ("task.name", "model.name") if len({config[key] for config in flat.values()}) > 1]
     by_adapter: dict[tuple[Any, ...], list[str]] = {}
     for run_id, config in flat.items():
@@ -60,6 +65,7 @@ def columns(records: list[dict[str, Any]]) -> dict[str, str]:
     return labels([record for record in records if record["run_id"] not in points], records) | points
 
 
+_SILENT = ("seed", "task.data_dir", "task.metrics", "model.path", "model.preset")
 SHARED = ("r", "lora_alpha", "lora_dropout", "target_modules")  # of the methods' settings, what several have
 _RESULT = ("train", "task", "model", "quantization")  # groups that can change a score, whatever the method
 
@@ -68,24 +74,40 @@ def legend(records: list[dict[str, Any]]) -> list[str]:
     """What the names of `labels` leave out: settings in which these methods differ, and unlike runs that share a name.
 
     A method's own settings tell it by its name; these are those that it shares with others, such as the learning rate.
+    Methods are held against those on the same task and model.
     """
+    content = _contents(records)
+    whole = {r["run_id"]: _whole(r["config"]) | content[r["run_id"]] for r in records}
+    apart: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for record in records:
+        apart.setdefault((record["config"]["task"]["name"], record["config"]["model"]["name"]), []).append(record)
+    found = {", ".join(place): list(_differing(runs, whole)) for place, runs in apart.items()}
+    return [f"{place}: {line}" if len(apart) > 1 else line for place, lines in found.items() for line in lines]
+
+
+def _differing(records: list[dict[str, Any]], whole: dict[str, dict[str, Any]]) -> Iterator[str]:
     names = columns(records)
-    whole = {r["run_id"]: _whole(r["config"]) | _content(r) for r in records}
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         groups.setdefault(names[record["run_id"]], []).append(record)
-    common = [key for key in next(iter(whole.values()), {}) if all(key in config for config in whole.values())]
-    keys = [key for key in common if _tells(key) and len({str(config[key]) for config in whole.values()}) > 1]
-    lines = []
+    configs = [whole[record["run_id"]] for record in records]
+    apart = [whole[run["run_id"]] for name, runs in groups.items() if not name.startswith(SEARCH) for run in runs]
+    common = [key for key in configs[0] if all(key in config for config in configs)]
+    differ = {key: len({str(one[key]) for one in (apart if key in OF_SEARCH else configs)}) > 1 for key in common}
+    keys = [key for key in common if differ[key] and _tells(key)]
     for name, runs in groups.items():
         config = whole[runs[0]["run_id"]]
-        told = [key for key in keys if not (name.startswith(SEARCH) and key in OF_SEARCH)]
+        silent = OF_SEARCH if name.startswith(SEARCH) else () if config["adapter.r"] else ("adapter.r",)
+        told = [key for key in keys if key not in silent]
         left = [word for key in told if (word := _setting(key, config[key])) not in name.split()]
         if left and len(groups) > 1:
-            lines.append(f"{name}: {', '.join(left)}.")
+            yield f"{name}: {', '.join(left)}."
         for what, found in _unlike(runs).items():
-            lines.append(f"{name} averages runs of unlike {what}: {', '.join(found)}.")
-    return lines
+            yield f"{name} averages runs of unlike {what}: {', '.join(found)}."
+    if "task.data" in keys:
+        for data, run in {whole[record["run_id"]]["task.data"]: record for record in records}.items():
+            splits = ((run.get("data") or {}).get("splits") or {}).values()
+            yield f"data={data}: {', '.join(map(_rows, splits))}."
 
 
 def _tells(key: str) -> bool:
@@ -113,12 +135,31 @@ def title(records: list[dict[str, Any]]) -> str:
     return ", ".join([*tasks, *sorted({r["config"]["model"]["name"] for r in records})])
 
 
-def _content(record: dict[str, Any]) -> dict[str, Any]:
-    """What a run was trained and scored on, wherever it lay: runs on other data are not seeds of one method."""
-    splits = (record.get("data") or {}).get("splits") or {}
-    files = "".join(str(split.get("sha256")) for _, split in sorted(splits.items()))
-    weights = (record.get("backbone") or {}).get("fingerprint")
-    return {"task.data": hashlib.sha256(files.encode()).hexdigest()[:6] if files else None, "model.weights": weights}
+def _rows(split: dict[str, Any]) -> str:
+    return f"{split['file']} of {split['rows']:,} rows"
+
+
+def _contents(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What each run was trained and scored on, wherever it lay: runs on other data are not seeds of one method.
+
+    Each is called by where it lay, and by its digest too where other content lay in a place of that name.
+    """
+    data, weights = {}, {}
+    for record in records:
+        of, body = record.get("data") or {}, record.get("backbone") or {}
+        files = "".join(str(split.get("sha256")) for _, split in sorted((of.get("splits") or {}).items()))
+        data[record["run_id"]] = of.get("location"), hashlib.sha256(files.encode()).hexdigest() if files else None
+        weights[record["run_id"]] = body.get("location"), body.get("fingerprint")
+    called, bodies = _called(data), _called(weights)
+    return {run: {"task.data": called[run], "model.weights": bodies[run]} for run in data}
+
+
+def _called(found: dict[str, tuple[str | None, str | None]]) -> dict[str, str | None]:
+    """A name for each content, given (place, digest): equal for equal content alone."""
+    place = {digest: Path(where or "").name or "here" for where, digest in sorted(found.values(), key=str)}
+    often = Counter(name for digest, name in place.items() if digest)
+    names = {d: name if often[name] == 1 else f"{name}@{d[:6]}" for d, name in place.items() if d}
+    return {run: names[digest] if digest else None for run, (_, digest) in found.items()}
 
 
 def _start(record: dict[str, Any], by_id: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -170,11 +211,11 @@ def _telling(configs: dict[str, dict[str, Any]]) -> list[str]:
 
 def _silent(key: str) -> bool:
     key = key.removeprefix("start.")
-    return key in ("seed", "task.data_dir", "model.path", "model.preset") or any(key == v or key.startswith(v + ".") for v in VOLATILE)
+    return key in _SILENT or any(key == v or key.startswith(v + ".") for v in VOLATILE)
 
 
 def _setting(key: str, value: Any) -> str:
     """`learning_rate=0.001`, but `frozen_grad`: a word tells by itself which setting it is of."""
-    if isinstance(value, str) and value.isidentifier():
+    if isinstance(value, str) and value.isidentifier() and key not in ("task.data", "model.weights"):
         return value
     return f"{key.split('.')[-1]}={value:g}" if isinstance(value, float) else f"{key.split('.')[-1]}={value}"

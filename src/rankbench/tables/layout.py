@@ -60,6 +60,12 @@ def render(blocks: Sequence[Block], form: str, width: int | None = None) -> str:
     return "\n".join(parts)
 
 
+def remarks(lines: Sequence[str], form: str) -> str:
+    """Closing lines below the blocks; in CSV and LaTeX comments."""
+    mark = COMMENT[form]
+    return "".join(textwrap.fill(line, 80, initial_indent=mark, subsequent_indent=mark) + "\n" for line in lines)
+
+
 def figure(block: Block) -> str:
     """The block as HTML, its caption above the table."""
     flat = block.frame.reset_index()

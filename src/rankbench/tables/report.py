@@ -57,7 +57,8 @@ class Table:
             frame = self.ours[0].frame
             told = "\n".join(["", *self.closing, ""]) if self.closing and form == "md" else ""
             return (f"{curve.caption(frame)}\n\n" if form == "md" else "") + layout.as_text(frame, form, width) + told
-        return layout.render([*self.ours, *self.published], form, width)
+        parts = [layout.render(self.ours, form, width), layout.remarks(self.closing, form)]
+        return "\n".join(filter(None, [*parts, layout.render(self.published, form, width)]))
 
     def save(self, file: str | os.PathLike[str], form: str | None = None) -> None:
         """Write the table to a file, in the form that its ending says (.md, .csv, .tex, .html), or in `form`.
@@ -111,11 +112,12 @@ def table(name: str, runs: Paths, metric: str | None = None, margin: float = 0.5
     if name == "choose_rank":
         made, closing = choice.choose_rank(Path(_only(runs)), metric, margin)
     elif name == "curve":
-        made, closing = [_curve(runs, metric)], _notes(runs)
+        made = [_curve(runs, metric)]
     elif name == "lora_search_vs_dylora":
         made = comparisons.lora_search_vs_dylora(runs, metric, margin)
     else:
         made = comparisons.COMPARISONS[name](runs, metric)
+    closing = closing or _notes(runs)
     theirs = [block for block in made if block.caption.startswith(NOT_OURS)]
     return Table(name, runs, metric, [block for block in made if block not in theirs], theirs, closing)
 
