@@ -408,3 +408,16 @@ def test_the_runs_of_a_sweep_share_a_group_that_its_repetition_finds_again(
     assert len(records) == 2 and len(groups) == 1 and groups.pop().startswith("sweep-")
     assert _sweep_name(words) == _sweep_name(list(words)) != _sweep_name([*words, "seed=2"])
     assert _sweep_name(["-m", "+sweeps=lora_search", "seed=0,1"]) == "lora_search"
+
+
+@pytest.mark.slow
+def test_an_installed_deepspeed_says_nothing_on_stdout() -> None:
+    """PEFT loads it wherever it is installed, and it warns on stdout, where a table's CSV goes."""
+    pytest.importorskip("deepspeed")
+    loads = "from deepspeed.accelerator import get_accelerator; get_accelerator()"
+    for before, said in (
+        ("", True),
+        ("from rankbench.system.progress import quiet_libraries; quiet_libraries();", False),
+    ):
+        done = subprocess.run([sys.executable, "-c", before + loads], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and (done.stdout != "") is (said and not torch.cuda.is_available())

@@ -117,3 +117,13 @@ def test_a_thousand_folders_take_a_moment(command_line: Callable[..., Answer], t
     answer = command_line("status", str(tmp_path))
     assert answer.rc == 0 and answer.out.splitlines()[-1] == "750 done, 250 stopped"
     assert answer.cpu < 1.5
+
+
+def test_what_tells_a_sweeps_runs_apart_is_said_in_words_that_people_read() -> None:
+    jobs = [["+sweeps=glue", f"sweeps/candidate@_global_={name}", f"seed={seed}"] for name in "ab" for seed in (0, 1)]
+    assert status.apart_by(jobs) == [
+        "candidate=a seed=0",
+        "candidate=a seed=1",
+        "candidate=b seed=0",
+        "candidate=b seed=1",
+    ]

@@ -110,10 +110,15 @@ def test_names_that_are_given_are_names_or_places(tmp_path: Path, case: str) -> 
 
 
 WRONG = {
-    "a label that training lacks": ([1, 2], [1, 3], {}, ["validation.csv row 1: label '3'", "training split", "1, 2"]),
+    "a label that training lacks": (
+        [1, 2],
+        [1, 3],
+        {},
+        ["validation.csv row 1 (from 0): label '3'", "training split", "1, 2"],
+    ),
     "fractions": ([0.5, 1], [1], {}, ["'label' of train.csv", "fractions (0.5)", "task.regression=true"]),
-    "no label": (["a", "", "b"], ["a"], {}, ["train.csv row 1 has no label"]),
-    "no label at all": (["", ""], ["a"], {}, ["train.csv row 0 has no label"]),
+    "no label": (["a", "", "b"], ["a"], {}, ["train.csv row 1 (from 0) has no label"]),
+    "no label at all": (["", ""], ["a"], {}, ["train.csv row 0 (from 0) has no label"]),
     "infinite": ([0, 1, "inf"], [0], {}, ["train.csv has inf, which is no class"]),
     "not a number": ([0, 1, "nan"], [0], {}, ["train.csv has nan, which is no class"]),
     "rows without a label": ([0, 1, 2, -1, -1], [0], {}, ["-1 in 2 rows", "remove", "label_names=[-1,0,1,2]"]),
@@ -122,7 +127,12 @@ WRONG = {
     "one": (["a", "a"], ["a"], {}, ["1 classes (a)"]),
     "a name twice": (["a", "b"], ["a"], {"label_names": ["a", "a", "b"]}, ["task.label_names has 'a' twice"]),
     "a name twice, as numbers": ([0, 1], [0], {"label_names": ["1", "1.0"]}, ["task.label_names has '1' twice"]),
-    "beyond the names": ([0, 1, 2], [0], {"label_names": ["no", "yes"]}, ["train.csv row 2: label '2'", "0..1"]),
+    "beyond the names": (
+        [0, 1, 2],
+        [0],
+        {"label_names": ["no", "yes"]},
+        ["train.csv row 2 (from 0): label '2'", "0..1"],
+    ),
 }
 
 
@@ -161,7 +171,7 @@ def test_a_score_is_a_number_in_text_too(tmp_path: Path, value: Any, expected: f
 def test_what_is_no_score_is_refused_with_its_row(tmp_path: Path, value: str) -> None:
     for name in ("train", "validation"):
         write(tmp_path / f"{name}.tsv", [1, value])
-    with pytest.raises(RequestError, match=r"train\.tsv row 1: label .* is not a number"):
+    with pytest.raises(RequestError, match=r"train\.tsv row 1 \(from 0\): label .* is not a number"):
         data.load(task(tmp_path, regression=True, metrics=["pearson"]))
 
 
@@ -172,7 +182,7 @@ def test_the_classes_of_a_finished_run_are_matched_by_name(tmp_path: Path) -> No
     loaded = data.load(task(tmp_path), classes=["1", "2", "3"])
     assert loaded.label_names == ("1", "2", "3") and loaded.validation[0].labels.tolist() == [2, 1, 2]
     write(tmp_path / "validation.csv", [0, 2])
-    with pytest.raises(RequestError, match=r"validation\.csv row 0: label '0' is not"):
+    with pytest.raises(RequestError, match=r"validation\.csv row 0 \(from 0\): label '0' is not"):
         data.load(task(tmp_path), classes=["1", "2", "3"])
 
 

@@ -116,7 +116,12 @@ def of_sweep(sweep: Listed, found: Mapping[str, Standing]) -> list[Standing]:
 def apart_by(jobs: Sequence[Sequence[str]]) -> list[str]:
     """For each job of a sweep the settings that not all of them share, in words."""
     shared = set.intersection(*map(set, jobs)) if jobs else set()
-    return [" ".join(word for word in words if word not in shared) for words in jobs]
+    return [" ".join(in_words(word) for word in words if word not in shared) for words in jobs]
+
+
+def in_words(setting: str) -> str:
+    """A job's setting as people read it: `candidate=dylora` for `sweeps/candidate@_global_=dylora`."""
+    return re.sub(r"^\+*sweeps/(\w+)@_global_=", r"\1=", setting)
 
 
 def sweeps(place: Path) -> Iterator[Listed]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankbench.records import record
 from rankbench.runs import tracking
-from rankbench.sweeps.status import WIDTH, Standing
+from rankbench.sweeps.status import WIDTH, Standing, in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,10 @@ def table(jobs: Sequence[Job], found: Sequence[Standing]) -> pd.DataFrame:
     import pandas as pd
 
     shared = set.intersection(*(set(job.words) for job in jobs))
-    own = {job.run_id: [word.lstrip("+").partition("=") for word in job.words if word not in shared] for job in jobs}
+    own = {
+        job.run_id: [in_words(word).lstrip("+").partition("=") for word in job.words if word not in shared]
+        for job in jobs
+    }
     heads = [
         {"run_id": s.run_id, "status": s.state, "reason": s.note} | {key: value for key, _, value in own[s.run_id]}
         for s in found

@@ -106,10 +106,15 @@ def written_to(file: Path) -> Iterator[None]:
         handler.close()
 
 
+def _grave(message: logging.LogRecord) -> bool:
+    return message.levelno >= logging.ERROR
+
+
 def quiet_libraries() -> None:
     """Progress bars and advice of the libraries off; their errors stay."""
     for name in ("transformers", "huggingface_hub", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("DeepSpeed").addFilter(_grave)  # PEFT loads it where it is installed, and it speaks on stdout
     import transformers
 
     # PEFT asks transformers by names that it deprecates; nobody who reads a run's output can mend that.

@@ -218,7 +218,7 @@ def _check_columns(frame: pd.DataFrame, task: Task, file: str) -> None:
             raise RequestError(f"{file}: column '{column}' holds numbers, not text; set task.text_columns")
         for row, value in zip(frame.index, values, strict=True):
             if not isinstance(value, str):
-                raise RequestError(f"{file} row {row}: '{column}' is {value!r}, not text; correct the row")
+                raise RequestError(f"{file} row {row} (from 0): '{column}' is {value!r}, not text; correct the row")
 
 
 def _lacks(file: str, column: str, frame: pd.DataFrame, key: str) -> str:
@@ -240,10 +240,12 @@ def _responses(name: str, frame: pd.DataFrame, task: Task, file: str) -> Split:
         fitting = [template for template, columns in templates if all(filled.get(c, "").strip() for c in columns)]
         if not fitting:
             lacking = ", ".join(c for c in templates[-1][1] if not filled.get(c, "").strip())
-            raise RequestError(f"{file} row {row}: {lacking} is empty, so no template of task.prompts fits")
+            raise RequestError(f"{file} row {row} (from 0): {lacking} is empty, so no template of task.prompts fits")
         wrong = [column for column in columns_of(task.response) if column not in filled]
         if wrong:
-            raise RequestError(f"{file} row {row}: '{wrong[0]}' holds {values[wrong[0]]!r}, not text; correct it")
+            raise RequestError(
+                f"{file} row {row} (from 0): '{wrong[0]}' holds {values[wrong[0]]!r}, not text; correct it"
+            )
         prompts.append(fitting[0].format(**filled))
         responses.append(task.response.format(**filled))
         references.append((responses[-1].strip(), *_aliases(values, task, file, row)))
@@ -260,8 +262,8 @@ def _aliases(values: Mapping[Hashable, Any], task: Task, file: str, row: Any) ->
             aliases = json.loads(aliases)
     if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
         raise RequestError(
-            f"{file} row {row}: '{task.aliases_column}' is {aliases!r}, not a list of texts; correct the row, or "
-            "set task.aliases_column=null"
+            f"{file} row {row} (from 0): '{task.aliases_column}' is {aliases!r}, not a list of texts; correct the row, "
+            "or set task.aliases_column=null"
         )
     return [alias.strip() for alias in aliases if alias.strip()]
 
@@ -280,9 +282,13 @@ def _classes(frame: pd.DataFrame, task: Task, file: str) -> Classes:
     labels = frame[task.label_column].tolist()
     for row, value in zip(frame.index, labels, strict=True):
         if isinstance(value, list | dict | tuple | np.ndarray):
-            raise RequestError(f"{file} row {row}: label {value!r} is a list, and every row has one class; correct it")
+            raise RequestError(
+                f"{file} row {row} (from 0): label {value!r} is a list, and every row has one class; correct it"
+            )
         if written(value) is None:
-            raise RequestError(f"{file} row {row} has no label in '{task.label_column}'; correct or remove the row")
+            raise RequestError(
+                f"{file} row {row} (from 0) has no label in '{task.label_column}'; correct or remove the row"
+            )
     if task.label_names is not None:
         return classes_named(task.label_names, labels)
     return classes_found(labels, f"column '{task.label_column}' of {file}")
@@ -319,7 +325,7 @@ def _labelled(name: str, frame: pd.DataFrame, task: Task, classes: Classes | Non
             mend = "-1 marks a row without a label, as test splits of GLUE have: score validation"
         elif classes and not classes.given and name != task.train_split and task.validation_fraction:
             mend = "every row of that class was held out: task.validation_stratified=true leaves some to train on"
-        raise RequestError(f"{file} row {frame.index[row]}: label {column[row]!r} is not {expected}; {mend}")
+        raise RequestError(f"{file} row {frame.index[row]} (from 0): label {column[row]!r} is not {expected}; {mend}")
     texts = tuple(frame[c].tolist() for c in task.text_columns)
     kind = np.float32 if classes is None else np.int64
     return Split(name, texts, np.array(numbers, kind), frame.index.to_numpy())

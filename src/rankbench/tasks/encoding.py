@@ -82,7 +82,7 @@ def encode(split: Split, tokenizer: Any, max_length: int, ids: Callable[..., Ids
     cut = sum(row[0] for row in features.pop("cut"))
     if not lengths.all():
         row = int(split.index[int(np.argmin(lengths))])
-        raise RequestError(f"{split.name} row {row} has no tokens at all; remove it or give it a text")
+        raise RequestError(f"{split.name} row {row} (from 0) has no tokens at all; remove it or give it a text")
     return Encoded(split.name, features, split.labels, split.index, lengths, cut=cut, roles=split.roles)
 
 
@@ -101,8 +101,8 @@ def encode_responses(split: Split, tokenizer: Any, max_length: int, ids: Callabl
     if too_long:
         i = too_long[0]
         raise RequestError(
-            f"{split.name} row {split.index[i]}: a prompt of {len(prompts[i])} tokens leaves no room for a response in "
-            f"{max_length} (so do {len(too_long) - 1} others); raise task.max_length if the model reads more"
+            f"{split.name} row {split.index[i]} (from 0): a prompt of {len(prompts[i])} tokens leaves no room for a response "
+            f"in {max_length} (so do {len(too_long) - 1} others); raise task.max_length if the model reads more"
         )
     whole = [[*prompt, *response, tokenizer.eos_token_id] for prompt, response in zip(prompts, responses, strict=True)]
     cut = sum(len(ids) > max_length for ids in whole)
