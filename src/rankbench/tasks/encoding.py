@@ -101,8 +101,9 @@ def encode_responses(split: Split, tokenizer: Any, max_length: int, ids: Callabl
     if too_long:
         i = too_long[0]
         raise RequestError(
-            f"{split.name} row {split.index[i]} (from 0): a prompt of {len(prompts[i])} tokens leaves no room for a response "
-            f"in {max_length} (so do {len(too_long) - 1} others); raise task.max_length if the model reads more"
+            f"{split.name} row {split.index[i]} (from 0): a prompt of {len(prompts[i])} tokens leaves no room for "
+            f"a response in {max_length} (so do {len(too_long) - 1} others); raise task.max_length if the model reads "
+            "more"
         )
     whole = [[*prompt, *response, tokenizer.eos_token_id] for prompt, response in zip(prompts, responses, strict=True)]
     cut = sum(len(ids) > max_length for ids in whole)
