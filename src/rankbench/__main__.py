@@ -66,7 +66,7 @@ def _job(config: DictConfig) -> None:
     if run.cluster.name == "slurm":
         processes.join_slurm()
     words = [word for word in words if not _WHERE.match(word)]
-    record = (own_process.execute if run.cluster.own_process else execute)(run, words)
+    record = (own_process.execute if own_process.wanted(run) else execute)(run, words)
     if not processes.first():
         return
     print(summary(record))

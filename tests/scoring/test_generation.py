@@ -122,7 +122,7 @@ def test_longer_sequences_leave_room_for_fewer_rows(monkeypatch):
     class Memory:
         available = 2**24
 
-    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: Memory)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: Memory)
     few, many = (module.rows_that_fit(tuning.model, cpu, length) for length in (1000, 100))
     assert 1 <= few < many <= module.MOST_ROWS["cpu"]
     Memory.available = 0

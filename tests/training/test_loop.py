@@ -163,11 +163,48 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         trained(tmp_path, "train.learning_rate=1e38", "train.warmup_steps=0", "train.max_grad_norm=0")
 
 
-def test_fp16_that_keeps_overflowing_stops_with_the_mend(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SKIPPED_LIMIT", 4)
-    monkeypatch.setattr(Accelerator, "optimizer_step_was_skipped", property(lambda self: True))
-    with pytest.raises(loop.TrainingError, match=r"fp16 overflowed in 4 steps in a row; use train.precision=fp32"):
-        trained(tmp_path)
+@pytest.fixture
+def scaling():
+    """Makes accelerators of fp16 with torch's own GradScaler, as a GPU has them, on the CPU."""
+    from accelerate.state import AcceleratorState
+
+    def make(scale=2.0**16):
+        AcceleratorState._reset_state(True)
+        accelerator = Accelerator(cpu=True)
+        accelerator.state._mixed_precision = "fp16"
+        accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu", init_scale=scale)
+        return accelerator
+
+    yield make
+    AcceleratorState._reset_state(True)
+
+
+def in_fp16(tuning, accelerator, folder):
+    run = tuning.run
+    return loop.train(run.train, run.sampler, run.seed, tuning, DATA, 0, accelerator, folder, lambda model: [])[1]
+
+
+@pytest.mark.parametrize("update", ["full", "frozen_strict"])  # with a fused optimizer, and without
+@pytest.mark.parametrize("clipped", [0, 1])
+@pytest.mark.parametrize(("steps", "said"), [(60, "in 25 steps in a row;"), (6, "in 6 steps in a row of a run;")])
+def test_fp16_that_keeps_overflowing_stops_with_the_mend(tmp_path, scaling, update, clipped, steps, said):
+    settings = [f"train.max_steps={steps}", f"train.max_grad_norm={clipped}", f"adapter.update={update}"]
+    tuning = attached("train.batch_size=8", *settings)
+    for parameter in tuning.trained().values():
+        parameter.register_hook(lambda gradient: gradient * math.inf)
+    before = state(tuning)
+    with pytest.raises(loop.TrainingError, match=f"fp16 overflowed {said} use train.precision=fp32"):
+        in_fp16(tuning, scaling(), tmp_path)
+    assert all(torch.equal(before[name], value) for name, value in state(tuning).items())
+
+
+def test_fp16_that_overflows_at_first_goes_on_at_a_lower_scale(tmp_path, scaling):
+    tuning = attached("train.batch_size=8", "train.max_steps=40")
+    accelerator = scaling(2.0**30)
+    past = in_fp16(tuning, accelerator, tmp_path)
+    assert past.step == 40 and 0 < past.skipped < 25
+    assert accelerator.scaler.get_scale() == 2.0 ** (30 - past.skipped)
+    assert any(p.abs().sum() > 0 for name, p in tuning.trained().items() if "lora_B" in name)
 
 
 def test_bf16_trains_and_keeps_float32_adapters(tmp_path):

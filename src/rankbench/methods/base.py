@@ -60,6 +60,11 @@ class FineTuning(ABC):
         """The trained parameters by name: what a checkpoint holds."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
+    @property
+    def learners(self) -> tuple[Submodel, ...]:
+        """The members of the family that training may draw, small to large: those with something to train."""
+        return self.family
+
     def accumulate(
         self, model: Any, batch: dict[str, torch.Tensor], drawn: Sequence[tuple[Submodel, float]], backward: Backward
     ) -> torch.Tensor:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rankbench.errors import RequestError
-from rankbench.methods.base import Backward, Parameters
+from rankbench.methods.base import Parameters
 from rankbench.methods.layer_stack import Stack
 from rankbench.methods.sorted_ft import Sorted
 from rankbench.methods.submodel import Submodel
@@ -46,16 +46,10 @@ class EarlyExit(Sorted):
     def _body(self) -> contextlib.AbstractContextManager[Any]:
         return torch.no_grad()
 
-    def accumulate(
-        self, model: Any, batch: dict[str, torch.Tensor], drawn: Sequence[tuple[Submodel, float]], backward: Backward
-    ) -> torch.Tensor:
-        """As above, over the exits that have a head to train, with the last one's weight shared among them."""
-        total = sum(weight for _, weight in drawn)
-        mine = [(submodel, weight) for submodel, weight in drawn if submodel.depth in self.heads]
-        if not mine:
-            return torch.zeros((), device=batch["input_ids"].device)
-        scale = total / sum(weight for _, weight in mine)
-        return super().accumulate(model, batch, [(submodel, weight * scale) for submodel, weight in mine], backward)
+    @property
+    def learners(self) -> tuple[Submodel, ...]:
+        """The exits that have a head to train: all but the last."""
+        return tuple(member for member in self.family if member.depth in self.heads)
 
     def optimized(self) -> list[torch.Tensor]:
         """The heads' weights."""

@@ -67,6 +67,8 @@ class Pruned(FineTuning):
     def own_rates(self) -> list[tuple[float, list[nn.Parameter]]]:
         """Gates and multipliers move at a rate of their own."""
         gates = [p for name, p in super().trained().items() if name.endswith("log_alpha")]
+        for gate in gates[:1]:  # none are left once it is pruned
+            self.multipliers.data = self.multipliers.data.to(gate.device)  # no part of the model, which has moved
         adapter = self.run.adapter
         return [(adapter.gate_learning_rate, gates), (adapter.lambda_learning_rate, [self.multipliers])]
 

@@ -53,8 +53,11 @@ class Stack:
             self._put(self.layers[:depth], depth)
 
     def head(self, depth: int) -> nn.Module:
-        """What reads the residual stream at a depth, after the final norm."""
-        return self.heads.get(depth, self._own)
+        """What reads the residual stream at a depth, after the final norm, in the model's mode.
+
+        Only the active head is part of the model, so only that one hears of `train()` and `eval()`.
+        """
+        return self.heads.get(depth, self._own).train(self.model.training)
 
     def _put(self, layers: list[nn.Module], depth: int) -> None:
         setattr(self._parent, self._name, nn.ModuleList(layers))

@@ -79,7 +79,8 @@ class Prefix(LoraVariant):
             if x.shape[0] != self.gates.shape[0]:
                 raise RuntimeError(f"a layer sees {x.shape[0]} rows of a batch of {self.gates.shape[0]}: cannot stack")
             low = F.linear(x, a)
-            low = low * self.gates.to(low.dtype).view(-1, *(1,) * (low.dim() - 2), low.shape[-1])
+            gates = self.gates.view(-1, *(1,) * (low.dim() - 2), low.shape[-1])
+            low = (low.float() * gates).to(low.dtype)  # 16 bits would round alpha/b itself
         return result + F.linear(low, b)
 
 

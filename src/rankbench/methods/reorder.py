@@ -34,6 +34,6 @@ def reorder(a: nn.Parameter, b: nn.Parameter, state: Mapping[Any, Mapping[str, A
         for names, power in ((MEAN, 1), (SQUARE, 2)):
             for name in names:
                 if moments and moments.get(name) is not None:
-                    moment = moments[name].double()
+                    moment = moments[name].to(turn.device, torch.float64)  # paged moments lie on the host
                     moment = moment @ after**power if before is None else before**power @ moment
                     moments[name].copy_(moment)

@@ -6,12 +6,16 @@ import contextlib
 import resource
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from rankbench.settings.hardware import Hardware
 
-V100_MEMORY = 32 * 2**30  # bytes
+if TYPE_CHECKING:
+    import torch
+
+V100_MEMORY = 34_089_730_048 - 450 * 2**20  # bytes: what a 32 GB card shows, without what CUDA's context takes of it
 
 
 def device_name() -> str:
@@ -24,18 +28,41 @@ def device_name() -> str:
 
 
 def obey(hardware: Hardware) -> None:
-    """Hold this process to a V100's memory and attention kernels where `hardware` says so."""
+    """Hold this process to a V100's memory and attention kernels where `hardware` says so; else give it the whole card.
+
+    A V100 has neither FlashAttention nor cuDNN's attention, which need compute capability 8.0.
+    """
     import torch
 
-    if hardware is Hardware.v100 and torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, V100_MEMORY / memory))
-        torch.backends.cuda.enable_flash_sdp(False)  # needs compute capability 8.0
+    if not torch.cuda.is_available():
+        return
+    held = hardware is Hardware.v100
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, V100_MEMORY / total) if held else 1.0)
+    torch.backends.cuda.enable_flash_sdp(not held)
+    torch.backends.cuda.enable_cudnn_sdp(not held)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may still allocate: on a GPU within the share that `obey` left it."""
+    import torch
+
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    free, total = torch.cuda.mem_get_info(device)
+    allocated = torch.cuda.memory_allocated(device)
+    unused = torch.cuda.memory_reserved(device) - allocated
+    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    return max(0, min(free + unused, allowed - allocated))
 
 
 def resident_memory(device: str) -> int:
-    """Bytes that a measured peak holds beside the run's own: on a CPU the process before anything is loaded."""
-    return 0 if device == "cuda" else psutil.Process().memory_info().rss
+    """Bytes that a measured peak holds beside the run's own: what earlier runs left, on a CPU the whole process."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated()
+    return psutil.Process().memory_info().rss
 
 
 def forget_peak_memory(device: str) -> None:

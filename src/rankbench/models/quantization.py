@@ -167,8 +167,11 @@ def settle(model: nn.Module, storage: Storage) -> None:
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False  # would repack the weights at the first forward in eval mode
+            module.compute_type_is_set = True  # else the first input's dtype replaces compute_dtype
             if module.bias is not None:
                 module.bias.data = module.bias.data.to(storage.compute)  # as the first forward would
+            if storage.compute is not storage.dtype:  # autocast would compute in the run's precision all the same
+                module.forward = torch.autocast(storage.device.type, enabled=False)(module.forward)
     biases = {id(module.bias) for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)}
     for parameter in model.parameters():
         parameter.requires_grad_(False)

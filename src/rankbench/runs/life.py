@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import shutil
@@ -84,7 +85,10 @@ def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:
                 records.warn(folder, why)
             return found
         with written_to(folder / "run.log") if processes.first() else contextlib.nullcontext():
-            return _attempt(run, folder, mine, sys.argv[1:] if words is None else words)
+            try:
+                return _attempt(run, folder, mine, sys.argv[1:] if words is None else words)
+            finally:
+                _release()
 
 
 @contextlib.contextmanager
@@ -142,6 +146,7 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str]) -> d
         status = "oom" if _out_of_memory(error) else "failed"
         reason = _advice(error, status)
         record = base | {"status": status, "reason": reason, "error": str(error), "traceback": traceback.format_exc()}
+        _let_go(error)
         if not processes.first():
             log.error("rankbench: process %d of %s %s: %s", processes.place(), folder, status, reason)
             raise RunFailed(f"{folder}: {reason}") from error
@@ -153,6 +158,22 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str]) -> d
     except BaseException:  # stopped by hand or by a signal: the checkpoint goes on, the tracker is closed
         tracker.finish(base | {"status": "stopped"}, None)
         raise
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop what the frames of a failure hold, models among it: a sweep keeps the failure while its next runs train."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _release() -> None:
+    """Give memory back before another run of this process wants it; autocast leaves models in circles."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _finish(folder: Path, record: dict[str, Any]) -> None:

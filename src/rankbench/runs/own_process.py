@@ -12,18 +12,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
 from rankbench.errors import InUse, RequestError, RunFailed
 from rankbench.records import record as records
 from rankbench.runs.life import execute as here
 from rankbench.settings.compose import of_record
 from rankbench.settings.identity import settings
 from rankbench.settings.run import Run
-from rankbench.system import gpus
+from rankbench.settings.train import Optimizer
+from rankbench.system import gpus, processes
 from rankbench.system.progress import speak
 
 log = logging.getLogger("rankbench")
 
 IN_USE = 3  # the process's exit status where a live run holds the folder
+
+
+def wanted(run: Run) -> bool:
+    """Whether the run is to have a process of its own: where settings say so, or where it would not give memory back.
+
+    bitsandbytes never frees the pages of a paged optimizer, 8 bytes for each trained weight.
+    """
+    paged = run.train.optimizer is Optimizer.paged_adamw and bool(gpus.cards()) and processes.count() == 1
+    return run.cluster.own_process or (paged and HydraConfig.get().mode is RunMode.MULTIRUN)
 
 
 def execute(run: Run, words: Sequence[str]) -> dict[str, Any]:

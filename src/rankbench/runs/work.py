@@ -38,6 +38,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from accelerate.utils import InitProcessGroupKwargs
 
     from rankbench import methods
     from rankbench.models import backbone, quantization
@@ -46,7 +47,8 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
     from rankbench.training import loop
 
     AcceleratorState._reset_state(True)  # a run before this one in the same process may have had another precision
-    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+    group = InitProcessGroupKwargs(timeout=processes.PATIENCE)
+    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision, kwargs_handlers=[group])
     if accelerator.distributed_type.value not in ("NO", "MULTI_CPU", "MULTI_GPU"):
         raise RequestError(
             f"{accelerator.distributed_type.value} is no way to start several processes here; use torchrun, or "
@@ -64,7 +66,8 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
         adapter = methods.attach(run, body.model)
         if over:
             sharding.shard(body.model, adapter.trained().values(), over, split)
-    encoded, validation, responses, told = _encode(run, loaded, body)
+    accelerator.prepare_model(adapter.model, evaluation_mode=True)  # placed, and under the run's autocast from here on
+    encoded, validation, responses, told = _encode(run, loaded, body, adapter.model)
     pad_id = body.tokenizer.pad_token_id
     _check_chosen(run, adapter.family)
     chosen = [m for m in adapter.family if run.evaluate.measures(m.rank, m.depth)]
@@ -103,6 +106,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
         values,
         tracker.loss,
     )
+    peak = device.peak_memory(accelerator.device.type)  # training's, without what scoring adds
     pruning = adapter.finish()
     log.info("measure %d sub-models", len(chosen))
     scores = measure(model)
@@ -132,7 +136,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
             "steps": past.step,
             "seconds": past.seconds,
             "examples_per_second": past.examples / past.seconds,
-            "peak_memory_bytes": device.peak_memory(accelerator.device.type),
+            "peak_memory_bytes": peak,
             "loss_curve": past.losses,
             "evaluations": past.evaluations,
         },
@@ -167,7 +171,7 @@ def _forecast(run: Run) -> dict[str, int] | None:
         return None
 
 
-def _encode(run: Run, loaded: Any, body: Any) -> tuple[Any, list[Any], Any, dict[str, dict[str, int]]]:
+def _encode(run: Run, loaded: Any, body: Any, model: Any) -> tuple[Any, list[Any], Any, dict[str, dict[str, int]]]:
     """The training split, the splits to score, for a language model how it answers, and counts for the record."""
     from rankbench.methods import objective
     from rankbench.models import backbone
@@ -185,7 +189,7 @@ def _encode(run: Run, loaded: Any, body: Any) -> tuple[Any, list[Any], Any, dict
     train, *validation = (encode_responses(split, body.tokenizer, limit, ids) for split in splits)
     told = overview.tell(loaded, (train, *validation), limit)
     if run.task.packing:
-        objective.check_packing(body.model)
+        objective.check_packing(model)
         train = packed(train, limit)
         log.info("packed into %d rows of at most %d tokens", len(train), limit)
     if set(run.task.metrics) & set(GENERATED):

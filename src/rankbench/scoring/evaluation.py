@@ -120,8 +120,10 @@ def _answers(
 ) -> np.ndarray:
     """The generated texts (members, n) of one split; adds each member's tokens and share of the time to `generated`."""
 
+    seconds = dict.fromkeys(members, 0.0)
+
     def spent(member: Submodel, share: float) -> None:
-        generated[member].seconds += share
+        seconds[member] += share
 
     prompts = split.prompts[_part(adapter)]
     tokens = generate(
@@ -134,8 +136,10 @@ def _answers(
         pad_id=pad_id,
         spent=spent,
     )
-    for member, answers in zip(members, tokens, strict=True):
-        generated[member].tokens += sum(map(len, answers))
+    took = _gathered(adapter, [(sum(map(len, row)), seconds[m]) for m, row in zip(members, tokens, strict=True)])
+    for member, of_all in zip(members, zip(*took, strict=True), strict=True):
+        generated[member].tokens += sum(count for count, _ in of_all)
+        generated[member].seconds += max(spent for _, spent in of_all)
     texts = np.empty((len(members), len(split.prompts)), dtype=object)
     own = [[responses.decode(answer).strip() for answer in row] for row in tokens]
     parts = _gathered(adapter, own)

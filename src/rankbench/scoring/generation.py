@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 from transformers import DynamicCache
 
 from rankbench.methods import FineTuning
 from rankbench.methods.submodel import Submodel
 from rankbench.models import sharding
+from rankbench.models.device import free_memory
 from rankbench.system import processes
 
 # More rows than this gain nothing: the arithmetic is saturated. benchmarks/generation.py measures it.
@@ -48,6 +48,8 @@ def generate(
     The tokens do not depend on it, up to rounding in the arithmetic. `spent` hears each member's share of the seconds.
     Raises FloatingPointError when a logit is not finite.
     """
+    if not prompts:  # a process may have none
+        return [[] for _ in members]
     device = next(adapter.model.parameters()).device
     longest = max(map(len, prompts)) + max_new_tokens
     together = sharding.sharded(adapter.model)  # every process decodes the same, step by step
@@ -109,12 +111,7 @@ def rows_that_fit(model: torch.nn.Module, device: torch.device, length: int) -> 
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     cache = 2 * config.num_hidden_layers * kv_heads * head_dim * length
     activations = 16 * config.hidden_size * length + config.vocab_size
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    else:
-        free = psutil.virtual_memory().available
-    return max(1, min(MOST_ROWS.get(device.type, 1), free // 2 // (4 * (cache + activations))))
+    return max(1, min(MOST_ROWS.get(device.type, 1), free_memory(device) // 2 // (4 * (cache + activations))))
 
 
 def _decode(

@@ -54,3 +54,7 @@ class Cluster:
         for key, least in LEAST.items():
             value = getattr(self, key)
             require(value is None or value >= least, f"cluster.{key}={value} must be at least {least}")
+        require(
+            not self.gpus or (self.processes or 0) <= self.gpus,
+            f"cluster.processes={self.processes} on cluster.gpus={self.gpus} share a card; give one process a GPU",
+        )

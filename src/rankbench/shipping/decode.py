@@ -185,7 +185,7 @@ def compare(
         "new_tokens": limit,
         "draft_tokens": draft_tokens,
         "device": device.device_name(),
-        "precision": "fp32",
+        "precision": found.record["environment"]["precision"],
     }
     return [measured(name) for name in ways], said
 

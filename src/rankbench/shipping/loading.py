@@ -31,16 +31,39 @@ def load(run: str | os.PathLike[str], rank: int | None = None, depth: int | None
 
     It is an ordinary PEFT model, or where every weight was trained an ordinary transformers model, pruned weights as
     factors; at a depth it has so many layers. Its backbone is stored as the run stored it, quantization included, on
-    the GPU if there is one; under bf16 or fp16 the run computed with autocast, which is left to the caller. Raises
-    RequestError as `export` does, and when the backbone has other weights now than the run trained on.
+    the GPU if there is one, and it computes in the run's precision, by autocast. Raises RequestError as `export` does,
+    and when the backbone has other weights now than the run trained on.
     """
     found = finished(Path(run))
     layers = exit_of(found, depth)
     refuse_rank(found, rank)
+    return in_the_runs_precision(found, _loaded(found, rank, layers))
+
+
+def _loaded(found: Finished, rank: int | None, layers: int | None) -> Any:
     if found.whole:
         return whole(found, layers)
     adapter = cut(found, rank, svd=False, layers=layers)
     return with_adapter(found, adapter, head_width(found, adapter), as_stored=True, layers=layers).eval()
+
+
+def in_the_runs_precision(found: Finished, model: Any) -> Any:
+    """Have a model's forward compute under the autocast that the run trained and was scored under; give it back.
+
+    A card without bf16 computes a bf16 run in float32.
+    """
+    import torch
+    from peft import PeftModel
+
+    from rankbench.models.quantization import DTYPES
+
+    dtype = DTYPES[found.record["environment"]["precision"]]
+    device = next(model.parameters()).device.type
+    lacking = dtype is torch.bfloat16 and device == "cuda" and not torch.cuda.is_bf16_supported(False)
+    if dtype is not torch.float32 and not lacking:
+        inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model  # what `generate` calls
+        inner.forward = torch.autocast(device, dtype)(inner.forward)
+    return model
 
 
 def with_exits(run: str | os.PathLike[str]) -> tuple[Any, Stack, list[int]]:
@@ -56,8 +79,9 @@ def with_exits(run: str | os.PathLike[str]) -> tuple[Any, Stack, list[int]]:
     if "exits" not in found.note:
         raise RequestError(f"{found.folder} has no exits ({found.note['method']}); give a run of adapter=sorted_ft")
     if found.early:
-        return *_with_heads(found), found.note["exits"]
-    model: Any = load(run)
+        model, stack = _with_heads(found)
+        return in_the_runs_precision(found, model), stack, found.note["exits"]
+    model = load(run)
     return model, Stack(model.get_base_model() if isinstance(model, PeftModel) else model), found.note["exits"]
 
 
@@ -154,7 +178,7 @@ def start_of(run: Run, note: dict[str, Any] | None = None) -> Any:
     now = fingerprint(Source("path", folder / "adapter"))
     if note is not None and note["start_fingerprint"] != now:
         raise RequestError(f"{folder} holds other weights than the heads were trained over; train them again")
-    earlier: Any = load(folder)
+    earlier = _loaded(finished(folder), None, None)
     return earlier.merge_and_unload() if isinstance(earlier, PeftModel) else multiply_out(earlier)
 
 
@@ -232,7 +256,7 @@ def of_all_ranks(found: Finished, adapter: Adapter) -> tuple[DyLora, Backbone]:
             f"adapter={method.name} cannot hold a rank for each layer; give a run of adapter=dylora or lora"
         )
     _fill(found, tuning.model, adapter)
-    tuning.model.to(device).eval()
+    in_the_runs_precision(found, tuning.model.to(device).eval())
     return tuning, body
 
 

@@ -11,10 +11,15 @@ import atexit
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+PATIENCE = timedelta(hours=6)  # for a process that still hashes, writes or talks to W&B; NCCL's own ends after minutes
+BUCKET = 1 << 26  # bytes that are added up in one message
 
 
 def count() -> int:
@@ -77,11 +82,26 @@ def add_up(tensors: Iterable[Any]) -> None:
     by_type: dict[Any, list[Any]] = {}
     for tensor in tensors:
         by_type.setdefault((tensor.dtype, tensor.device), []).append(tensor)
-    for alike in by_type.values():  # one message rather than one for each tensor
-        flat = torch.cat([tensor.reshape(-1) for tensor in alike])
-        distributed.all_reduce(flat)
-        for tensor, part in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
-            tensor.copy_(part.view_as(tensor))
+    for alike in by_type.values():
+        for bucket in _buckets(alike):  # one message rather than one for each tensor, and no second copy of them all
+            flat = torch.cat([tensor.reshape(-1) for tensor in bucket]) if len(bucket) > 1 else bucket[0].contiguous()
+            distributed.all_reduce(flat)
+            for tensor, part in zip(bucket, flat.view(-1).split([t.numel() for t in bucket]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+
+def _buckets(tensors: list[Any]) -> Iterator[list[Any]]:
+    """The tensors in their order, as many together as BUCKET holds, at least one."""
+    bucket: list[Any] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and size + tensor.nbytes > BUCKET:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.nbytes
+    if bucket:
+        yield bucket
 
 
 def follow_first(tensor: Any) -> None:
@@ -124,7 +144,7 @@ def _group() -> Any:
         atexit.register(lambda: distributed.is_initialized() and distributed.destroy_process_group())
     said = os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # else the group would be DeepSpeed's to make
     try:
-        return PartialState()
+        return PartialState(timeout=PATIENCE)
     finally:
         if said is not None:
             os.environ["ACCELERATE_USE_DEEPSPEED"] = said

@@ -42,6 +42,7 @@ class Progression:
     seconds: float = 0.0
     examples: int = 0
     pending_loss: float = 0.0  # summed since the last entry of `losses`
+    skipped: int = 0  # steps that fp16 overflowed in, so that nothing was trained
     losses: list[dict[str, Any]] = field(default_factory=list)  # {step, loss, learning_rate, submodel, ...}
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # {step, rank, depth, metric, value}
 
@@ -147,7 +148,7 @@ def train(
     began = time.perf_counter() - past.seconds
     recent = torch.tensor(past.pending_loss if processes.first() else 0.0, device=accelerator.device)
     turns = {max(1, round(share * plan.steps)) for share in adapter.reorder_at}
-    skipped = 0
+    in_a_row = 0
     adapter.model.train()
     stopping.hold()
     for step in range(past.step, plan.steps):
@@ -156,17 +157,17 @@ def train(
             if not group.get("constant"):
                 group["lr"] = settings.learning_rate * factor
         torch.manual_seed(seeds.integer(seed, f"dropout{processes.place() or ''}", step))
-        alone: Draw = ((adapter.family[-1], 1.0),) if step < sampler.share_alone * plan.steps else ()
+        alone: Draw = ((adapter.learners[-1], 1.0),) if step < sampler.share_alone * plan.steps else ()
         for place, (rows, share) in enumerate(plan.micro_batches(step)):
             mine, share = _part(plan, rows, share)
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in collate(data, mine, pad_id).items()}
             if sampler.draws_rows and not alone:
-                each = draw_rows(sampler, adapter.family, seed, step, len(rows), place)
+                each = draw_rows(sampler, adapter.learners, seed, step, len(rows), place)
                 its = [each[i] for i in processes.own(np.arange(len(rows)))] or each[:1]
                 recent += adapter.accumulate_rows(model, batch, its, share, accelerator.backward)
                 drawn = tuple((submodel, 1 / len(each)) for submodel in dict.fromkeys(each))
             else:
-                drawn = alone or draw(sampler, adapter.family, seed, step, place)
+                drawn = alone or draw(sampler, adapter.learners, seed, step, place)
                 shares = [(submodel, share * weight) for submodel, weight in drawn]
                 recent += adapter.accumulate(model, batch, shares, accelerator.backward)
             past.examples += int(data.examples[rows].sum())
@@ -177,12 +178,16 @@ def train(
         adapter.shape_gradients(drawn[-1][0])
         if settings.max_grad_norm:
             accelerator.clip_grad_norm_(clipped, settings.max_grad_norm)
-        optimizer.step()
+        overflowed = _step(optimizer, accelerator.scaler)
         for parameter in trained.values():
             parameter.grad = None
-        skipped = skipped + 1 if accelerator.optimizer_step_was_skipped else 0
-        if skipped >= SKIPPED_LIMIT:
-            raise TrainingError(f"fp16 overflowed in {skipped} steps in a row; use train.precision=fp32 or bf16")
+        in_a_row = in_a_row + 1 if overflowed else 0
+        past.skipped += overflowed
+        if in_a_row >= SKIPPED_LIMIT or past.skipped == plan.steps:
+            all_of_them = " of a run" if past.skipped == plan.steps else ""
+            raise TrainingError(
+                f"fp16 overflowed in {in_a_row} steps in a row{all_of_them}; use train.precision=fp32 or bf16"
+            )
 
         if step + 1 in turns:
             adapter.reorder(optimizer.state)
@@ -193,7 +198,7 @@ def train(
             processes.add_up([recent])
             mean = recent.item() / (past.step - (past.losses[-1]["step"] if past.losses else 0))
             recent.zero_()
-            if not math.isfinite(mean) and not skipped:
+            if not math.isfinite(mean) and not in_a_row:
                 raise TrainingError(f"the loss is {mean} at step {past.step}; lower train.learning_rate, or use fp32")
             submodel = " + ".join(str(m) for m, _ in drawn) if len(drawn) < 3 else f"{len(drawn)} sub-models"
             past.losses.append(
@@ -222,6 +227,13 @@ def train(
     stopping.release()
     progress.close()
     return model, past
+
+
+def _step(optimizer: Any, scaler: Any) -> bool:
+    """Step, and say whether fp16 overflowed: a fused optimizer then skips in silence, but the scale falls."""
+    before = scaler.get_scale() if scaler else 0.0
+    optimizer.step()
+    return bool(scaler and scaler.get_scale() < before)
 
 
 def _part(plan: Plan, rows: np.ndarray, share: float) -> tuple[np.ndarray, float]:
@@ -264,7 +276,8 @@ def _save(
     past: Progression,
 ) -> None:
     tensors: dict[str, torch.Tensor] = {f"weights/{name}": p.data for name, p in trained.items()}
-    for index, moments in optimizer.state_dict()["state"].items():
+    for index, parameter in enumerate(_parameters(optimizer)):  # state_dict() differs: bitsandbytes packs it for FSDP
+        moments = optimizer.state.get(parameter, {})
         tensors |= {
             f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in moments.items() if value is not None
         }
@@ -289,7 +302,23 @@ def _restore(
             counter = tensor.dim() == 0 and not tensor.is_floating_point()  # bitsandbytes counts in plain integers
             moments.setdefault(int(index), {})[key] = tensor.item() if counter else tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    _page(optimizer)
     if accelerator.scaler and found.state["scaler"]:
         accelerator.scaler.load_state_dict(found.state["scaler"])
     log.info("resumed at step %d", found.step)
     return Progression(**found.state["progression"])
+
+
+def _parameters(optimizer: Any) -> list[torch.Tensor]:
+    """The optimizer's tensors, in the order of its state's numbers."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _page(optimizer: Any) -> None:
+    """Put the moments of a paged optimizer back into pages: bitsandbytes restores them as tensors of the card."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    for parameter in _parameters(inner) if getattr(inner, "is_paged", False) else ():
+        for name in ("state1", "state2"):
+            restored = inner.state[parameter].get(name)
+            if restored is not None:
+                inner.state[parameter][name] = inner.get_state_buffer(parameter, dtype=restored.dtype).copy_(restored)

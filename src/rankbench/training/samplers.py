@@ -37,7 +37,7 @@ def probabilities(sampler: Sampler, members: Sequence[Submodel]) -> npt.NDArray[
         weights = np.ones(len(members))
     if isinstance(sampler, OverExits) and sampler.exit_weights is not None:
         depths = sorted({m.depth for m in members if m.depth is not None})
-        by_depth = dict(zip(depths, sampler.exit_weights, strict=True))
+        by_depth = dict(zip(depths, sampler.exit_weights, strict=False))  # early exits do not train the last
         weights *= [by_depth[m.depth] for m in members if m.depth is not None]
     p: npt.NDArray[np.float64] = weights / weights.sum()
     return p
