@@ -23,6 +23,7 @@ from rankbench.scoring.evaluation import evaluate
 from rankbench.scoring.generation import generate
 from rankbench.tables import curve
 from rankbench.tasks.encoding import IGNORED
+from rankbench.training.samplers import draw
 
 LAYERS = {"bert": "num_hidden_layers", "gpt2": "n_layer", "llama": "num_hidden_layers", "falcon": "num_hidden_layers"}
 CASES = [
@@ -537,3 +538,37 @@ def test_decoders_built_like_llama_have_exits(kind: str, tmp_path: Path) -> None
         members, ends = [Submodel(depth=depth)], frozenset[int]()
         ours = generate(tuning.model, tuning, [prompt[0].tolist()], members, max_new_tokens=6, ends=ends, pad_id=0)
         assert ours == [[given]]
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "all"])
+def test_every_step_of_early_exits_trains_a_head(sampler: str, tmp_path: Path) -> None:
+    """The last exit's head is the model's own and frozen, so no step may draw it alone."""
+    data = write_tiny(tmp_path / "data")
+    common = ["model=tiny_bert", "model.random.num_hidden_layers=4", "task=classification", f"task.data_dir={data}"]
+    common += ["adapter=early_exit", "adapter.exits=[1,2,3,4]", f"sampler={sampler}", f"runs_dir={tmp_path / 'runs'}"]
+    run = a_run(*common, "train.max_steps=9", "train.log_steps=1")
+    tuning = methods.attach(run, backbone.load(run.model, 2, False, 0).model)
+    assert [m.depth for m in tuning.learners] == [1, 2, 3] and len(tuning.family) == 4
+    for step in range(60):
+        drawn = draw(run.sampler, tuning.learners, 0, step)
+        assert {m.depth for m, _ in drawn} <= {1, 2, 3} and sum(w for _, w in drawn) == pytest.approx(1)
+    assert all(entry["loss"] > 0.1 for entry in execute(run)["training"]["loss_curve"])
+
+
+def test_weights_of_exits_hold_for_those_that_train() -> None:
+    settings = ["adapter=early_exit", "adapter.exits=[1,2,3,4]", "sampler=exits", "sampler.exit_weights=[1,2,5,8]"]
+    run = a_run(*words("bert", "tweets", *settings))
+    tuning = methods.attach(run, backbone.load(run.model, 2, False, 0).model)
+    drawn = draw(run.sampler, tuning.learners, 0, 0)
+    assert [(m.depth, w) for m, w in drawn] == [(1, 1 / 8), (2, 2 / 8), (3, 5 / 8)]
+
+
+def test_every_head_is_in_the_models_mode() -> None:
+    """Only the active head is a part of the model."""
+    tuning: Any = attached("bert", "tweets", "adapter=early_exit")
+    for training in (True, False, True):
+        tuning.model.train(training)
+        for member in (*tuning.family, *reversed(tuning.family)):
+            tuning.activate(member)
+            assert tuning.model.classifier.training == training
+            assert tuning.stack.head(member.depth).training == training

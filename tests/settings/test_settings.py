@@ -205,6 +205,7 @@ REFUSED = [
     (["train.warmup_ratio=1.5"], ["train.warmup_ratio=1.5", "[0, 1]"]),
     (["train.warmup_steps=-1"], ["train.warmup_steps"]),
     (["hardware=v100", "train.precision=bf16"], ["hardware=v100", "bf16", "train.precision=fp32"]),
+    (["cluster.gpus=2", "cluster.processes=4"], ["cluster.processes=4", "cluster.gpus=2", "share a card"]),
     (["task.text_columns=[]"], ["task.text_columns", "one column"]),
     (["task.text_columns=[a,b,c]"], ["task.text_columns"]),
     (["task.validation_splits=[]"], ["task.validation_splits"]),

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankbench.errors import RequestError
+from rankbench.models.device import V100_MEMORY
 from rankbench.settings.hardware import Hardware
 from rankbench.settings.log import Log
 from rankbench.settings.run import Run
@@ -50,7 +51,7 @@ class Gpu:
         return f"{self.name} (capability {self.capability[0]}.{self.capability[1]})"
 
 
-V100 = Gpu("hardware=v100", VOLTA, 32 * GIB)
+V100 = Gpu("hardware=v100", VOLTA, V100_MEMORY)
 
 
 def report(run: Run) -> int:

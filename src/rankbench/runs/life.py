@@ -24,8 +24,9 @@ from rankbench.records import record as records
 from rankbench.records.notes import notes
 from rankbench.runs import work
 from rankbench.runs.environment import environment
+from rankbench.settings import contents
 from rankbench.settings.compose import CONF, composed
-from rankbench.settings.identity import settings, sources
+from rankbench.settings.identity import identity, settings, sources
 from rankbench.settings.metrics import times
 from rankbench.settings.run import Run
 from rankbench.system import processes, stopping
@@ -91,6 +92,14 @@ def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:
                 _release()
 
 
+def _say_change(run: Run, folder: Path) -> None:
+    """Say it where a run of these settings is there that read files of another content."""
+    first = folder.with_name(run.id_of(identity(run)))
+    before = contents.kept(first) if first != folder else None
+    if before and (files := contents.changed(before, contents.of(run))):
+        log.warning("changed since %s: %s; this is another run", first, ", ".join(files))
+
+
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[lock.Held]:
     """The folder's lock, which the first process takes for all. Raises what `lock.held` raises, in every process."""
@@ -113,6 +122,7 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str]) -> d
     from rankbench.tasks import data
 
     log.info("run %s", folder)
+    _say_change(run, folder)
     base: dict[str, Any] = {"schema": records.SCHEMA, "run_id": run.run_id, "config": settings(run), "submodels": []}
     tracker = tracking.Silent()
     try:
@@ -121,6 +131,9 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str]) -> d
         doctor.refuse(run)
         loaded = data.load(run.task)
         base |= {"sources": sources(run), "data": loaded.origin}
+        if processes.first():
+            base["contents"] = contents.of(run)
+            contents.keep(folder, base["contents"])
         quiet_libraries()
         from rankbench.models.precision import choose_precision
 
@@ -194,6 +207,7 @@ def _finish(folder: Path, record: dict[str, Any]) -> None:
     if figure is not None:
         plots.save(figure, folder / "curve.png")
     write_atomic(folder / "record.json", json.dumps(record, indent=1))
+    (folder / contents.FILE).unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rankbench.settings import contents
 from rankbench.settings.base import require
 from rankbench.settings.cluster import Cluster
 from rankbench.settings.evaluate import Evaluate
@@ -56,9 +57,19 @@ class Run:
     def run_id(self) -> str:
         """`<task>-<model>-<adapter>-<hash of everything that can change the result>`; the hash alone decides.
 
-        So a run whose weights had another name when it began keeps the folder that it has.
+        So a run whose weights had another name when it began keeps the folder that it has. Where that run read a file
+        whose content has changed since, though its fingerprint has not, this is another run.
         """
-        made = self.id_of(identity(self))
+        asked = identity(self)
+        there = self._there(self.id_of(asked))
+        before = contents.kept(Path(self.runs_dir) / there)
+        if before is None:
+            return there
+        now = contents.of(self)
+        return self._there(self.id_of(asked | {"contents": now})) if contents.changed(before, now) else there
+
+    def _there(self, made: str) -> str:
+        """The id, or that of the run which has its hash, where weights given on the command line had another name."""
         if self.model.preset is None:
             return made
         same = Path(self.runs_dir).glob(f"{self.task.name}-*-{self.adapter.name}-{made.rpartition('-')[2]}")

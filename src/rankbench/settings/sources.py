@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rankbench.errors import RequestError
+from rankbench.system.files import sha256
 from rankbench.system.network import reachable
 
 MATTERS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".safetensors", ".txt", ".model")
@@ -65,21 +66,29 @@ def locate(group: str, settings: Any) -> Source:
 def fingerprint(source: Source) -> str:
     """A short name for the content of a source: equal content, equal name, wherever it lies.
 
-    Small files are hashed whole; of a file above 16 MiB the size and 64 evenly spread blocks are.
+    Small files are hashed whole; of a file above 16 MiB the size and 64 evenly spread blocks are, so that it is quick.
+    What that does not see `settings.contents` does.
     """
     if source.kind == "hub":
         return f"{source.hub}{f'/{source.part}' if source.part else ''}@{source.revision}"
     if source.kind == "random":
         return "random"
-    assert source.path is not None
     digest = hashlib.sha256()
-    root = source.path
-    inside = [*root.glob("*"), *root.glob("*/*")]  # no deeper: a path given by mistake may hold a whole disk
-    files = [root] if root.is_file() else sorted(p for p in inside if p.suffix in MATTERS and p.is_file())
-    for file in files:
-        digest.update(f"{file.relative_to(root) if file != root else ''}:{file.stat().st_size}\n".encode())
+    for name, file in files_of(source).items():
+        digest.update(f"{name}:{file.stat().st_size}\n".encode())
         digest.update(_sample(file))
     return digest.hexdigest()[:16]
+
+
+def files_of(source: Source) -> dict[str, Path]:
+    """The files on disk that a source is made of, by their place in it; a single file's is empty."""
+    root = source.path
+    if root is None:
+        return {}
+    if root.is_file():
+        return {"": root}
+    inside = [*root.glob("*"), *root.glob("*/*")]  # no deeper: a path given by mistake may hold a whole disk
+    return {str(p.relative_to(root)): p for p in sorted(inside) if p.suffix in MATTERS and p.is_file()}
 
 
 def hub_of(model: Any, source: Source) -> tuple[str, str] | None:
@@ -95,15 +104,6 @@ def hub_of(model: Any, source: Source) -> tuple[str, str] | None:
     if not (model.sha256 and model.hub and model.revision and weights.is_file()):
         return None
     return (model.hub, model.revision) if sha256(weights) == model.sha256 else None
-
-
-def sha256(file: Path) -> str:
-    """The digest of a whole file, as the hub and sha256sum give it."""
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while part := stream.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def fetch(
