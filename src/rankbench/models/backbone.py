@@ -276,4 +276,6 @@ def byte_tokenizer() -> Any:
 
 
 def _location(model: Model, kind: str) -> str | None:
-    return {"path": model.path and str(Path(model.path)), "package": model.package, "hub": model.hub}.get(kind)
+    """The place, a folder's from the root: the run may be read back from another folder than it was started in."""
+    path = model.path and str(Path(model.path).expanduser().absolute())
+    return {"path": path, "package": model.package, "hub": model.hub}.get(kind)

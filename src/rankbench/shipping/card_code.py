@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rankbench.records.finished import Finished
 from rankbench.settings.run import Run
-from rankbench.shipping.finished_adapter import Base
+from rankbench.shipping.base import Base
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from rankbench.errors import RequestError
 from rankbench.records.finished import Finished, exit_of, finished, refuse_rank
 from rankbench.settings.model import Model
 from rankbench.settings.sources import fetch, locate
+from rankbench.shipping.base import Base, base_of, kept_backbone, same_backbone
 from rankbench.shipping.card import card, title
 from rankbench.shipping.card_code import Made, one_line
-from rankbench.shipping.finished_adapter import Base, base_of, cut, global_cut, head_width
-from rankbench.shipping.loading import same_backbone, whole, with_adapter
+from rankbench.shipping.finished_adapter import cut, global_cut, head_width
+from rankbench.shipping.loading import whole, with_adapter
 from rankbench.shipping.new_folder import new_folder, vacant
 from rankbench.system.progress import quiet_libraries, speak
 
@@ -175,7 +176,10 @@ def _drawn(folder: Path, model: Model, num_labels: int) -> set[str]:
 def _on_disk(found: Finished) -> Path | None:
     """The backbone's folder or GGUF file where its weights are at hand without a network."""
     with contextlib.suppress(RequestError, OSError, ValueError):
-        source = locate("model", found.model)
+        model = kept_backbone(found)
+        if model is None:
+            return None
+        source = locate("model", model)
         path = source.path
         if source.kind == "hub":
             from huggingface_hub import snapshot_download
@@ -319,5 +323,5 @@ def _said(found: Finished, made: Made, place: Path) -> list[str]:
     return [
         f"{place}: {what}, {title(found, made)}",
         f"{count:,} parameters, {size:.1f} MB",
-        f"load it: {one_line(found, made, json.dumps(str(place)))}",
+        f"load it: {one_line(found, made, json.dumps(str(place), ensure_ascii=False))}",
     ]

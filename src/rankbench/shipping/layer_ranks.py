@@ -16,7 +16,8 @@ from rankbench.errors import RequestError
 from rankbench.records.finished import Finished, finished, ranks_in_words
 from rankbench.settings.methods import METHODS
 from rankbench.settings.metrics import times
-from rankbench.shipping.finished_adapter import base_of, cut
+from rankbench.shipping.base import base_of
+from rankbench.shipping.finished_adapter import cut
 from rankbench.system.progress import Progress, quiet_libraries, speak
 
 if TYPE_CHECKING:
