@@ -139,7 +139,7 @@ def test_where_no_weights_are_left_a_plain_export_says_that_nothing_was_compared
     named = json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert named == str(kept.at / "models" / "now")
     for reader in (lambda: load(kept.run), lambda: export(kept.run, tmp_path / "merged", merge=True)):
-        with pytest.raises(RequestError, match="not where the run found it|holds no weights any more"):
+        with pytest.raises(RequestError, match=r"not where the run found it|holds no weights any more"):
             reader()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from rankbench.system.markup import on_one_line
 from rankbench.tasks.data import Data, Split
 from rankbench.tasks.encoding import Encoded
 
@@ -53,7 +54,7 @@ def _contents(split: Split, data: Data) -> str:
     if data.label_names is None:
         return f"{rows}: scores {split.labels.min():g} to {split.labels.max():g}, mean {split.labels.mean():.3g}"
     counts = data.origin["splits"][split.name]["labels"]
-    shown = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:SHOWN])
+    shown = on_one_line(", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:SHOWN]))
     more = f", and {len(counts) - SHOWN} classes more" if len(counts) > SHOWN else ""
     return f"{rows}: {shown}{more}"
 
@@ -68,5 +69,5 @@ def _warn_of_classes(split: Split, data: Data) -> None:
         more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
         log.warning(
             "%s has no row of class %s%s, which the scores then do not tell of",
-            *(split.name, ", ".join(lacking[:SHOWN]), more),
+            *(split.name, on_one_line(", ".join(lacking[:SHOWN])), more),
         )
