@@ -183,6 +183,19 @@ def test_answers_that_the_model_has_no_positions_for_are_refused(words: list[str
     assert execute(compose_run(*words, "task.max_new_tokens=250"))["status"] == "done"  # nothing is generated
 
 
+@pytest.mark.parametrize("positions", [256, 24, 12])
+def test_the_speed_of_exits_is_measured_within_the_positions(words: list[str], folder: Path, positions: int) -> None:
+    """A task that generates nothing may have prompts that fill the model; a model may have few positions."""
+    length = positions - 2
+    for split in ("train", "validation"):
+        write_jsonl(folder / f"{split}.jsonl", [{"instruction": "a" * length, "input": "", "output": "b"}] * 4)
+    words = [word for word in words if not word.startswith(("model=", "adapter."))]
+    words += ["model=tiny_gpt2", f"model.random.n_positions={positions}", "adapter=sorted_ft", "adapter.exits=[1,2]"]
+    words += ["task.prompts=['{instruction}']", f"task.max_length={positions}", "task.metrics=[loss]"]
+    record = execute(compose_run(*words, "train.max_steps=1"))
+    assert all(sub["tokens_per_second"] > 0 for sub in record["submodels"])
+
+
 # The loss
 
 
