@@ -188,7 +188,9 @@ def _encode(run: Run, loaded: Any, body: Any, model: Any) -> tuple[Any, list[Any
         train, *validation = (encode(split, body.tokenizer, limit, ids) for split in splits)
         return train, validation, None, overview.tell(loaded, (train, *validation), limit)
     train, *validation = (encode_responses(split, body.tokenizer, limit, ids) for split in splits)
-    told = overview.tell(loaded, (train, *validation), limit)
+    ends = backbone.ends(body)
+    marks = {token: str(body.tokenizer.convert_ids_to_tokens(token)) for token in ends}
+    told = overview.tell(loaded, (train, *validation), limit, marks)
     if run.task.packing:
         objective.check_packing(model)
         train = packed(train, limit)
@@ -197,7 +199,7 @@ def _encode(run: Run, loaded: Any, body: Any, model: Any) -> tuple[Any, list[Any
         prompts = [prompt for split in validation for prompt in split.prompts]
         generation.check_room(prompts, run.task.max_new_tokens, backbone.longest(body), run.model.name)
     decode = functools.partial(body.tokenizer.decode, skip_special_tokens=True)
-    return train, validation, Responses(run.task.max_new_tokens, backbone.ends(body), decode), told
+    return train, validation, Responses(run.task.max_new_tokens, ends, decode), told
 
 
 def _check_chosen(run: Run, family: Any) -> None:

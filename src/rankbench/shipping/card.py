@@ -88,7 +88,17 @@ def _what(found: Finished, made: Made) -> str:
         said.append("It has one output, the predicted value.")
     if run.task.kind == "classification" and (names := found.label_names):
         said.append(f"Its outputs: {', '.join(f'{i} {markdown(str(label))}' for i, label in enumerate(names))}.")
+    if run.task.kind == "causal_lm":
+        said.append(_decoding(run, made))
     return "\n\n".join([" ".join(said), _base_sentence(found, made), *_prompts(run)])
+
+
+def _decoding(run: Run, made: Made) -> str:
+    """How responses were generated, and what makes stock code do the same."""
+    if made.form != "adapter":
+        return f"It generates as it was scored: greedily, at most {run.task.max_new_tokens} tokens."
+    call = f"do_sample=False, repetition_penalty=1.0, max_new_tokens={run.task.max_new_tokens}"
+    return f"Responses are scored greedily; the base may be set otherwise, so generate with {code(call)}."
 
 
 def _prompts(run: Run) -> list[str]:
