@@ -159,9 +159,9 @@ def test_a_wrong_request_is_refused_with_the_mend(words: list[str], change: str,
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"instruction": "", "input": "x", "output": "y"}, "row 9: instruction is empty, so no template"),
-        ({"instruction": "a", "input": "", "output": None}, "row 9: 'output' holds None, not text"),
-        ({"instruction": "a", "input": "", "output": ["b"]}, r"row 9: 'output' holds \['b'\], not text"),
+        ({"instruction": "", "input": "x", "output": "y"}, r"row 9 \(from 0\): instruction is empty, so no template"),
+        ({"instruction": "a", "input": "", "output": None}, r"row 9 \(from 0\): 'output' holds None, not text"),
+        ({"instruction": "a", "input": "", "output": ["b"]}, r"row 9 \(from 0\): 'output' holds \['b'\], not text"),
     ],
 )
 def test_a_damaged_row_is_named(words: list[str], folder: Path, row: dict[str, Any], message: str) -> None:
@@ -181,6 +181,19 @@ def test_answers_that_the_model_has_no_positions_for_are_refused(words: list[str
     with pytest.raises(RequestError, match=r"are more than the 256 that tiny_llama reads; give task.max_new_tokens="):
         execute(compose_run(*words, "task.metrics=[exact_match]", "task.max_new_tokens=250"))
     assert execute(compose_run(*words, "task.max_new_tokens=250"))["status"] == "done"  # nothing is generated
+
+
+@pytest.mark.parametrize("positions", [256, 24, 12])
+def test_the_speed_of_exits_is_measured_within_the_positions(words: list[str], folder: Path, positions: int) -> None:
+    """A task that generates nothing may have prompts that fill the model; a model may have few positions."""
+    length = positions - 2
+    for split in ("train", "validation"):
+        write_jsonl(folder / f"{split}.jsonl", [{"instruction": "a" * length, "input": "", "output": "b"}] * 4)
+    words = [word for word in words if not word.startswith(("model=", "adapter."))]
+    words += ["model=tiny_gpt2", f"model.random.n_positions={positions}", "adapter=sorted_ft", "adapter.exits=[1,2]"]
+    words += ["task.prompts=['{instruction}']", f"task.max_length={positions}", "task.metrics=[loss]"]
+    record = execute(compose_run(*words, "train.max_steps=1"))
+    assert all(sub["tokens_per_second"] > 0 for sub in record["submodels"])
 
 
 # The loss

@@ -60,6 +60,11 @@ def with_exits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--confidence", "2:.5"], "give DEPTH=P"),
         (["--confidence", "4=.5"], r"4 is no exit before the last; choose from \[2, 3\]"),
         (["--examples", "0"], "--examples 0 must be at least 1"),
+        (["--new-tokens", "0"], "--new-tokens 0 must be at least 1"),
+        (
+            ["--new-tokens", "1000"],
+            r"a prompt of \d+ tokens and --new-tokens 1000 are more than the 256 that",
+        ),
         (["--data-dir", "nowhere"], "nowhere does not exist"),
     ],
 )

@@ -1011,7 +1011,7 @@ def test_a_fault_leaves_nothing_behind(
     place, name = {
         "adapter": (adapter_files, "save_file"),
         "merged": (PreTrainedModel, "save_pretrained"),
-        "full": (export.shutil, "copyfile"),
+        "full": (shutil, "copyfile"),
         "card": (export, "card"),
     }[form]
     monkeypatch.setattr(place, name, fail)

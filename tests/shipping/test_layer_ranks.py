@@ -442,6 +442,18 @@ def test_too_few_rows_are_refused(dylora: Done, tmp_path: Path, call_main: Calla
     assert "is not what the run was scored on" in said.err
 
 
+def test_other_prompts_that_leave_no_room_to_answer_are_refused(tmp_path: Path) -> None:
+    rows = [{"instruction": "short", "input": "", "output": "b"}] * 8
+    for split in ("train", "validation"):
+        write_jsonl(tmp_path / "lm" / f"{split}.jsonl", rows)
+    words = ("task=instruction", f"task.data_dir={tmp_path / 'lm'}", "task.metrics=[exact_match]", "train.max_steps=1")
+    found = finished(train(tmp_path, "tiny_gpt2", *words, "task.max_new_tokens=8", "task.max_length=512").folder)
+    write_jsonl(tmp_path / "lm" / "validation.jsonl", [{"instruction": "a" * 200, "input": "", "output": "b"}] * 8)
+    found.run.task.prompts = ["{instruction}" + " " * 50]
+    with pytest.raises(RequestError, match=r"250 tokens and task.max_new_tokens=8 are more than the 256"):
+        layer_ranks.choose(found, 2)
+
+
 def test_data_that_moved_are_asked_for(dylora: Done, tmp_path: Path) -> None:
     found = finished(dylora.folder)
     found.run.task.data_dir = str(tmp_path / "gone")

@@ -81,6 +81,7 @@ def load(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     loaded.config.pad_token_id = tokenizer.pad_token_id
+    greedy(loaded)
     origin: dict[str, Any] = {"source": source.kind, "location": _location(model, source.kind)}
     origin["revision"] = source.revision
     if known := hub_of(model, source):
@@ -249,12 +250,29 @@ def longest(backbone: Backbone) -> int:
     return positions - reserved
 
 
+def greedy(model: Any) -> None:
+    """Leave of a language model's own settings for generation the marks alone: here it is decoded greedily.
+
+    A checkpoint may sample or punish repetition, or say what contradicts itself, and then nothing can be saved.
+    """
+    from transformers import GenerationConfig
+
+    if model.can_generate():
+        own = model.generation_config
+        marks = {"bos_token_id": own.bos_token_id, "eos_token_id": own.eos_token_id}
+        model.generation_config = GenerationConfig(pad_token_id=model.config.pad_token_id, **marks)
+
+
 def ends(backbone: Backbone) -> frozenset[int]:
     """The tokens that end a response: the tokenizer's end mark and those that the model's own settings name."""
     settings = getattr(backbone.model, "generation_config", None)
-    named = getattr(settings, "eos_token_id", None)
+    return end_marks(backbone.tokenizer, getattr(settings, "eos_token_id", None))
+
+
+def end_marks(tokenizer: Any, named: int | list[int] | None) -> frozenset[int]:
+    """As `ends`, given those that the model's settings name."""
     others = [] if named is None else named if isinstance(named, list) else [named]
-    return frozenset({backbone.tokenizer.eos_token_id, *others})
+    return frozenset({tokenizer.eos_token_id, *others})
 
 
 def byte_tokenizer() -> Any:
@@ -276,4 +294,6 @@ def byte_tokenizer() -> Any:
 
 
 def _location(model: Model, kind: str) -> str | None:
-    return {"path": model.path and str(Path(model.path)), "package": model.package, "hub": model.hub}.get(kind)
+    """The place, a folder's from the root: the run may be read back from another folder than it was started in."""
+    path = model.path and str(Path(model.path).expanduser().absolute())
+    return {"path": path, "package": model.package, "hub": model.hub}.get(kind)

@@ -110,7 +110,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
     pruning = adapter.finish()
     log.info("measure %d sub-models", len(chosen))
     scores = measure(model)
-    speeds = _speeds(model, adapter, chosen, validation[0], pad_id, responses)
+    speeds = _speeds(model, adapter, chosen, validation[0], pad_id, backbone.longest(body), responses)
     entry = functools.partial(_entry, adapter=adapter, validation=validation, names=loaded.label_names)
     by_cut = {
         how: _measure_cut(adapter, how, chosen, functools.partial(measure, model), entry) for how in run.evaluate.cuts
@@ -175,6 +175,7 @@ def _encode(run: Run, loaded: Any, body: Any, model: Any) -> tuple[Any, list[Any
     """The training split, the splits to score, for a language model how it answers, and counts for the record."""
     from rankbench.methods import objective
     from rankbench.models import backbone
+    from rankbench.scoring import generation
     from rankbench.scoring.evaluation import Responses
     from rankbench.tasks import overview
     from rankbench.tasks.encoding import encode, encode_responses, packed
@@ -187,24 +188,18 @@ def _encode(run: Run, loaded: Any, body: Any, model: Any) -> tuple[Any, list[Any
         train, *validation = (encode(split, body.tokenizer, limit, ids) for split in splits)
         return train, validation, None, overview.tell(loaded, (train, *validation), limit)
     train, *validation = (encode_responses(split, body.tokenizer, limit, ids) for split in splits)
-    told = overview.tell(loaded, (train, *validation), limit)
+    ends = backbone.ends(body)
+    marks = {token: str(body.tokenizer.convert_ids_to_tokens(token)) for token in ends}
+    told = overview.tell(loaded, (train, *validation), limit, marks)
     if run.task.packing:
         objective.check_packing(model)
         train = packed(train, limit)
         log.info("packed into %d rows of at most %d tokens", len(train), limit)
     if set(run.task.metrics) & set(GENERATED):
-        _check_room(run, validation, backbone.longest(body))
+        prompts = [prompt for split in validation for prompt in split.prompts]
+        generation.check_room(prompts, run.task.max_new_tokens, backbone.longest(body), run.model.name)
     decode = functools.partial(body.tokenizer.decode, skip_special_tokens=True)
-    return train, validation, Responses(run.task.max_new_tokens, backbone.ends(body), decode), told
-
-
-def _check_room(run: Run, splits: list[Any], longest: int) -> None:
-    prompt = max(len(tokens) for split in splits for tokens in split.prompts)
-    if prompt + run.task.max_new_tokens > longest:
-        raise RequestError(
-            f"a prompt of {prompt} tokens and task.max_new_tokens={run.task.max_new_tokens} are more than the "
-            f"{longest} that {run.model.name} reads; give task.max_new_tokens={max(1, longest - prompt)} or less"
-        )
+    return train, validation, Responses(run.task.max_new_tokens, ends, decode), told
 
 
 def _check_chosen(run: Run, family: Any) -> None:
@@ -219,7 +214,7 @@ def _check_chosen(run: Run, family: Any) -> None:
 
 
 def _speeds(
-    model: Any, adapter: Any, chosen: list[Any], split: Any, pad_id: int, responses: Any
+    model: Any, adapter: Any, chosen: list[Any], split: Any, pad_id: int, positions: int, responses: Any
 ) -> dict[int | None, dict[str, float]]:
     """For each exit of a language model the tokens a second that it generates, one middling prompt at a time.
 
@@ -233,7 +228,8 @@ def _speeds(
     prompt = sorted(split.prompts, key=len)[len(split.prompts) // 2]
     adapter.activate(adapter.family[-1])
     adapter.model.eval()
-    found = speeds(model, adapter, prompt, list(tops.values()), pad_id=pad_id, tokens=min(16, responses.max_new_tokens))
+    tokens = min(16, responses.max_new_tokens)
+    found = speeds(model, adapter, prompt, list(tops.values()), pad_id=pad_id, positions=positions, tokens=tokens)
     return {member.depth: {"tokens_per_second": speed} for member, speed in found.items()}
 
 

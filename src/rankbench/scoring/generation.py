@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from rankbench.errors import RequestError
 from rankbench.methods import FineTuning
 from rankbench.methods.submodel import Submodel
 from rankbench.models import sharding
@@ -28,6 +29,21 @@ class Job:
 
     prompt: int
     member: int
+
+
+def check_room(
+    prompts: Sequence[list[int]], new_tokens: int, positions: int, name: str, key: str = "task.max_new_tokens="
+) -> None:
+    """Refuse responses that may need more than the positions of the model `name`; `key` is the mend.
+
+    Raises RequestError.
+    """
+    prompt = max(map(len, prompts))
+    if prompt + new_tokens > positions:
+        raise RequestError(
+            f"a prompt of {prompt} tokens and {key}{new_tokens} are more than the {positions} that {name} reads; "
+            f"give {key}{max(1, positions - prompt)} or less"
+        )
 
 
 def generate(
@@ -87,9 +103,21 @@ def generate(
 
 
 def speeds(
-    model: Any, adapter: FineTuning, prompt: list[int], members: Sequence[Submodel], *, pad_id: int, tokens: int = 16
+    model: Any,
+    adapter: FineTuning,
+    prompt: list[int],
+    members: Sequence[Submodel],
+    *,
+    pad_id: int,
+    positions: int,
+    tokens: int = 16,
 ) -> dict[Submodel, float]:
-    """Generated tokens a second of each member: one prompt, answers of `tokens`, the median of three, taking turns."""
+    """Generated tokens a second of each member: one prompt, answers of `tokens`, the median of three, taking turns.
+
+    Both are cut to fit into the model's `positions`.
+    """
+    tokens = min(tokens, positions - 1)
+    prompt = prompt[: positions - tokens]
     seconds: dict[Submodel, list[float]] = {member: [] for member in members}
     for turn in range(4):  # the first warms up
         for member in members:

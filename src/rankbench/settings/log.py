@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
+from rankbench.settings import names
 from rankbench.settings.base import require
+
+_PROJECT = 128  # characters that W&B takes
 
 
 @dataclass
@@ -28,3 +31,13 @@ class Log:
         """Raises RequestError."""
         require(self.name in ("none", "wandb"), f"log.name={self.name} is not known; choose log=none|wandb")
         require(self.mode in ("auto", "online", "offline"), f"log.mode={self.mode}: use auto, online or offline")
+        require(
+            0 < len(self.project) <= _PROJECT and not set(self.project) & set("/\\#?%:\r\n"),
+            f"log.project={self.project!r}: W&B takes at most {_PROJECT} characters of a project's name, and none of "
+            "/ \\ # ? % :; give another log.project=",
+        )
+        group = self.group or "sweep"
+        require(
+            len(group.encode()) <= names.LONGEST and group.isprintable(),
+            f"log.group={group!r} is a line of at most {names.LONGEST} bytes; give a shorter log.group=",
+        )

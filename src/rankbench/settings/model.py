@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from rankbench.errors import RequestError
+from rankbench.settings import names
 from rankbench.settings.base import added, require
 from rankbench.settings.sources import fingerprint, hub_of, locate
 
@@ -51,6 +52,7 @@ class Model:
 
     def check(self) -> None:
         """Raises RequestError."""
+        names.check("model.name", self.name)
         require(self.layers is None or self.layers >= 1, f"model.layers={self.layers} must be at least 1, or null")
 
     def use(self, words: Sequence[str]) -> None:
@@ -86,7 +88,7 @@ def _name(kind: str, place: str) -> str:
     """What weights are called: the last part of a hub id, the package, or the folder; of the hub's cache, its model."""
     kept = re.search(r"models--[^/]+?--([^/]+)/snapshots/", place)
     last = place.split("/")[0] if kind == "package" else Path(place).expanduser().absolute().name
-    return re.sub(r"[^\w.-]+", "_", kept[1] if kept else last.removesuffix(".gguf"))
+    return names.made_good(kept[1] if kept else last.removesuffix(".gguf"), "model")
 
 
 def _letters(name: str) -> str:

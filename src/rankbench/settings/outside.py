@@ -13,19 +13,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-GROUPS = ("rankbench.methods", "rankbench.samplers", "rankbench.metrics")
+from rankbench.settings import names
+
+NAMED = ("rankbench.methods", "rankbench.samplers")  # whose names a run's folder has, or its tables' columns
+GROUPS = (*NAMED, "rankbench.metrics")
 
 
 def installed(group: str, kind: type, taken: Collection[str]) -> dict[str, Any]:
     """The settings that other packages offer under a group, by name; `kind` is what they must be, or a class of it.
 
-    One that cannot be loaded, or whose name is `taken`, is left out, with a warning that names its package.
+    One that cannot be loaded, or whose name is `taken` or none, is left out, with a warning that names its package.
     """
     found = {}
     for point in metadata.entry_points(group=group):
         try:
             if point.name in taken:
                 raise ValueError("rankbench has one of that name")
+            if group in NAMED and not names.good(point.name):
+                raise ValueError(names.RULE)
             offered = point.load()
             if not (isinstance(offered, kind) or (isinstance(offered, type) and issubclass(offered, kind))):
                 raise TypeError(f"it is no {kind.__name__}")

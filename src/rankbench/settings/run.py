@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rankbench.settings import contents
+from rankbench.settings import contents, names
 from rankbench.settings.base import require
 from rankbench.settings.cluster import Cluster
 from rankbench.settings.evaluate import Evaluate
@@ -93,6 +93,12 @@ class Run:
                 kinds.get(chosen.name) is type(chosen),
                 f"{group}.name={chosen.name} is not known here; choose {group}={'|'.join(kinds)}",
             )
+        together = sum(len(group.name.encode()) for group in (self.task, self.model, self.adapter))
+        require(
+            together <= names.LONGEST,
+            f"task.name, model.name and adapter.name have {together} bytes together, which no run's id may have; "
+            f"shorten task.name= or model.name=, to {names.LONGEST} in all",
+        )
         self.adapter.check(self)
         self.sampler.check(self)
         self.model.check()

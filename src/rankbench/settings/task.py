@@ -8,6 +8,7 @@ from string import Formatter
 from omegaconf import MISSING
 
 from rankbench.errors import RequestError
+from rankbench.settings import names
 from rankbench.settings.base import added, require
 from rankbench.settings.metrics import METRICS
 
@@ -75,6 +76,10 @@ class Task:
 
     def check(self) -> None:
         """Raises RequestError."""
+        names.check("task.name", self.name)
+        names.check("task.train_split", self.train_split, "call the split's file ")
+        for split in self.validation_splits:
+            names.check("task.validation_splits", split, "call the split's file ")
         require(1 <= len(self.text_columns) <= 2, "task.text_columns must name one column, or two for a pair of texts")
         require(bool(self.validation_splits), "task.validation_splits is empty; name at least one split to score")
         require(0 <= self.validation_fraction < 1, f"task.validation_fraction={self.validation_fraction} not in [0, 1)")

@@ -9,12 +9,13 @@ from rankbench.records.finished import Finished, ranks_in_words
 from rankbench.settings.metrics import times
 from rankbench.settings.run import Run
 from rankbench.shipping.card_code import Made, loading, storage
+from rankbench.system.markup import block, code, markdown
 
 
 def card(found: Finished, made: Made, name: str) -> str:
     """The model card of an export in a folder called `name`, as Markdown under YAML."""
     sections = [
-        f"# {found.record['run_id']}, {title(found, made)}",
+        f"# {markdown(found.record['run_id'])}, {markdown(title(found, made))}",
         _what(found, made),
         *("## Measured", _measured(found, made)),
         *("## Load it", loading(found, made, name)),
@@ -86,17 +87,26 @@ def _what(found: Finished, made: Made) -> str:
     if run.task.kind == "regression":
         said.append("It has one output, the predicted value.")
     if run.task.kind == "classification" and (names := found.label_names):
-        said.append(f"Its outputs: {', '.join(f'{i} {label}' for i, label in enumerate(names))}.")
+        said.append(f"Its outputs: {', '.join(f'{i} {markdown(str(label))}' for i, label in enumerate(names))}.")
+    if run.task.kind == "causal_lm":
+        said.append(_decoding(run, made))
     return "\n\n".join([" ".join(said), _base_sentence(found, made), *_prompts(run)])
+
+
+def _decoding(run: Run, made: Made) -> str:
+    """How responses were generated, and what makes stock code do the same."""
+    if made.form != "adapter":
+        return f"It generates as it was scored: greedily, at most {run.task.max_new_tokens} tokens."
+    call = f"do_sample=False, repetition_penalty=1.0, max_new_tokens={run.task.max_new_tokens}"
+    return f"Responses are scored greedily; the base may be set otherwise, so generate with {code(call)}."
 
 
 def _prompts(run: Run) -> list[str]:
     """The templates that the texts were made by, which a prompt has to follow."""
     if not run.task.prompts:
         return []
-    fence = "`" * 4  # a template may hold a fence of its own
-    templates = [f"{fence}text\n{prompt}\n{fence}" for prompt in run.task.prompts]
-    return ["A prompt is made by the first of these templates whose columns are all filled:", *templates]
+    said = "A prompt is made by the first of these templates whose columns are all filled:"
+    return [said, *(block(prompt, "text") for prompt in run.task.prompts)]
 
 
 def _adapter_sentence(found: Finished, made: Made) -> str:
@@ -106,7 +116,7 @@ def _adapter_sentence(found: Finished, made: Made) -> str:
     settings: Any = found.run.adapter  # of a LoRA, whatever its method
     targets, largest = settings.target_modules, found.note["r"]
     where = targets if isinstance(targets, str) else ", ".join(targets)
-    adds = f"it adds s B A x to the output of {where}"
+    adds = f"it adds s B A x to the output of {markdown(where)}"
     if made.ranks:
         return _layers_sentence(found, made, method, adds)
     if made.svd:
@@ -161,18 +171,18 @@ def _base_sentence(found: Finished, made: Made) -> str:
     if made.base.name is None:
         said = f"Base: random weights drawn by seed {found.run.seed}, which cannot be downloaded; this is for tests."
     elif made.base.revision:
-        said = f"Base: `{made.base.name}` at revision `{made.base.revision}`."
+        said = f"Base: {code(made.base.name)} at revision {code(made.base.revision)}."
         if kind == "package":
             package = (model.package or "").split("/")[0]
             said += f" The pip package `{package}` carries the same weights; the run took them from there."
     else:
         place = f"the pip package `{(model.package or '').split('/')[0]}`" if kind == "package" else "a folder"
         said = (
-            f"Base: {model.name}, from {place} of the machine that trained it: `{made.base.name}`. Whether a hub has "
-            "the same weights is not known; elsewhere, give your own copy's place instead."
+            f"Base: {markdown(model.name)}, from {place} of the machine that trained it: {code(made.base.name)}. "
+            "Whether a hub has the same weights is not known; elsewhere, give your own copy's place instead."
         )
     if made.base.gguf_file:
-        said += f" Its file is `{made.base.gguf_file}`, its weights those of the GGUF file made float32."
+        said += f" Its file is {code(made.base.gguf_file)}, its weights those of the GGUF file made float32."
     if stored != "none" and made.form == "merged":
         said += f" Trained over {stored}, merged into the float base, so its outputs differ slightly from the run's."
     elif stored != "none":
@@ -187,7 +197,7 @@ def _measured(found: Finished, made: Made) -> str:
     rows, exits = found.record["submodels"], found.note.get("exits")
     depth = made.depth or (exits[-1] if exits else None)
     names = list(rows[0]["metrics"]) if rows else []
-    heads = [f"{name} x {times(name)}" if times(name) != 1 else name for name in names]
+    heads = [markdown(f"{name} x {times(name)}" if times(name) != 1 else name) for name in names]
     keys = [key for key in ("rank", "depth") if any(row.get(key) is not None for row in rows)] or ["rank"]
     lines = [[*keys, *heads, "trained parameters"]]
     for row in rows:
@@ -200,7 +210,8 @@ def _measured(found: Finished, made: Made) -> str:
         lines.append([*places, *values, f"{row['parameters']['trainable']:,}"])
     lines.insert(1, ["---:"] * len(lines[0]))
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    count = f"On the {rows[0]['n']:,} examples of {', '.join(found.run.task.validation_splits)}." if rows else ""
+    splits = markdown(", ".join(found.run.task.validation_splits))
+    count = f"On the {rows[0]['n']:,} examples of {splits}." if rows else ""
     note = ""
     if made.choice:
         note = " These are the metrics of one rank in every layer."
@@ -258,5 +269,5 @@ def _history(found: Finished) -> str:
     versions = {"rankbench": environment.get("rankbench"), **(environment.get("versions") or {})}
     wanted = ("rankbench", "torch", "transformers", "peft")
     rows.append(("versions", ", ".join(f"{name} {versions[name]}" for name in wanted if versions.get(name))))
-    table = "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)])
-    return f"```\n{environment.get('command', 'not said')}\n```\n\n{table}"
+    table = "\n".join(["| | |", "|---|---|", *(f"| {markdown(key)} | {markdown(str(value))} |" for key, value in rows)])
+    return f"{block(str(environment.get('command', 'not said')))}\n\n{table}"

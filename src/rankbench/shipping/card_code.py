@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from rankbench.records.finished import Finished
 from rankbench.settings.run import Run
-from rankbench.shipping.finished_adapter import Base
+from rankbench.shipping.base import Base
+from rankbench.system import markup
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def loading(found: Finished, made: Made, name: str) -> str:
     run, base = found.run, made.base
     kind = "AutoModelForCausalLM" if run.task.kind == "causal_lm" else "AutoModelForSequenceClassification"
     trust = [f"trust_remote_code={run.model.trust_remote_code}"] if run.model.trust_remote_code else []
-    here = [f"here = {json.dumps(name)}  # this folder", "tokenizer = AutoTokenizer.from_pretrained(here)"]
+    here = [f"here = {_literal(name)}  # this folder", "tokenizer = AutoTokenizer.from_pretrained(here)"]
     if made.form != "adapter":
         call = ", ".join(["here", *trust])
         return _python(
@@ -74,19 +75,24 @@ def _classes(found: Finished) -> list[str]:
     if not found.label_names:
         return []
     return [
-        f"names = {json.dumps(found.label_names, ensure_ascii=False)}",
+        f"names = {_literal(found.label_names)}",
         "base.config.id2label = dict(enumerate(names))",
         "base.config.label2id = {name: place for place, name in enumerate(names)}",
     ]
 
 
+def _literal(value: object) -> str:
+    """A text or a list of them as Python and JSON both write it; letters stay letters."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _python(*lines: str) -> str:
-    return "\n".join(["```python", *lines, "```"])
+    return markup.block("\n".join(lines), "python")
 
 
 def _by_rankbench(found: Finished, made: Made, here: str, *before: str) -> list[str]:
     """Python that loads the export over the backbone as rankbench stores it."""
-    run, ranks = json.dumps(str(found.folder.absolute())), found.note["trained_ranks"]
+    run, ranks = _literal(str(found.folder.absolute())), found.note["trained_ranks"]
     depth = f", depth={made.depth}" if made.depth else ""
     if not made.svd and made.ranks is None:
         rank = "" if found.sized else f", rank={made.rank}"
@@ -104,9 +110,9 @@ def _arguments(found: Finished, made: Made, here: bool = False) -> list[str] | N
     dtype = {"fp16": "float16", "bf16": "bfloat16"}.get(found.record["environment"]["precision"], "float32")
     place, revision = (base.here, None) if here and base.here else (base.name, base.revision)
     return [
-        json.dumps(place),
-        *([f"revision={json.dumps(revision)}"] if revision else []),
-        *([f"gguf_file={json.dumps(base.gguf_file)}"] if base.gguf_file else []),
+        _literal(place),
+        *([f"revision={_literal(revision)}"] if revision else []),
+        *([f"gguf_file={_literal(base.gguf_file)}"] if base.gguf_file else []),
         *([f"num_hidden_layers={base.layers}"] if base.layers else []),
         *([f"num_labels={labels}", "ignore_mismatched_sizes=True"] if labels is not None else []),
         *stored,
@@ -126,12 +132,12 @@ def _quantization(found: Finished, made: Made) -> list[str] | None:
         return []
     if made.base.gguf_file or (settings.name != "int8" and settings.block_size != STREAMED_BLOCK):
         return None
-    skip = f", llm_int8_skip_modules={json.dumps(list(made.skipped))}" if made.skipped else ""
+    skip = f", llm_int8_skip_modules={_literal(list(made.skipped))}" if made.skipped else ""
     if settings.name == "int8":
         return [f"quantization_config=BitsAndBytesConfig(load_in_8bit=True{skip})"]
     compute = storage(settings, found.record["environment"]["precision"], torch.device("cpu")).compute
     return [
-        f"quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type={json.dumps(settings.name)}, "
+        f"quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type={_literal(settings.name)}, "
         f"bnb_4bit_use_double_quant={settings.double_quant}, bnb_4bit_compute_dtype={compute}{skip})"
     ]
 

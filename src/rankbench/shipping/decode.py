@@ -64,9 +64,9 @@ def main(words: list[str]) -> None:
     parser.add_argument("--data-dir", help="where the task's data lie, if not where the run found them")
     parser.add_argument("--to", type=Path, help="write the figures to this JSON file")
     asked = parser.parse_args(words)
-    for name in ("examples", "draft_tokens"):
-        if getattr(asked, name) < 1:
-            raise RequestError(f"--{name.replace('_', '-')} {getattr(asked, name)} must be at least 1")
+    for name in ("examples", "draft_tokens", "new_tokens"):
+        if (given := getattr(asked, name)) is not None and given < 1:
+            raise RequestError(f"--{name.replace('_', '-')} {given} must be at least 1")
     speak()
     found = finished(asked.run).with_data(asked.data_dir)
     chosen = [_thresholds(text, found) for text in asked.confidence or ()]
@@ -113,6 +113,7 @@ def compare(
 
     from rankbench.models import backbone, device
     from rankbench.scoring import exit_decoding
+    from rankbench.scoring.generation import check_room
     from rankbench.tasks import data
     from rankbench.tasks.encoding import encode_responses
 
@@ -123,6 +124,7 @@ def compare(
     split = data.load(task).validation[0]
     encoded = encode_responses(split, tokenizer, min(task.max_length, backbone.longest(body)))
     prompts, limit = encoded.prompts[:examples], max_new_tokens or task.max_new_tokens
+    check_room(prompts, limit, backbone.longest(body), found.run.model.name, "--new-tokens ")
     options: dict[str, Any] = {"max_new_tokens": limit, "ends": backbone.ends(body)}
 
     def alone(depth: int) -> Callable[[list[int]], Answer]:

@@ -10,7 +10,6 @@ import json
 import logging
 import math
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 from rankbench.errors import RequestError
 from rankbench.records.finished import Finished, exit_of, finished, refuse_rank
 from rankbench.settings.model import Model
-from rankbench.settings.sources import fetch, locate
+from rankbench.settings.sources import locate
+from rankbench.shipping.base import Base, base_of, kept_backbone
+from rankbench.shipping.beside import OF_MODEL, copied, write_generation, write_tokenizer
 from rankbench.shipping.card import card, title
 from rankbench.shipping.card_code import Made, one_line
-from rankbench.shipping.finished_adapter import Base, base_of, cut, global_cut, head_width
-from rankbench.shipping.loading import same_backbone, whole, with_adapter
+from rankbench.shipping.finished_adapter import cut, global_cut, head_width
+from rankbench.shipping.loading import whole, with_adapter
 from rankbench.shipping.new_folder import new_folder, vacant
 from rankbench.system.progress import quiet_libraries, speak
 
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
     from rankbench.shipping.adapter_files import Adapter
 
 log = logging.getLogger("rankbench")
-
-NOT_TOKENIZER = ("adapter_*", "*.safetensors", "*.safetensors.index.json", "rankbench.json", "README.md")
-OF_MODEL = ("config.json", "generation_config.json")
-TOKENIZER = ["*.json", "*.txt", "*.model"]
 
 
 def main(words: list[str]) -> None:
@@ -117,7 +114,9 @@ def _write(found: Finished, made: Made, place: Path, write: Callable[[Path], Non
     """The folder, with the run's tokenizer and the card."""
     with new_folder(place) as folder:
         write(folder)
-        _write_tokenizer(found, folder)
+        write_tokenizer(found, folder)
+        if made.form != "adapter" and found.run.task.kind == "causal_lm":
+            write_generation(found, folder)
         _write_card(card(found, made, place.resolve().name), folder)
     return _said(found, made, place)
 
@@ -175,7 +174,10 @@ def _drawn(folder: Path, model: Model, num_labels: int) -> set[str]:
 def _on_disk(found: Finished) -> Path | None:
     """The backbone's folder or GGUF file where its weights are at hand without a network."""
     with contextlib.suppress(RequestError, OSError, ValueError):
-        source = locate("model", found.model)
+        model = kept_backbone(found)
+        if model is None:
+            return None
+        source = locate("model", model)
         path = source.path
         if source.kind == "hub":
             from huggingface_hub import snapshot_download
@@ -200,14 +202,10 @@ def _merged(found: Finished, adapter: Adapter, num_labels: int | None, layers: i
 
 
 def _model(model: Any) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        try:
-            model.save_pretrained(folder)
-        except ValueError as error:  # generation settings that contradict each other
-            cause = str(error).splitlines()[0]
-            raise RequestError(f"transformers refuses to save this model ({cause})") from error
+    from rankbench.models import backbone
 
-    return write
+    backbone.greedy(model)  # a run of an earlier rankbench kept what its base says
+    return model.save_pretrained
 
 
 def _plain(model: Any) -> Any:
@@ -251,7 +249,7 @@ def _whole_files(found: Finished) -> list[Path]:
 
 def _copied(found: Finished, folder: Path) -> None:
     """The whole model of adapter=full as the run left it, its classes named."""
-    _copy(_whole_files(found), folder)
+    copied(_whole_files(found), folder)
     if names := found.label_names:
         file = folder / "config.json"
         config = json.loads(file.read_text())
@@ -259,51 +257,11 @@ def _copied(found: Finished, folder: Path) -> None:
         file.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _copy(files: list[Path], folder: Path) -> None:
-    for file in files:
-        shutil.copyfile(file, folder / file.name)
-
-
 def _write_card(text: str, folder: Path) -> None:
     readme = folder / "README.md"
     readme.write_text(text, encoding="utf-8")
     for file in folder.glob("*.safetensors"):
         file.chmod(readme.stat().st_mode)  # safetensors makes its files private
-
-
-def _write_tokenizer(found: Finished, folder: Path) -> None:
-    """The tokenizer that the run saved; for a run that saved none, the backbone's."""
-    saved = [
-        file
-        for file in sorted(found.adapter.iterdir())
-        if file.is_file() and file.name not in OF_MODEL and not any(file.match(pattern) for pattern in NOT_TOKENIZER)
-    ]
-    if any(file.name.startswith(("tokenizer", "vocab")) or file.suffix == ".model" for file in saved):
-        _copy(saved, folder)
-        return
-    quiet_libraries()
-    _tokenizer(found).save_pretrained(folder)
-
-
-def _tokenizer(found: Finished) -> Any:
-    from transformers import AutoTokenizer
-
-    from rankbench.models import backbone
-
-    model = same_backbone(found)
-    source = locate("model", model)
-    if source.kind == "random":
-        return backbone.byte_tokenizer()
-    path = fetch("model", model, source, TOKENIZER, needed=[("config.json",), backbone.TOKENIZERS])
-    gguf = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
-    folder = path.parent if gguf else path
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code, **gguf)
-    except (OSError, ValueError, KeyError) as error:
-        raise RequestError(f"{path} gives no tokenizer: {str(error).splitlines()[0]}") from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # as the run did
-    return tokenizer
 
 
 def _said(found: Finished, made: Made, place: Path) -> list[str]:
@@ -319,5 +277,5 @@ def _said(found: Finished, made: Made, place: Path) -> list[str]:
     return [
         f"{place}: {what}, {title(found, made)}",
         f"{count:,} parameters, {size:.1f} MB",
-        f"load it: {one_line(found, made, json.dumps(str(place)))}",
+        f"load it: {one_line(found, made, json.dumps(str(place), ensure_ascii=False))}",
     ]

@@ -1,35 +1,14 @@
-"""The adapter of a finished run, cut to a rank, and how stock code finds the backbone under it."""
+"""The adapter of a finished run, cut to a rank."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rankbench.errors import RequestError
 from rankbench.records.finished import Finished, ranks_in_words
-from rankbench.settings.sources import fingerprint, hub_of, locate
 
 if TYPE_CHECKING:
     from rankbench.shipping.adapter_files import Adapter
-
-log = logging.getLogger("rankbench")
-
-
-@dataclass(frozen=True)
-class Base:
-    """What transformers loads the backbone by: a folder or hub id, None for random weights that lie nowhere.
-
-    Of its layers the first `layers`, where that is given. `here` is a folder that holds the hub's files.
-    """
-
-    name: str | None
-    revision: str | None = None
-    here: str | None = None
-    gguf_file: str | None = None
-    layers: int | None = None
 
 
 def cut(found: Finished, rank: int | None, svd: bool, layers: int | None = None) -> Adapter:
@@ -87,29 +66,3 @@ def head_width(found: Finished, adapter: Adapter) -> int | None:
     if not last:
         raise RequestError(f"{found.adapter} holds no classification head; run it again with fresh=true")
     return int(matrices[last[-1]].shape[0])
-
-
-def base_of(found: Finished, layers: int | None = None) -> Base:
-    """How stock code finds the backbone that the run trained on, or its first layers."""
-    return dataclasses.replace(_base_of(found), layers=layers or found.model.layers)
-
-
-def _base_of(found: Finished) -> Base:
-    origin = found.record.get("backbone") or {}
-    model, kind = found.model, origin.get("source")
-    if kind == "random":
-        return Base(None)
-    if kind == "hub":
-        return Base(model.hub, model.revision)
-    with contextlib.suppress(RequestError):
-        source = locate("model", model)
-        assert source.path is not None
-        path = source.path.absolute()
-        known = hub_of(model, source) if origin.get("fingerprint") == fingerprint(source) else None
-        if known:
-            return Base(*known, here=str(path))
-        return Base(str(path.parent), gguf_file=path.name) if path.suffix == ".gguf" else Base(str(path))
-    if origin.get("hub"):
-        return Base(origin["hub"], origin["revision"])
-    log.warning("the backbone is not here any more; the export names the place where the run found it")
-    return Base(str(model.path or model.package))

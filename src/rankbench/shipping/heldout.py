@@ -15,8 +15,9 @@ from rankbench.methods.lora import DyLora
 from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone
 from rankbench.models.backbone import Backbone
-from rankbench.scoring import evaluation
+from rankbench.scoring import evaluation, generation
 from rankbench.settings.metrics import GENERATED, MATCHES
+from rankbench.settings.run import Run
 from rankbench.settings.task import Task
 from rankbench.tables import metric_sums, stats
 from rankbench.tasks.encoding import Encoded, collate, sorted_batches
@@ -111,6 +112,12 @@ def _sums(metric: str, pair: list[dict[str, np.ndarray]], split: Encoded) -> met
     references = split.labels if len(split.labels) else np.zeros(len(split))
     columns = {key: np.array([own[key] for own in pair]) for key in metric_sums.needs(metric)}
     return metric_sums.sums(metric, columns, references, split.roles)
+
+
+def check_room(run: Run, body: Backbone, split: Encoded) -> None:
+    """Refuse prompts that leave the model no room to respond, where a metric needs it. Raises RequestError."""
+    if set(run.task.metrics) & set(GENERATED):
+        generation.check_room(split.prompts, run.task.max_new_tokens, backbone.longest(body), run.model.name)
 
 
 def _responses(task: Task, body: Backbone) -> evaluation.Responses | None:

@@ -16,7 +16,8 @@ from rankbench.errors import RequestError
 from rankbench.records.finished import Finished, finished, ranks_in_words
 from rankbench.settings.methods import METHODS
 from rankbench.settings.metrics import times
-from rankbench.shipping.finished_adapter import base_of, cut
+from rankbench.shipping.base import base_of
+from rankbench.shipping.finished_adapter import cut
 from rankbench.system.progress import Progress, quiet_libraries, speak
 
 if TYPE_CHECKING:
@@ -110,7 +111,9 @@ def choose(found: Finished, rank: int, svd: bool = False, seed: int = 0, example
     tuning, body = of_all_ranks(found, whole)
     if svd:
         tuning.scale_of = lambda _: 1.0  # the turned factors carry it
-    halves = _halves(_validation(found, body), seed, examples)
+    split = _validation(found, body)
+    heldout.check_room(found.run, body, split)
+    halves = _halves(split, seed, examples)
     costs = [layer.in_features + layer.out_features for layer in tuning.layers]
     grid = rank_search.steps(trained[-1], rank, None if svd else trained)
     ask = _Asked(tuning, rank, halves[0], found, body.tokenizer.pad_token_id, rank * sum(costs), costs)

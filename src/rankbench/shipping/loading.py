@@ -14,6 +14,7 @@ from rankbench.settings.identity import start_folder
 from rankbench.settings.model import Model
 from rankbench.settings.run import Run
 from rankbench.settings.sources import Source, fingerprint, locate
+from rankbench.shipping.base import same_backbone
 from rankbench.shipping.finished_adapter import cut, head_width
 from rankbench.system.progress import quiet_libraries
 
@@ -151,7 +152,7 @@ def _with_heads(found: Finished) -> tuple[Any, Stack]:
     labels = None if found.run.task.kind == "causal_lm" else width
     if found.run.adapter.begins_with is None:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            body = backbone.load(same_backbone(found), labels, found.run.task.regression, found.run.seed)
+            body = backbone.load(_drawn_here(found), labels, found.run.task.regression, found.run.seed)
         model: Any = body.model
     else:
         model = start_of(dataclasses.replace(found.run, runs_dir=str(found.folder.parent)), found.note)
@@ -196,26 +197,15 @@ def begin_from(run: Run, model: torch.nn.Module) -> None:
         ) from error
 
 
-def same_backbone(found: Finished) -> Model:
-    """The backbone's settings, once its source is seen to hold what the run trained on."""
+def _drawn_here(found: Finished) -> Model:
+    """`same_backbone`, once random weights are seen to be drawn on the kind of device that drew them first."""
     import torch
 
-    before = (found.record.get("backbone") or {}).get("fingerprint")
-    try:
-        source = locate("model", found.model)
-        now = fingerprint(source)
-    except RequestError as error:
-        raise RequestError(f"the backbone of {found.folder} is not where the run found it: {error}") from error
-    if before is not None and now != before:
-        place = found.model.path or found.model.package or found.model.hub
-        raise RequestError(
-            f"{place} holds another model than the one that {found.folder} trained on (fingerprint {now}, then "
-            f"{before}); put that one back"
-        )
-    drawn = source.kind == "random" and found.run.quantization.name != "none"
+    model = same_backbone(found)
+    drawn = locate("model", model).kind == "random" and found.run.quantization.name != "none"
     if drawn and found.record["environment"]["device"].startswith("cpu") == torch.cuda.is_available():
         raise RequestError(f"{found.folder} drew its random weights on another kind of device; load it on that one")
-    return found.model
+    return model
 
 
 def with_adapter(
@@ -268,7 +258,7 @@ def _body(
 
     from rankbench.models import backbone, quantization
 
-    run, model = found.run, same_backbone(found)
+    run, model = found.run, _drawn_here(found)
     if layers is not None:
         model = dataclasses.replace(model, layers=layers)
     storage = quantization.PLAIN

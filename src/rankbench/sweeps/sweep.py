@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 import shlex
 import sys
 import time
@@ -24,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rankbench import errors
 from rankbench.errors import RequestError, RunFailed
 from rankbench.records import lock
+from rankbench.settings import names
 from rankbench.settings.compose import build
 from rankbench.settings.log import Log
 from rankbench.settings.run import Run
@@ -171,7 +171,7 @@ def install() -> None:
 def _name(group: str | None, jobs: Sequence[Job]) -> str:
     """A sweep's file: the same runs, the same file."""
     digest = hashlib.sha256("\n".join(sorted(job.run_id for job in jobs)).encode()).hexdigest()[:8]
-    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', group or 'sweep')}-{digest}"
+    return f"{names.made_good(group or 'sweep', 'sweep')}-{digest}"
 
 
 def _done(job: Job) -> bool:

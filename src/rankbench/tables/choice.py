@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shlex
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from rankbench.records.notes import notes
 from rankbench.records.record import load_records, read
 from rankbench.settings.metrics import MATCHES, METRICS, ClassRoles, times, unit
 from rankbench.tables import metric_sums, stats
-from rankbench.tables.layout import COMMENT, Block, chance, render
+from rankbench.tables.layout import Block, chance, render, said
 
 ERROR = 0.05  # the chance that an interval misses, over all pairs together
 MADE = 0.04  # the chance that they are made for: with few examples up to one in a hundred more misses
@@ -47,7 +46,7 @@ class Measured:
 
 def text(made: Sequence[Block], closing: Sequence[str], form: str, width: int | None = None) -> str:
     """What `choose_rank` found, as Markdown, CSV or LaTeX; `width` is that of `layout.as_text`."""
-    return "\n".join([render(made, form, width), *(_wrapped(line, COMMENT[form]) for line in closing)]) + "\n"
+    return "\n".join([render(made, form, width), *(said(line, form) for line in closing)]) + "\n"
 
 
 def choose_rank(folder: Path, metric: str | None = None, margin: float = 0.5) -> tuple[list[Block], list[str]]:
@@ -102,11 +101,6 @@ class Found:
         asked = np.delete((pairs.high - pairs.difference)[best], best)[np.delete(most >= -margin, best)]
         wide = factor * float(asked.max(initial=0))
         return cls(pairs, best, least, most, within, wide)
-
-
-def _wrapped(line: str, mark: str) -> str:
-    """A sentence in lines of at most 80 characters; a command, which is indented, in one."""
-    return mark + line if line.startswith(" ") else textwrap.fill(line, 80, initial_indent=mark, subsequent_indent=mark)
 
 
 def _run(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:

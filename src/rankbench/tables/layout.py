@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from rankbench.system import markup
+
 COMMENT = {"csv": "# ", "latex": "% ", "md": ""}
 
 
@@ -52,18 +54,27 @@ def render(blocks: Sequence[Block], form: str, width: int | None = None) -> str:
 
     In CSV and LaTeX a caption is a comment. `width` is that of `as_text`.
     """
-    mark = COMMENT[form]
-    parts = []
-    for block in blocks:
-        caption = textwrap.fill(block.caption, 80, initial_indent=mark, subsequent_indent=mark)
-        parts.append(f"{caption}\n{'' if mark else chr(10)}{as_text(block.frame, form, width)}")
+    apart = "\n" if form == "md" else ""
+    parts = [f"{said(block.caption, form)}\n{apart}{as_text(block.frame, form, width)}" for block in blocks]
     return "\n".join(parts)
 
 
 def remarks(lines: Sequence[str], form: str) -> str:
     """Closing lines below the blocks; in CSV and LaTeX comments."""
+    return "".join(said(line, form) + "\n" for line in lines)
+
+
+def said(line: str, form: str) -> str:
+    """A sentence in lines of at most 80 characters, in CSV and LaTeX comments; a command, which is indented, in one."""
     mark = COMMENT[form]
-    return "".join(textwrap.fill(line, 80, initial_indent=mark, subsequent_indent=mark) + "\n" for line in lines)
+    if line.startswith(" "):
+        return mark + line
+    return textwrap.fill(
+        markup.markdown(line) if form == "md" else markup.on_one_line(line),
+        80,
+        initial_indent=mark,
+        subsequent_indent=mark,
+    )
 
 
 def figure(block: Block) -> str:
@@ -90,12 +101,13 @@ def as_text(table: pd.DataFrame, form: str, width: int | None = None) -> str:
     if width is not None and form == "md":
         return "\n".join(as_text(part, form) for part in _folded(table, width))
     flat = table.reset_index()
-    head = [str(column) for column in flat.columns]
-    rows = [[str(value) for value in row] for row in flat.itertuples(index=False)]
     if form == "csv":
         return flat.to_csv(index=False, lineterminator="\n")
+    escape = markup.latex if form == "latex" else markup.markdown
+    head = [escape(str(column)) for column in flat.columns]
+    rows = [[escape(str(value)) for value in row] for row in flat.itertuples(index=False)]
     if form == "latex":
-        lines = [" & ".join(_latex(c) for c in line) + r" \\" for line in [head, *rows]]
+        lines = [" & ".join(line) + r" \\" for line in [head, *rows]]
         body = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", lines[0], r"\midrule", *lines[1:]]
         return "\n".join([*body, r"\bottomrule", r"\end{tabular}"]) + "\n"
     widths = _widths(table)
@@ -120,12 +132,9 @@ def _folded(table: pd.DataFrame, width: int) -> list[pd.DataFrame]:
 
 
 def _widths(table: pd.DataFrame) -> list[int]:
-    """Characters of the index and of each column, its head included."""
+    """Characters of the index and of each column in Markdown, its head included."""
     flat = table.reset_index()
-    return [max(len(str(cell)) for cell in (name, *flat.iloc[:, place])) for place, name in enumerate(flat.columns)]
-
-
-def _latex(text: str) -> str:
-    for mark in "_%&#$":
-        text = text.replace(mark, "\\" + mark)
-    return text.replace("±", r"$\pm$")
+    return [
+        max(len(markup.markdown(str(cell))) for cell in (name, *flat.iloc[:, place]))
+        for place, name in enumerate(flat.columns)
+    ]

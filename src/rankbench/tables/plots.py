@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rankbench.settings.metrics import times, unit
+from rankbench.system import markup
 
 # Okabe and Ito's palette, told apart by the colour-blind; markers repeat the distinction.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -55,7 +56,7 @@ def heat_map(table: pd.DataFrame, metric: str, title: str) -> Figure:
         axes.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=7, color=colour)
     axes.set_xlabel("rank b")
     axes.set_ylabel("depth d")
-    axes.set_title(title, fontsize=9)
+    axes.set_title(markup.picture(title), fontsize=9)
     figure.colorbar(image, label=_named(metric))
     return figure
 
@@ -73,7 +74,7 @@ def curve(table: pd.DataFrame, metric: str, title: str, axis: str = "rank", apar
         rows = rows.sort_values(axis)
         colour, marker, line = _style(i)
         seeds = int(rows["n"].max())
-        name = f"{label} ({seeds} seeds)" if seeds > 1 else str(label)
+        name = markup.picture(f"{label} ({seeds} seeds)" if seeds > 1 else str(label))
         if label in apart:
             bars = rows["std"].fillna(0) if seeds > 1 else None
             dots: dict[str, Any] = {"fmt": marker, "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6}
@@ -90,7 +91,7 @@ def curve(table: pd.DataFrame, metric: str, title: str, axis: str = "rank", apar
     axes.set_xticks(ranks, [str(r) for r in ranks])
     axes.set_xlabel({"rank": "rank b", "depth": "depth d"}[axis])
     axes.set_ylabel(_named(metric))
-    axes.set_title(title, fontsize=10)
+    axes.set_title(markup.picture(title), fontsize=10)
     axes.grid(alpha=0.25)
     bands = "mean; band: one standard deviation over seeds" if table["n"].max() > 1 else None
     axes.legend(fontsize=8, frameon=False, title=bands, title_fontsize=8)
@@ -108,7 +109,8 @@ def pareto(table: pd.DataFrame, metric: str, title: str, rises: bool = True) -> 
     axes: Axes = figure.subplots()
     for i, (label, rows) in enumerate(table.groupby("label", sort=False)):
         colour, marker, _ = _style(i)
-        axes.scatter(rows["parameters"], rows["mean"], color=colour, marker=marker, s=28, label=str(label), zorder=3)
+        name = markup.picture(str(label))
+        axes.scatter(rows["parameters"], rows["mean"], color=colour, marker=marker, s=28, label=name, zorder=3)
         ends = rows.iloc[[0, -1]] if len(rows) > 1 else rows
         for _, row in ends.iterrows():
             at = (row["parameters"], row["mean"])
@@ -119,7 +121,7 @@ def pareto(table: pd.DataFrame, metric: str, title: str, rises: bool = True) -> 
     axes.set_xscale("log")
     axes.set_xlabel("trained parameters")
     axes.set_ylabel(_named(metric))
-    axes.set_title(title, fontsize=10)
+    axes.set_title(markup.picture(title), fontsize=10)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, frameon=False, title="numbers: the first and last rank", title_fontsize=8)
     return figure
@@ -151,7 +153,7 @@ def _as_read(table: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _named(metric: str) -> str:
-    return ", ".join(map(unit, metric.split(", "))).replace("_", " ")
+    return markup.picture(", ".join(map(unit, metric.split(", "))).replace("_", " "))
 
 
 def save(figure: Figure, file: Path) -> None:

@@ -55,7 +55,7 @@ class Table:
             return choice.text(self.ours, self.closing, form, width)
         if self.name == "curve":  # one table, so its CSV and LaTeX need no comment
             frame = self.ours[0].frame
-            told = "\n".join(["", *self.closing, ""]) if self.closing and form == "md" else ""
+            told = f"\n{layout.remarks(self.closing, form)}" if self.closing and form == "md" else ""
             return (f"{curve.caption(frame)}\n\n" if form == "md" else "") + layout.as_text(frame, form, width) + told
         parts = [layout.render(self.ours, form, width), layout.remarks(self.closing, form)]
         return "\n".join(filter(None, [*parts, layout.render(self.published, form, width)]))

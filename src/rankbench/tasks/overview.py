@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from rankbench.system.markup import on_one_line
 from rankbench.tasks.data import Data, Split
-from rankbench.tasks.encoding import Encoded
+from rankbench.tasks.encoding import IGNORED, Encoded
 
 log = logging.getLogger("rankbench")
 
@@ -14,11 +15,14 @@ SHOWN = 8  # classes on a line
 CUT = 0.05  # a larger share of cut texts is warned of
 
 
-def tell(data: Data, encoded: Sequence[Encoded], limit: int) -> dict[str, dict[str, int]]:
+def tell(
+    data: Data, encoded: Sequence[Encoded], limit: int, ends: Mapping[int, str] | None = None
+) -> dict[str, dict[str, int]]:
     """Log rows and labels of each split, and warn of what would mislead; returns the counts by split.
 
     `encoded` are the training split and those to score, in order, cut at `limit` tokens. The counts: `cut` texts, and
-    for a split to score those `in_train`, which stand in the training split too.
+    for a split to score those `in_train`, which stand in the training split too. `ends` are the
+    tokens that end a response.
     """
     splits = (data.train, *data.validation)
     width = max(len(split.name) for split in splits)
@@ -32,6 +36,7 @@ def tell(data: Data, encoded: Sequence[Encoded], limit: int) -> dict[str, dict[s
                 "%s: %s of %s texts (%.0f %%) are cut at %d tokens; raise task.max_length if the model reads more",
                 *(split.name, f"{rows.cut:,}", f"{len(split):,}", 100 * rows.cut / len(split), limit),
             )
+        _warn_of_ends(rows, ends or {})
         if split is not data.train:
             texts = zip(*split.texts, strict=True) if data.kind != "causal_lm" else iter(split.texts[0])
             again = sum(text in seen for text in texts)
@@ -53,9 +58,22 @@ def _contents(split: Split, data: Data) -> str:
     if data.label_names is None:
         return f"{rows}: scores {split.labels.min():g} to {split.labels.max():g}, mean {split.labels.mean():.3g}"
     counts = data.origin["splits"][split.name]["labels"]
-    shown = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:SHOWN])
+    shown = on_one_line(", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:SHOWN]))
     more = f", and {len(counts) - SHOWN} classes more" if len(counts) > SHOWN else ""
     return f"{rows}: {shown}{more}"
+
+
+def _warn_of_ends(rows: Encoded, ends: Mapping[int, str]) -> None:
+    """Say which responses hold a mark that ends a response before they end."""
+    if not ends:
+        return
+    inside = [ends.keys() & set(labels[:-1]) - {IGNORED} for labels in rows.features["labels"]]
+    if found := set().union(*inside):
+        log.warning(
+            "%s: %s of %s responses hold an end mark (%s); generation stops there, so they can never be matched; "
+            "take it out of the data",
+            *(rows.name, f"{sum(map(bool, inside)):,}", f"{len(rows):,}", ", ".join(sorted(ends[i] for i in found))),
+        )
 
 
 def _warn_of_classes(split: Split, data: Data) -> None:
@@ -68,5 +86,5 @@ def _warn_of_classes(split: Split, data: Data) -> None:
         more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
         log.warning(
             "%s has no row of class %s%s, which the scores then do not tell of",
-            *(split.name, ", ".join(lacking[:SHOWN]), more),
+            *(split.name, on_one_line(", ".join(lacking[:SHOWN])), more),
         )

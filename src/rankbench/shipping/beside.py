@@ -1,0 +1,80 @@
+"""What stands beside the weights of an export: the tokenizer, and the settings for generation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rankbench.errors import RequestError
+from rankbench.records.finished import Finished
+from rankbench.settings.sources import fetch, locate
+from rankbench.shipping.base import same_backbone
+from rankbench.system.progress import quiet_libraries
+
+NOT_TOKENIZER = ("adapter_*", "*.safetensors", "*.safetensors.index.json", "rankbench.json", "README.md")
+OF_MODEL = ("config.json", "generation_config.json")
+TOKENIZER = ["*.json", "*.txt", "*.model"]
+
+
+def copied(files: Sequence[Path], folder: Path) -> None:
+    """Copy the files into the folder."""
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+
+
+def write_generation(found: Finished, folder: Path) -> None:
+    """Have the whole model of a folder generate as it was scored: greedily, whatever its base does."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    from rankbench.models import backbone
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=found.run.model.trust_remote_code)
+    named = None
+    if (folder / "generation_config.json").is_file():
+        named = json.loads((folder / "generation_config.json").read_text()).get("eos_token_id")
+    ends = sorted(backbone.end_marks(tokenizer, named))
+    GenerationConfig(
+        do_sample=False,
+        max_new_tokens=found.run.task.max_new_tokens,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=ends if ends[1:] else ends[0],
+        pad_token_id=tokenizer.pad_token_id,
+    ).save_pretrained(folder)
+
+
+def write_tokenizer(found: Finished, folder: Path) -> None:
+    """The tokenizer that the run saved; for a run that saved none, the backbone's."""
+    saved = [
+        file
+        for file in sorted(found.adapter.iterdir())
+        if file.is_file() and file.name not in OF_MODEL and not any(file.match(pattern) for pattern in NOT_TOKENIZER)
+    ]
+    if any(file.name.startswith(("tokenizer", "vocab")) or file.suffix == ".model" for file in saved):
+        copied(saved, folder)
+        return
+    quiet_libraries()
+    _tokenizer(found).save_pretrained(folder)
+
+
+def _tokenizer(found: Finished) -> Any:
+    from transformers import AutoTokenizer
+
+    from rankbench.models import backbone
+
+    model = same_backbone(found)
+    source = locate("model", model)
+    if source.kind == "random":
+        return backbone.byte_tokenizer()
+    path = fetch("model", model, source, TOKENIZER, needed=[("config.json",), backbone.TOKENIZERS])
+    gguf = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
+    folder = path.parent if gguf else path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code, **gguf)
+    except (OSError, ValueError, KeyError) as error:
+        raise RequestError(f"{path} gives no tokenizer: {str(error).splitlines()[0]}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # as the run did
+    return tokenizer
