@@ -41,13 +41,56 @@ def test_a_signal_in_training_is_obeyed_after_the_step(
     run, whole = (a_run(*settings(tmp_path), f"runs_dir={tmp_path / name}") for name in ("runs", "whole"))
     with monkeypatch.context() as patch:
         strikes(patch, loop, "draw", step, number)
-        with pytest.raises(stopping.Stopped, match=f"stopped by {number.name}; the same command goes on"):
+        stops, said = stopping.Stopped, f"stopped by {number.name}; the same command goes on"
+        stops, said = (KeyboardInterrupt, "") if number == signal.SIGINT else (stops, said)
+        with pytest.raises(stops, match=said):
             runs.execute(run)
     assert (run.folder / "checkpoints" / f"step-{step:08d}").is_dir()
     assert not (run.folder / "record.json").exists() and signal.getsignal(number) is before
     runs.execute(run)
     runs.execute(whole)
     assert outcome(run.folder) == outcome(whole.folder)
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = a_run(*settings(tmp_path), f"runs_dir={tmp_path / 'runs'}")
+    with monkeypatch.context() as patch:
+        strikes(patch, loop, "draw", 2, signal.SIGINT)
+        strikes(patch, loop, "collate", 2, signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            runs.execute(run)
+    assert not (run.folder / "checkpoints" / "step-00000002").exists()
+
+
+@pytest.mark.parametrize(
+    ("job", "again"),
+    [
+        ({"SLURM_JOB_ID": "7"}, {"SLURM_RESTART_COUNT": "1"}),
+        ({"TORCHELASTIC_RUN_ID": "none"}, {"TORCHELASTIC_RESTART_COUNT": "1"}),
+    ],
+)
+def test_a_job_that_is_started_anew_begins_anew_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: dict[str, str], again: dict[str, str]
+) -> None:
+    """fresh=true under a requeue: the first start empties the folder of an earlier run, the next goes on."""
+    run = a_run(*settings(tmp_path), f"runs_dir={tmp_path / 'runs'}", "fresh=true")
+    run.folder.mkdir(parents=True)
+    (run.folder / "of-an-earlier-run").write_text("")
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    with monkeypatch.context() as patch, pytest.raises(stopping.Stopped):
+        strikes(patch, loop, "draw", 3, signal.SIGTERM)
+        runs.execute(run)
+    assert not (run.folder / "of-an-earlier-run").exists() and list(run.folder.glob("checkpoints/step-*"))
+    for name, value in again.items():
+        monkeypatch.setenv(name, value)
+    runs.execute(run)
+    assert "resumed at step 3" in (run.folder / "run.log").read_text()
+    assert runs.execute(run)["status"] == "done" and (run.folder / "run.log").read_text().count("run ") < 9
+    monkeypatch.setenv(next(iter(job)), "another")
+    (run.folder / "of-an-earlier-run").write_text("")
+    runs.execute(run)
+    assert not (run.folder / "of-an-earlier-run").exists()
 
 
 @pytest.mark.parametrize("moment", [(runs, "environment"), (work, "replace_folder"), (runs, "_finish")])

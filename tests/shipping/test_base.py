@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import write_jsonl
 from safetensors.torch import load_file, save_file
 from test_export import base_folder, train
 
 from rankbench.errors import RequestError
+from rankbench.settings.sources import Source, fingerprint
 from rankbench.shipping import decode, layer_ranks
 from rankbench.shipping.export import export
 from rankbench.shipping.loading import load
@@ -160,3 +162,23 @@ def test_a_whole_model_needs_no_backbone_and_says_that_its_base_is_another_now(
     logging.getLogger("rankbench").propagate = True
     export(done.folder, tmp_path / "out")
     assert "holds another model" in caplog.text and (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_change_that_no_fingerprint_sees_is_refused(tmp_path: Path) -> None:
+    """Above 16 MiB a fingerprint is of 64 blocks; the record has the SHA-256 of the whole file."""
+    base = base_folder(tmp_path / "base", "tiny_bert")
+    weights = base / "model.safetensors"
+    tensors = load_file(weights) | {"unused.weight": torch.zeros(17 << 18)}
+    save_file(tensors, weights, metadata={"format": "pt"})
+    done = train(tmp_path, "tiny_bert", "train.max_steps=1", base=base)
+    before = fingerprint(Source("path", base))
+    data = bytearray(weights.read_bytes())
+    for place in range(len(data) // 3, len(data)):
+        data[place] ^= 1
+        weights.write_bytes(data)
+        if fingerprint(Source("path", base)) == before:
+            break
+        data[place] ^= 1
+    for options in ({}, {"merge": True}):
+        with pytest.raises(RequestError, match=r"holds another model .*not of the same SHA-256.*put that one back"):
+            export(done.folder, tmp_path / f"out{len(options)}", 2, **options)

@@ -75,7 +75,7 @@ def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:
         ) from error
     with stopping.obeyed(), _held(folder) as mine:
         if run.fresh and processes.first():
-            empty(folder)
+            _begin_anew(folder)
         processes.wait()
         found = records.read(folder)
         processes.wait()
@@ -98,6 +98,16 @@ def _say_change(run: Run, folder: Path) -> None:
     before = contents.kept(first) if first != folder else None
     if before and (files := contents.changed(before, contents.of(run))):
         log.warning("changed since %s: %s; this is another run", first, ", ".join(files))
+
+
+def _begin_anew(folder: Path) -> None:
+    """Empty the folder, once in a job: a job that Slurm or torchrun starts anew goes on with what it has made."""
+    mark, job = folder / ".fresh", processes.job()
+    if job and processes.restarted() and mark.exists() and mark.read_text() == job:
+        return
+    empty(folder)
+    if job:
+        mark.write_text(job)
 
 
 @contextlib.contextmanager

@@ -23,11 +23,16 @@ def of(run: Run) -> Contents:
 
     A file is read once for each size, time of change and inode; the sums are kept below `runs_dir`.
     """
-    sums = _Sums(Path(run.runs_dir) / ".cache" / "sums.json")
+    sums = _Sums(Path(run.runs_dir))
     found = {group: sums.of(locate(group, getattr(run, group))) for group in ("model", "task")}
     if run.adapter.begins_with is not None:
         found["start"] = sums.of(Source("path", start_folder(run) / "adapter"))
     return {group: files for group, files in found.items() if files}
+
+
+def of_source(source: Source, runs: Path) -> dict[str, str]:
+    """The SHA-256 of each file of one source; sums are kept below `runs`, a folder of runs."""
+    return _Sums(runs).of(source)
 
 
 def kept(folder: Path) -> Contents | None:
@@ -57,11 +62,11 @@ def changed(before: Contents, now: Contents) -> list[str]:
 class _Sums:
     """SHA-256 by path, kept in a file for those that have not been touched since."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, runs: Path) -> None:
+        self.file = runs / ".cache" / "sums.json"
         self.known: dict[str, str] = {}
         with contextlib.suppress(OSError, ValueError):
-            self.known = json.loads(file.read_text())
+            self.known = json.loads(self.file.read_text())
 
     def of(self, source: Source) -> dict[str, str]:
         before = len(self.known)

@@ -11,6 +11,7 @@ from typing import Any
 
 from rankbench.errors import RequestError
 from rankbench.records.finished import Finished
+from rankbench.settings import contents
 from rankbench.settings.model import Model
 from rankbench.settings.sources import Source, fingerprint, hub_of, locate
 
@@ -62,14 +63,14 @@ def kept_backbone(found: Finished) -> Model | None:
         if not _has_weights(source):
             continue
         now = fingerprint(source)
-        if before in (None, now):
+        if before in (None, now) and not _changed(found, source):
             return model
         others.append((model.path or model.package or model.hub, now))
     if others:
         place, now = others[0]
         raise RequestError(
-            f"{place} holds another model than the one that {found.folder} trained on (fingerprint {now}, then "
-            f"{before}); put that one back"
+            f"{place} holds another model than the one that {found.folder} trained on ({_other(now, before)}); put "
+            "that one back"
         )
     return None
 
@@ -129,6 +130,20 @@ def _places(found: Finished) -> Iterator[Model]:
     given = found.model.path
     if given and not Path(given).expanduser().is_absolute() and Path(location).is_absolute():
         yield dataclasses.replace(found.model, path=location)
+
+
+def _changed(found: Finished, source: Source) -> list[str]:
+    """The files of the backbone whose content is another than the run read, as far as its record has their sums."""
+    before = (found.record.get("contents") or {}).get("model")
+    if not before:
+        return []
+    return contents.changed({"model": before}, {"model": contents.of_source(source, found.folder.parent)})
+
+
+def _other(now: str, before: str | None) -> str:
+    return (
+        "of the same fingerprint, but not of the same SHA-256" if now == before else f"fingerprint {now}, then {before}"
+    )
 
 
 def _has_weights(source: Source) -> bool:

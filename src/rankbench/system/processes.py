@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from rankbench.system import slurm
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -35,6 +37,16 @@ def place() -> int:
 def first() -> bool:
     """Whether this is the process that speaks and writes."""
     return place() == 0
+
+
+def job() -> str | None:
+    """The job that this process is in, where its launcher may start it anew: Slurm's, or torchrun's."""
+    return slurm.job() or os.environ.get("TORCHELASTIC_RUN_ID")
+
+
+def restarted() -> bool:
+    """Whether a launcher started this run anew after it was cut off: Slurm by a requeue, or torchrun."""
+    return bool(slurm.restarts() or int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0))
 
 
 def wait() -> None:

@@ -1,7 +1,8 @@
 """Signals that ask a run to stop: it leaves at the next optimizer step, with a checkpoint.
 
-SIGTERM comes from a person, from scancel and from a preemption; SIGUSR2 from Slurm before a job's time is over. Outside
-of the training there is nothing to save, and the run leaves at once.
+SIGTERM comes from a person, from scancel and from a preemption; SIGUSR2 from Slurm before a job's time is over; SIGINT
+is Ctrl-C, a second one of which leaves at once. Outside of the training there is nothing to save, and the run leaves at
+once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from rankbench.system import processes, slurm
 
 log = logging.getLogger("rankbench")
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 
 class Stopped(SystemExit):
@@ -38,7 +39,10 @@ _asked: int | None = None
 
 @contextlib.contextmanager
 def obeyed() -> Iterator[None]:
-    """Within the context the two signals raise Stopped: at once, or while they are held in `leave` and `release`."""
+    """Within the context the signals raise Stopped: at once, or while they are held in `leave` and `release`.
+
+    Ctrl-C raises KeyboardInterrupt, as Python does.
+    """
     global _held, _asked
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may say what a signal does
@@ -65,7 +69,7 @@ def asked() -> bool:
 
 def leave() -> None:
     """Raises Stopped for the signal that came while they were held, here or in another process of the run."""
-    raise Stopped(_asked or signal.SIGTERM)
+    raise _stop(_asked or signal.SIGTERM)
 
 
 def release() -> None:
@@ -80,10 +84,15 @@ def _receive(number: int, frame: FrameType | None) -> None:
     global _asked
     first = _asked is None
     _asked = number
-    if not _held:
-        raise Stopped(number)
+    if not _held or (number == signal.SIGINT and not first):
+        raise _stop(number)
     if first:
-        log.info("%s: a checkpoint at the next step, then the run stops", signal.Signals(number).name)
+        at_once = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+        log.info("%s: a checkpoint at the next step, then the run stops%s", signal.Signals(number).name, at_once)
+
+
+def _stop(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else Stopped(number)
 
 
 def hand_over(stop: Stopped) -> None:
