@@ -6,7 +6,6 @@ import contextlib
 import copy
 import functools
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from rankbench.errors import RequestError
-from rankbench.models import gguf, quantization
+from rankbench.models import fit, gguf, quantization
 from rankbench.settings.model import Model
 from rankbench.settings.sources import fetch, fingerprint, hub_of, locate
 from rankbench.system import seeds
@@ -25,6 +24,7 @@ from rankbench.system import seeds
 log = logging.getLogger("rankbench")
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+CODE = "trust_remote_code"  # transformers' refusals of a model's own code name it
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 
@@ -77,9 +77,10 @@ def load(
         tokenizer = gguf.tokenizer(folder, **options) if packed else AutoTokenizer.from_pretrained(folder, **options)
         loaded = _pretrained(folder, num_labels, head, storage, options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise RequestError(f"{folder} cannot be loaded as a {kind}: {str(error).splitlines()[0]}") from error
+        raise RequestError(f"{folder} cannot be loaded as a {kind}: {_cause(error)}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    fit.check_marks(tokenizer, loaded, folder, num_labels is None)
     loaded.config.pad_token_id = tokenizer.pad_token_id
     greedy(loaded)
     origin: dict[str, Any] = {"source": source.kind, "location": _location(model, source.kind)}
@@ -140,8 +141,16 @@ def _config(folder: Path, **options: Any) -> Any:
         return AutoConfig.from_pretrained(folder, **options)
     except Exception as error:  # the reader of GGUF files fails in as many ways as a file can be damaged
         file = folder / options.get("gguf_file", "config.json")
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RequestError(f"{file} cannot be loaded: {cause}; correct the file or fetch it again") from error
+        if CODE in str(error):
+            raise RequestError(f"{file} cannot be loaded: {_cause(error)}") from error
+        raise RequestError(f"{file} cannot be loaded: {_cause(error)}; correct the file or fetch it again") from error
+
+
+def _cause(error: Exception) -> str:
+    """The first line of a library's refusal; where code of the model's is what it refuses, how to allow that."""
+    if CODE in str(error):
+        return "it brings code of its own, which runs only where model.trust_remote_code=true allows it; read it first"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def auto_class(config: Any, num_labels: int | None) -> Any:
@@ -163,6 +172,11 @@ def _check_folder(folder: Path, weights: bool = True) -> None:
     if not (folder / "config.json").is_file():
         raise RequestError(
             f"{folder} holds no config.json; model.path must be a folder in the hub's format, or a GGUF file"
+        )
+    if (folder / "adapter_config.json").exists():
+        raise RequestError(
+            f"{folder} holds a PEFT adapter (adapter_config.json) beside the model, which would not be used; merge it "
+            "into the weights, or move it elsewhere"
         )
     if not weights:
         return
@@ -243,11 +257,8 @@ def _fill(model: nn.Module, storage: quantization.Storage, std: float) -> None:
 
 
 def longest(backbone: Backbone) -> int:
-    """The most tokens the backbone reads; RoBERTa-like models keep their first positions, up to padding, unused."""
-    config = backbone.model.config
-    positions = getattr(config, "max_position_embeddings", None) or sys.maxsize
-    reserved = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-    return positions - reserved
+    """The most tokens the backbone reads."""
+    return fit.positions(backbone.model)
 
 
 def greedy(model: Any) -> None:

@@ -174,7 +174,7 @@ def _forecast(run: Run) -> dict[str, int] | None:
 def _encode(run: Run, loaded: Any, body: Any, model: Any) -> tuple[Any, list[Any], Any, dict[str, dict[str, int]]]:
     """The training split, the splits to score, for a language model how it answers, and counts for the record."""
     from rankbench.methods import objective
-    from rankbench.models import backbone
+    from rankbench.models import backbone, fit
     from rankbench.scoring import generation
     from rankbench.scoring.evaluation import Responses
     from rankbench.tasks import overview
@@ -186,8 +186,10 @@ def _encode(run: Run, loaded: Any, body: Any, model: Any) -> tuple[Any, list[Any
     ids = Kept(Path(run.runs_dir) / ".cache" / "tokens")
     if loaded.kind != "causal_lm":
         train, *validation = (encode(split, body.tokenizer, limit, ids) for split in splits)
+        fit.check_ids((train, *validation), body.model, body.tokenizer)
         return train, validation, None, overview.tell(loaded, (train, *validation), limit)
     train, *validation = (encode_responses(split, body.tokenizer, limit, ids) for split in splits)
+    fit.check_ids((train, *validation), body.model, body.tokenizer)
     ends = backbone.ends(body)
     marks = {token: str(body.tokenizer.convert_ids_to_tokens(token)) for token in ends}
     told = overview.tell(loaded, (train, *validation), limit, marks)
