@@ -59,3 +59,26 @@ def test_a_resumed_run_has_its_moments_in_pages_and_ends_the_same(overrides, tmp
     _, parts = trained(tmp_path / "parts", 0, monkeypatch, *overrides)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert all(not torch.equal(whole[name], before[name]) for name in whole if "lora_" in name)
+
+
+@pytest.mark.parametrize(("strided", "kind"), [(False, "PagedAdamW32bit"), (True, "AdamW")])
+def test_single_columns_stay_with_their_weight(strided, kind):
+    """bitsandbytes makes its tensors contiguous, and a column made so is none of the weight any more."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    settings = attached("train.optimizer=paged_adamw").run.train
+    with FakeTensorMode():  # tensors of a card that is not there
+        whole = torch.empty(5, 3, device="cuda")
+        tensors = [whole.narrow(1, i, 1).requires_grad_() for i in range(3)] if strided else [whole.requires_grad_()]
+        assert type(loop.make_optimizer(settings, tensors)).__name__ == kind
+
+
+def test_a_paged_optimizer_would_never_train_single_columns():
+    tuning = attached("adapter.update=frozen_strict")
+    before = state(tuning)
+    optimizer = PagedAdamW32bit(tuning.optimized(), lr=0.1)
+    for tensor in tuning.optimized():
+        tensor.grad = torch.ones_like(tensor)
+    optimizer.step()
+    after = state(tuning)
+    assert any(torch.equal(before[name], after[name]) for name in before if "lora_B" in name)

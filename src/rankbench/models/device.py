@@ -6,7 +6,7 @@ import contextlib
 import resource
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 V100_MEMORY = 34_089_730_048 - 450 * 2**20  # bytes: what a 32 GB card shows, without what CUDA's context takes of it
 
 
+_own_rule: list[Any] = []  # transformers' own rule for grouped queries, once another stands in its place
+
+
 def device_name() -> str:
     """The device that a run uses, for its record."""
     import torch
@@ -27,12 +30,15 @@ def device_name() -> str:
     return f"cpu, {torch.get_num_threads()} threads"
 
 
-def obey(hardware: Hardware) -> None:
+def obey(hardware: Hardware, precision: str) -> None:
     """Hold this process to a V100's memory and attention kernels where `hardware` says so; else give it the whole card.
 
-    A V100 has neither FlashAttention nor cuDNN's attention, which need compute capability 8.0.
+    A V100 has neither FlashAttention nor cuDNN's attention, which need compute capability 8.0. Without them, and in
+    float32, torch's own grouped queries fall back to a kernel that keeps t x t numbers for each head: keys and values
+    are repeated instead.
     """
     import torch
+    from transformers.integrations import sdpa_attention
 
     if not torch.cuda.is_available():
         return
@@ -41,6 +47,9 @@ def obey(hardware: Hardware) -> None:
     torch.cuda.set_per_process_memory_fraction(min(1.0, V100_MEMORY / total) if held else 1.0)
     torch.backends.cuda.enable_flash_sdp(not held)
     torch.backends.cuda.enable_cudnn_sdp(not held)
+    flash = not held and precision != "fp32" and torch.cuda.get_device_capability() >= (8, 0)
+    _own_rule[:] = _own_rule or [sdpa_attention.use_gqa_in_sdpa]
+    sdpa_attention.use_gqa_in_sdpa = _own_rule[0] if flash else lambda *_: False
 
 
 def free_memory(device: torch.device) -> int:

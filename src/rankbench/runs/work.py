@@ -54,7 +54,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
             f"{accelerator.distributed_type.value} is no way to start several processes here; use torchrun, or "
             "accelerate launch with distributed_type MULTI_GPU, FSDP or DEEPSPEED"
         )
-    device.obey(run.hardware)
+    device.obey(run.hardware, precision)
     memory = {"forecast": _forecast(run), "before": device.resident_memory(accelerator.device.type)}
     over = sharding.mesh(accelerator.device.type) if split else None
     storage = quantization.storage(run.quantization, precision, quantization.CPU if over else accelerator.device)

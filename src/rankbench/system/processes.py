@@ -124,15 +124,16 @@ def follow_first(tensor: Any) -> None:
         distributed.broadcast(tensor, 0)
 
 
-def one_of(said: bool) -> bool:
-    """Whether any process says so; the same answer on all of them."""
-    if count() == 1:
-        return said
+def vote(said: bool, device: Any) -> list[Any]:
+    """What this process says, to be added up with the others' beside other tensors; nothing where it is alone."""
     import torch
 
-    votes = torch.tensor(float(said), device=_group().device)
-    add_up([votes])
-    return votes.item() > 0
+    return [torch.tensor(float(said), device=device)] if count() > 1 else []
+
+
+def heard(votes: list[Any]) -> bool:
+    """Whether any process said so in votes that were added up; the same answer on all of them."""
+    return any(float(said) > 0 for said in votes)
 
 
 def gathered(value: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The training loop: one page, on accelerate, resumable to the bit."""
+"""The training loop: one page, on accelerate; resumable, on a CPU to the bit."""
 
 from __future__ import annotations
 
@@ -149,6 +149,7 @@ def train(
     recent = torch.tensor(past.pending_loss if processes.first() else 0.0, device=accelerator.device)
     turns = {max(1, round(share * plan.steps)) for share in adapter.reorder_at}
     in_a_row = 0
+    heard: list[torch.Tensor] = []
     adapter.model.train()
     stopping.hold()
     for step in range(past.step, plan.steps):
@@ -174,7 +175,8 @@ def train(
         penalty = adapter.penalty(step, plan.steps)
         if penalty is not None:
             accelerator.backward(penalty / processes.count())
-        processes.add_up(p.grad for p in trained.values() if p.grad is not None)
+        vote = processes.vote(stopping.asked(), accelerator.device)
+        processes.add_up([*(p.grad for p in trained.values() if p.grad is not None), *vote])
         adapter.shape_gradients(drawn[-1][0])
         if settings.max_grad_norm:
             accelerator.clip_grad_norm_(clipped, settings.max_grad_norm)
@@ -215,7 +217,8 @@ def train(
         if settings.eval_steps and past.step % settings.eval_steps == 0 and not last:
             past.evaluations += [{"step": past.step, **value} for value in measure(model)]
             began = time.perf_counter() - past.seconds  # evaluation is not training time
-        stop = processes.one_of(stopping.asked())
+        stop = processes.heard(heard) if processes.count() > 1 else stopping.asked()
+        heard = vote  # read a step later, when nobody has to wait for it
         if last or stop or past.step % settings.checkpoint_steps == 0:
             past.pending_loss = sum(processes.gathered(recent.item()))
             if processes.first():
