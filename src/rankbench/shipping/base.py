@@ -108,7 +108,7 @@ def _base_of(found: Finished) -> Base:
     source = locate("model", model)
     assert source.path is not None
     path = source.path.absolute()
-    if known := hub_of(model, source):
+    if known := hub_of(found.run.model, source):
         return Base(*known, here=str(path))
     return Base(str(path.parent), gguf_file=path.name) if path.suffix == ".gguf" else Base(str(path))
 
