@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from omegaconf import MISSING
@@ -18,14 +19,19 @@ class Log:
 
     name: str = MISSING
     """none, or wandb."""
-    project: str = "rankbench"
-    """The project in Weights & Biases."""
+    project: str | None = None
+    """The project in Weights & Biases (default: the variable WANDB_PROJECT, or rankbench)."""
     entity: str | None = None
-    """The entity (a team or a person) in Weights & Biases."""
+    """The entity (a team or a person) in Weights & Biases (default: the variable WANDB_ENTITY, or your own)."""
     group: str | None = None
     """What the runs of a sweep are grouped by (default: the sweep's name)."""
     mode: str = "auto"
     """online, offline, or auto: online where there is a key and a network."""
+
+    def place(self) -> tuple[str, str | None]:
+        """The project and the entity in Weights & Biases, which the environment may name."""
+        project = self.project or os.environ.get("WANDB_PROJECT") or "rankbench"
+        return project, self.entity or os.environ.get("WANDB_ENTITY") or None
 
     def check(self) -> None:
         """Raises RequestError."""
