@@ -88,7 +88,10 @@ def table(words: list[str]) -> None:
 def _asked(verb: Callable[[list[str]], None], words: list[str]) -> Run:
     """The checked run of a verb that takes a run's settings; its help, where that is asked for."""
     if {"-h", "--help"} & set(words):
-        print(f"usage: rankbench {verb.__name__} [GROUP=CHOICE ...] [KEY=VALUE ...]\n\n{verb.__doc__}")
+        print(
+            f"usage: rankbench {verb.__name__} [--config-dir FOLDER] [GROUP=CHOICE ...] [KEY=VALUE ...]\n\n"
+            f"{verb.__doc__}"
+        )
         sys.exit(0)
     return composed(words)
 

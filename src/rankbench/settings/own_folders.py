@@ -29,7 +29,7 @@ class OwnFolders(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """What Hydra calls before it composes."""
-        for folder in reversed(self.folders):
+        for folder in self.folders:
             search_path.prepend(PROVIDER, f"file://{folder}", anchor=SearchPathQuery(provider="main"))
 
 
