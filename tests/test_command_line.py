@@ -409,6 +409,7 @@ def test_the_runs_of_a_sweep_share_a_group_that_its_repetition_finds_again(
     assert len(records) == 2 and len(groups) == 1 and groups.pop().startswith("sweep-")
     assert jobs.group(words) == jobs.group(list(words)) != jobs.group([*words, "seed=2"])
     assert jobs.group(["+sweeps=lora_search", "seed=0,1"]) == "lora_search"
+    assert jobs.group(["+sweeps=" + ",".join(["lora_search"] * 20)]).startswith("sweep-")
 
 
 @pytest.mark.slow

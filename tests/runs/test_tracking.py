@@ -104,6 +104,9 @@ def test_the_environment_may_name_the_project_and_the_entity(
     monkeypatch.setenv("WANDB_ENTITY", "us")
     assert told() == ("ours", "us")
     assert told("log.project=rankbench", "log.entity=me") == ("rankbench", "me")
+    monkeypatch.setenv("WANDB_PROJECT", "a/b")
+    with pytest.raises(RequestError, match="WANDB_PROJECT='a/b'"):
+        wandb_run()
 
 
 def test_the_runs_of_a_sweep_share_a_group_and_a_single_run_has_none(

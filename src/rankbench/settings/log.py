@@ -30,16 +30,18 @@ class Log:
 
     def place(self) -> tuple[str, str | None]:
         """The project and the entity in Weights & Biases, which the environment may name."""
-        project = self.project or os.environ.get("WANDB_PROJECT") or "rankbench"
+        project = (os.environ.get("WANDB_PROJECT") or "rankbench") if self.project is None else self.project
         return project, self.entity or os.environ.get("WANDB_ENTITY") or None
 
     def check(self) -> None:
         """Raises RequestError."""
         require(self.name in ("none", "wandb"), f"log.name={self.name} is not known; choose log=none|wandb")
         require(self.mode in ("auto", "online", "offline"), f"log.mode={self.mode}: use auto, online or offline")
+        project = self.place()[0] if self.name == "wandb" else self.project
+        key = "WANDB_PROJECT" if self.project is None else "log.project"
         require(
-            0 < len(self.project) <= _PROJECT and not set(self.project) & set("/\\#?%:\r\n"),
-            f"log.project={self.project!r}: W&B takes at most {_PROJECT} characters of a project's name, and none of "
+            project is None or (0 < len(project) <= _PROJECT and not set(project) & set("/\\#?%:\r\n")),
+            f"{key}={project!r}: W&B takes at most {_PROJECT} characters of a project's name, and none of "
             "/ \\ # ? % :; give another log.project=",
         )
         group = self.group or "sweep"

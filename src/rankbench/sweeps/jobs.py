@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rankbench.errors import RequestError
+from rankbench.settings import names
 from rankbench.settings.base import require
 from rankbench.settings.compose import build, stays
 from rankbench.settings.identity import settings
@@ -109,10 +110,14 @@ def split(sweeper: Any, loader: Any) -> Split:
 
 
 def group(words: Sequence[str]) -> str:
-    """What W&B groups a multirun's runs by: the sweep files' names, or a hash of the settings."""
-    named = [word.split("=", 1)[1] for word in words if word.lstrip("+").startswith("sweeps=")]
+    """What W&B groups a multirun's runs by: the sweep files' names where there is room, or a hash of the settings."""
+    named = [word.split("=", 1)[1].replace(",", "+") for word in words if word.lstrip("+").startswith("sweeps=")]
     asked = " ".join(["-m", *(word for word in words if not WHERE.match(word))])
-    return named[0].replace(",", "+") if named else "sweep-" + hashlib.sha256(asked.encode()).hexdigest()[:8]
+    return (
+        named[0]
+        if named and len(named[0]) <= names.LONGEST
+        else "sweep-" + hashlib.sha256(asked.encode()).hexdigest()[:8]
+    )
 
 
 def _lists(config: DictConfig) -> dict[str, str]:

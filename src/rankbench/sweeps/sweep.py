@@ -55,7 +55,7 @@ class Sweep(BasicSweeper):
             arguments = [*arguments, f"log.group={group(arguments)}"]
         loader = self.hydra_context.config_loader
         jobs = Asked(self.config, loader, split(self, loader)).jobs(arguments)
-        file = Path(self.config.runs_dir) / SWEEPS / f"{_name(jobs)}.json"
+        file = Path(self.config.runs_dir) / SWEEPS / f"{_name(jobs[0].log.group, jobs)}.json"
         asked = {job.run_id: job.words for job in jobs}
         listed = {"command": shlex.join(["rankbench", *sys.argv[1:]]), "runs": asked}
         try:
@@ -132,10 +132,10 @@ def install() -> None:
     Plugins.instance().class_name_to_class[BASIC] = Sweep
 
 
-def _name(jobs: Sequence[Job]) -> str:
+def _name(group: str | None, jobs: Sequence[Job]) -> str:
     """A sweep's file: the same runs, the same file."""
     digest = hashlib.sha256("\n".join(sorted(job.run_id for job in jobs)).encode()).hexdigest()[:8]
-    return f"{names.made_good(jobs[0].log.group or 'sweep', 'sweep')}-{digest}"
+    return f"{names.made_good(group or 'sweep', 'sweep')}-{digest}"
 
 
 def _done(job: Job) -> bool:
