@@ -16,9 +16,10 @@ import pytest
 import torch
 from conftest import CONF, Answer, compose_run, sentences, write_jsonl
 
-from rankbench.__main__ import VERBS, _sweep_name
+from rankbench.__main__ import VERBS
 from rankbench.records import lock
 from rankbench.runs.life import summary
+from rankbench.sweeps import jobs
 
 Call = Callable[..., Answer]
 
@@ -406,8 +407,9 @@ def test_the_runs_of_a_sweep_share_a_group_that_its_repetition_finds_again(
     records = [json.loads(file.read_text()) for file in (tmp_path / "runs").glob("*/record.json")]
     groups = {record["config"]["log"]["group"] for record in records}
     assert len(records) == 2 and len(groups) == 1 and groups.pop().startswith("sweep-")
-    assert _sweep_name(words) == _sweep_name(list(words)) != _sweep_name([*words, "seed=2"])
-    assert _sweep_name(["-m", "+sweeps=lora_search", "seed=0,1"]) == "lora_search"
+    assert jobs.group(words) == jobs.group(list(words)) != jobs.group([*words, "seed=2"])
+    assert jobs.group(["+sweeps=lora_search", "seed=0,1"]) == "lora_search"
+    assert jobs.group(["+sweeps=" + ",".join(["lora_search"] * 20)]).startswith("sweep-")
 
 
 @pytest.mark.slow

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable
 
@@ -20,10 +18,13 @@ import rankbench
 from rankbench.errors import RequestError, RunFailed
 from rankbench.runs import own_process
 from rankbench.runs.life import execute, summary
-from rankbench.settings.compose import CONF, build, composed
+from rankbench.settings.compose import CONF, build, composed, stays
+from rankbench.settings.line import line
+from rankbench.settings.own_folders import PROVIDER, read_first
 from rankbench.settings.refusal import explain, near
 from rankbench.settings.run import Run
-from rankbench.settings.words import check, typed
+from rankbench.settings.words import WHERE
+from rankbench.sweeps import sweep
 from rankbench.system import processes, stopping
 from rankbench.system.progress import speak
 from rankbench.system.stopping import Stopped
@@ -55,22 +56,26 @@ def job(config: DictConfig) -> None:
 _failures: list[Exception] = []
 
 
-_WHERE = re.compile(r"cluster[.=]|hydra\.launcher\.|log\.group=")  # where a run is done, not what it is
-
-
 def _job(config: DictConfig) -> None:
     words = list(HydraConfig.get().overrides.task)
+    stays(HydraConfig.get().job.chdir)
     run = build(config, words)
     if HydraConfig.get().mode is not RunMode.MULTIRUN and run.cluster.name != "local":
         raise RequestError(f"cluster={run.cluster.name} takes sweeps, of one run too: rankbench -m {' '.join(words)}")
     if run.cluster.name == "slurm":
         processes.join_slurm()
-    words = [word for word in words if not _WHERE.match(word)]
+    words = [*_folders(), *(word for word in words if not WHERE.match(word))]
     record = (own_process.execute if own_process.wanted(run) else execute)(run, words)
     if not processes.first():
         return
     print(summary(record))
     print(f"record: {run.folder / 'record.json'}")
+
+
+def _folders() -> list[str]:
+    """The folders of the user's own YAML as the command line names them, in a launcher's job too."""
+    sources = HydraConfig.get().runtime.config_sources
+    return [word for source in sources if source.provider == PROVIDER for word in ("--config-dir", source.path)]
 
 
 def table(words: list[str]) -> None:
@@ -80,32 +85,13 @@ def table(words: list[str]) -> None:
     report.main(words)
 
 
-def _sweep_name(words: list[str]) -> str:
-    """What W&B groups a multirun's runs by: the sweep file's name, or a hash of the command."""
-    named = [word.split("=", 1)[1] for word in words if word.lstrip("+").startswith("sweeps=")]
-    asked = " ".join(word for word in words if not _WHERE.match(word))
-    return named[0] if named else "sweep-" + hashlib.sha256(asked.encode()).hexdigest()[:8]
-
-
-def _prepare_sweep(words: list[str]) -> None:
-    from rankbench.sweeps import sweep
-
-    if shows := {"--cfg", "-c", "--info", "-i"} & {word.partition("=")[0] for word in words}:
-        raise RequestError(f"{shows.pop()} shows the settings of one run; leave -m and the lists out")
-    if processes.count() > 1:
-        raise RequestError("a sweep starts its own processes; with cluster=slurm cluster.gpus=4 every run has four")
-    sweep.install()
-    if not any(word.startswith("log.group=") for word in words):
-        beside = next(
-            (i for i, word in enumerate(sys.argv[1:], 1) if "=" in word[1:] and word[0] != "-"), len(sys.argv)
-        )
-        sys.argv.insert(beside, f"log.group={_sweep_name(words)}")  # settings have to stand together
-
-
 def _asked(verb: Callable[[list[str]], None], words: list[str]) -> Run:
     """The checked run of a verb that takes a run's settings; its help, where that is asked for."""
     if {"-h", "--help"} & set(words):
-        print(f"usage: rankbench {verb.__name__} [GROUP=CHOICE ...] [KEY=VALUE ...]\n\n{verb.__doc__}")
+        print(
+            f"usage: rankbench {verb.__name__} [--config-dir FOLDER] [GROUP=CHOICE ...] [KEY=VALUE ...]\n\n"
+            f"{verb.__doc__}"
+        )
         sys.exit(0)
     return composed(words)
 
@@ -191,14 +177,13 @@ def main() -> None:
             )
         else:
             speak()
-            words[:] = typed(words)
-            check(words)
-            sys.argv[1:] = words
+            asked = line(words)
+            sys.argv[1:] = asked.words()
             if not words:
                 log.warning("no settings are given, so this trains the defaults: %s; make demo is shorter", DEFAULTS)
-            if {"-m", "--multirun"} & set(words):
-                _prepare_sweep(words)
-            job()
+            sweep.install()
+            with read_first(asked.folders):
+                job()
             if _failures:
                 raise _failures.pop()
     except (RequestError, HydraException, OmegaConfBaseException) as error:
@@ -214,12 +199,6 @@ def main() -> None:
         sys.exit(stop.code)
     except RunFailed:  # said already, and written to its record
         sys.exit(1)
-    except OSError as error:
-        if not ({"-m", "--multirun"} & set(words) and error.filename):
-            raise
-        place = f"{error.filename} cannot be written ({error.strerror})"  # Hydra makes the sweep's folder
-        print(f"rankbench: {place}; choose another runs_dir", file=sys.stderr)
-        sys.exit(2)
     finally:
         try:
             sys.stdout.flush()  # Python would do it where nobody answers

@@ -90,6 +90,25 @@ def test_the_run_has_its_own_id_its_group_and_its_method_as_job_type(
 
 
 @pytest.mark.slow
+def test_the_environment_may_name_the_project_and_the_entity(
+    record_wandb: Callable[..., Recorder], wandb_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = record_wandb()
+
+    def told(*overrides: str) -> tuple[str, str | None]:
+        execute(wandb_run("train.max_steps=1", "fresh=true", *overrides))
+        return recorder.settings["project"], recorder.settings["entity"]
+
+    assert told() == ("rankbench", None)
+    monkeypatch.setenv("WANDB_PROJECT", "ours")
+    monkeypatch.setenv("WANDB_ENTITY", "us")
+    assert told() == ("ours", "us")
+    assert told("log.project=rankbench", "log.entity=me") == ("rankbench", "me")
+    monkeypatch.setenv("WANDB_PROJECT", "a/b")
+    with pytest.raises(RequestError, match="WANDB_PROJECT='a/b'"):
+        wandb_run()
+
+
 def test_the_runs_of_a_sweep_share_a_group_and_a_single_run_has_none(
     record_wandb: Callable[..., Recorder],
     call_main: Callable[..., Answer],

@@ -92,6 +92,51 @@ def test_a_sweep_knows_what_is_missing_refused_and_queued(tmp_path: Path) -> Non
     assert [state for state, _ in found(tmp_path).values()] == ["done", "queued", "queued", "queued"]
 
 
+DAMAGED = {
+    "empty": "{}",
+    "list": "[]",
+    "text": '"a"',
+    "null": "null",
+    "cut": '{"runs": ',
+    "bytes": "\xff",
+    "no_runs": '{"command": "rankbench -m"}',
+    "runs_null": '{"runs": null}',
+    "runs_list": '{"runs": ["a"]}',
+    "words_null": '{"runs": {"a": null}}',
+    "words_numbers": '{"runs": {"a": [1]}}',
+    "refused_list": '{"runs": {"a": ["seed=0"]}, "refused": ["a"]}',
+    "refused_number": '{"runs": {"a": ["seed=0"]}, "refused": {"a": 1}}',
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_list_is_named_and_hides_nothing(
+    tmp_path: Path, call_main: Callable[..., Answer], caplog: pytest.LogCaptureFixture, case: str
+) -> None:
+    a_run(tmp_path, "a", status="done")
+    a_sweep(tmp_path, {"b": ["seed=1"]})
+    (tmp_path / ".multirun" / "damaged.json").write_text(DAMAGED[case], encoding="latin-1")
+    answer = call_main("status", str(tmp_path))
+    assert answer.rc == 0 and answer.out.splitlines()[-1] == "1 done, 1 missing"
+    assert "damaged.json is no list of a sweep" in caplog.text and "remove it" in caplog.text
+
+
+@pytest.mark.parametrize("launcher", [[], {"pid": "x"}, asdict(lock.myself()) | {"pid": "x"}, 7], ids=str)
+def test_a_launcher_that_nobody_can_be_is_waited_for_by_none(tmp_path: Path, launcher: object) -> None:
+    a_sweep(tmp_path, {"a": ["seed=0"]}, launcher=launcher)
+    assert found(tmp_path)["a"][0] == "missing"
+
+
+@pytest.mark.parametrize(
+    "progress", [{"step": 1}, {"step": None, "steps": 4}, {"step": 1, "steps": 4, "seconds_left": "x"}]
+)
+def test_damaged_progress_costs_its_line_alone(tmp_path: Path, progress: dict[str, int | None]) -> None:
+    folder = a_run(tmp_path, "a")
+    at_step(folder, 1, **progress)
+    with lock.held(folder):
+        assert found(tmp_path)["a"][0] == "running"
+
+
 def test_the_table_fits_eighty_columns_and_counts(tmp_path: Path) -> None:
     name = "triviaqa-smollm2_135m-sorted_lora-0123456789"
     a_run(tmp_path, name, status="failed", reason="out of memory (tried to allocate 2 GiB); lower " + "word " * 90)

@@ -17,9 +17,8 @@ from conftest import Answer, needs, sample
 from test_tracking import Recorder
 from wandb_service import Kept, Service, service
 
-from rankbench.__main__ import _sweep_name
 from rankbench.runs import tracking
-from rankbench.sweeps import summary
+from rankbench.sweeps import jobs, summary
 
 wandb = pytest.importorskip("wandb")
 
@@ -109,7 +108,7 @@ def test_a_repeated_sweep_goes_on_with_its_summary_and_names_only_what_is_not_se
 def test_the_place_of_a_sweep_does_not_name_its_group() -> None:
     asked = ["-m", "task=sst2", "seed=0,1"]
     elsewhere = [*asked, "cluster=slurm", "cluster.partition=gpu", "hydra.launcher.qos=long"]
-    assert _sweep_name(asked) == _sweep_name(elsewhere) != _sweep_name(["-m", "task=sst2", "seed=0,2"])
+    assert jobs.group(asked) == jobs.group(elsewhere) != jobs.group(["-m", "task=sst2", "seed=0,2"])
 
 
 def test_a_hundred_runs_are_one_line_of_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

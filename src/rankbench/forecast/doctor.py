@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from rankbench.settings.hardware import Hardware
 from rankbench.settings.log import Log
 from rankbench.settings.run import Run
 from rankbench.settings.sources import Source, locate
+from rankbench.system.home import refusal
 from rankbench.system.network import look_for_key, reachable
 
 GIB = 2**30
@@ -84,6 +84,7 @@ def examine(run: Run) -> list[Finding]:
         *v100_lines(run),
         *_outlive("psutil", "warning", memory_lines),
         disk_line("runs_dir", Path(run.runs_dir), "choose another runs_dir"),
+        *_outlive("huggingface_hub", "error", _home),
         *_outlive("huggingface_hub", "error", _sources, run),
         *_outlive("wandb", "error", wandb_lines, run.log, look_for_key()),
         Finding("slurm", "ok", f"{slurm}; inside job {job}" if job else slurm),
@@ -220,14 +221,23 @@ def memory_lines(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgrou
 
 def disk_line(name: str, folder: Path, mend: str) -> Finding:
     """Whether there is room, and leave to write, where `folder` is or would be made."""
-    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(p))
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            free = shutil.disk_usage(there).free
-    except OSError as error:
-        return Finding(name, "error", f"{there} cannot be written ({error.strerror or error})", mend)
+    if error := refusal(folder):
+        return Finding(name, "error", f"{error.filename} cannot be written ({error.strerror or error})", mend)
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free
     level = "error" if free < GIB / 2 else "warning" if free < 5 * GIB else "ok"
     return Finding(name, level, f"{free / GIB:.1f} GiB free at {there}", mend)
+
+
+def _home() -> list[Finding]:
+    """Where libraries keep files of their own, where that cannot be written: runs do without, downloads do not."""
+    from huggingface_hub import constants
+
+    home, hub = Path("~").expanduser(), Path(constants.HF_HOME)
+    places = {"HOME": home} | ({} if hub.is_relative_to(home) else {"HF_HOME": hub})
+    found = [disk_line(key, place, f"set {key} to a folder that can be written") for key, place in places.items()]
+    wrong = [line for line in found if line.level == "error"]
+    return [replace(line, level="warning", text=f"{line.text}; runs do without, downloads do not") for line in wrong]
 
 
 def _sources(run: Run) -> list[Finding]:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from rankbench.errors import RequestError
-from rankbench.models import fit, gguf, quantization
+from rankbench.models import described, fit, gguf, quantization
 from rankbench.settings.model import Model
 from rankbench.settings.sources import fetch, fingerprint, hub_of, locate
 from rankbench.system import seeds
@@ -58,8 +58,10 @@ def load(
     torch.manual_seed(seeds.integer(seed, "model"))
     if source.kind == "random":
         tokenizer = byte_tokenizer()
-        config = _of_layers(model, _random_config(source.random or {}, tokenizer, head))
-        return Backbone(_random(config, num_labels, storage), tokenizer, {"source": "random", "fingerprint": "random"})
+        config = _of_layers(model, described.config(model, tokenizer, head))
+        with described.builds(model):
+            made = _random(config, num_labels, storage)
+        return Backbone(made, tokenizer, {"source": "random", "fingerprint": "random"})
     folder = fetch("model", model, source, FILES, needed=[("config.json",), ("*.safetensors",), TOKENIZERS])
     packed = folder.suffix == ".gguf"
     options: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
@@ -106,9 +108,9 @@ def config_of(model: Model, num_labels: int | None) -> Any:
     head = {} if num_labels is None else {"num_labels": num_labels}
     source = locate("model", model)
     if source.kind == "random":
-        return _of_layers(model, _random_config(source.random or {}, byte_tokenizer(), head))
+        return _of_layers(model, described.config(model, byte_tokenizer(), head))
     if source.kind == "hub" and model.shape:
-        return _of_layers(model, _random_config(model.shape, None, head))
+        return _of_layers(model, described.config(model, None, head))
     folder = fetch("model", model, source, ["config.json"])
     if folder.suffix == ".gguf":
         gguf.check_installed()
@@ -212,16 +214,6 @@ def _pretrained(
             quantization.quantize(model, storage)
         quantization.settle(model, storage)
     return model if storage.quantized else model.to(storage.device)  # quantized tensors are in their place
-
-
-def _random_config(shape: dict[str, Any], tokenizer: Any, head: dict[str, Any]) -> Any:
-    from transformers import AutoConfig
-
-    settings = {**shape, **head}
-    if tokenizer is not None:
-        marks = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "eos", "bos")}
-        settings = {"vocab_size": len(tokenizer), **settings, **marks}
-    return AutoConfig.for_model(settings.pop("model_type"), **settings)
 
 
 def _random(config: Any, num_labels: int | None, storage: quantization.Storage) -> nn.Module:

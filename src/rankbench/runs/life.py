@@ -29,7 +29,7 @@ from rankbench.settings.compose import CONF, composed
 from rankbench.settings.identity import identity, settings, sources
 from rankbench.settings.metrics import times
 from rankbench.settings.run import Run
-from rankbench.system import processes, stopping
+from rankbench.system import home, processes, stopping
 from rankbench.system.files import empty, write_atomic
 from rankbench.system.progress import quiet_libraries, speak, written_to
 
@@ -73,6 +73,7 @@ def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:
         raise RequestError(
             f"runs_dir={run.runs_dir} cannot be written ({error.strerror}); choose another runs_dir"
         ) from error
+    home.spare(folder.parent)
     with stopping.obeyed(), _held(folder) as mine:
         if run.fresh and processes.first():
             _begin_anew(folder)

@@ -10,6 +10,7 @@ from typing import Any
 
 from rankbench.settings.log import Log
 from rankbench.settings.run import Run
+from rankbench.system.home import spare
 from rankbench.system.network import look_for_key, reachable
 
 log = logging.getLogger("rankbench")
@@ -120,21 +121,23 @@ def opened(settings: Log, folder: Path, **said: Any) -> Any:
 
     What is resumed offline says so in its files, so that `wandb sync` appends it.
     """
+    spare(folder.parent)
     import wandb
 
     mode: Any = _mode(settings.mode, wandb)
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
     limits: dict[str, Any] = {"init_timeout": SECONDS, "finish_timeout": SECONDS, "finish_timeout_raises": True}
+    project, entity = settings.place()
     run = wandb.init(
-        project=settings.project,
-        entity=settings.entity,
+        project=project,
+        entity=entity,
         group=settings.group,
         dir=str(folder),
         mode=mode,
         settings=wandb.Settings(silent=True, console="off", **limits),
         **said,
     )
-    log.info("W&B %s: %s/%s", mode, settings.project, said["id"])
+    log.info("W&B %s: %s/%s", mode, project, said["id"])
     return run
 
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from rankbench.errors import RequestError
-from rankbench.settings.base import neutrals
+from rankbench.settings.base import neutrals, require
 from rankbench.settings.identity import ONCE_SHARED
 from rankbench.settings.methods import METHODS
 from rankbench.settings.outside import conf_folders
@@ -60,14 +60,28 @@ def build(config: DictConfig, words: Sequence[str]) -> Run:
     return run
 
 
-def composed(words: list[str]) -> Run:
-    """The checked run that these overrides ask for."""
-    from rankbench.settings.words import check, typed
+def stays(chdir: bool | None) -> None:
+    """Refuse that Hydra leaves the folder that the call is made in: paths and runs would be below another one."""
+    require(
+        not chdir,
+        "hydra.job.chdir=true would read and write relative paths in a folder of Hydra's; leave it out, runs_dir says "
+        "where runs lie",
+    )
 
-    words = typed(words)
-    check(words)
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return build(hydra.compose("config", words), words)
+
+def composed(words: list[str]) -> Run:
+    """The checked run that these settings ask for; a `--config-dir` may be among them. Raises RequestError."""
+    from rankbench.settings.line import line
+    from rankbench.settings.own_folders import read_first
+
+    asked = line(words)
+    name = asked.flags.pop("config_name", "config")
+    if asked.flags:
+        raise RequestError(
+            f"--{min(asked.flags).replace('_', '-')} does not go with the settings of one run; leave it out"
+        )
+    with read_first(asked.folders), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return build(hydra.compose(name, asked.settings), asked.settings)
 
 
 def of_record(config: Mapping[str, Any]) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from omegaconf import MISSING
@@ -18,22 +19,29 @@ class Log:
 
     name: str = MISSING
     """none, or wandb."""
-    project: str = "rankbench"
-    """The project in Weights & Biases."""
+    project: str | None = None
+    """The project in Weights & Biases (default: the variable WANDB_PROJECT, or rankbench)."""
     entity: str | None = None
-    """The entity (a team or a person) in Weights & Biases."""
+    """The entity (a team or a person) in Weights & Biases (default: the variable WANDB_ENTITY, or your own)."""
     group: str | None = None
     """What the runs of a sweep are grouped by (default: the sweep's name)."""
     mode: str = "auto"
     """online, offline, or auto: online where there is a key and a network."""
 
+    def place(self) -> tuple[str, str | None]:
+        """The project and the entity in Weights & Biases, which the environment may name."""
+        project = (os.environ.get("WANDB_PROJECT") or "rankbench") if self.project is None else self.project
+        return project, self.entity or os.environ.get("WANDB_ENTITY") or None
+
     def check(self) -> None:
         """Raises RequestError."""
         require(self.name in ("none", "wandb"), f"log.name={self.name} is not known; choose log=none|wandb")
         require(self.mode in ("auto", "online", "offline"), f"log.mode={self.mode}: use auto, online or offline")
+        project = self.place()[0] if self.name == "wandb" else self.project
+        key = "WANDB_PROJECT" if self.project is None else "log.project"
         require(
-            0 < len(self.project) <= _PROJECT and not set(self.project) & set("/\\#?%:\r\n"),
-            f"log.project={self.project!r}: W&B takes at most {_PROJECT} characters of a project's name, and none of "
+            project is None or (0 < len(project) <= _PROJECT and not set(project) & set("/\\#?%:\r\n")),
+            f"{key}={project!r}: W&B takes at most {_PROJECT} characters of a project's name, and none of "
             "/ \\ # ? % :; give another log.project=",
         )
         group = self.group or "sweep"

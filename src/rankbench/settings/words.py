@@ -1,4 +1,4 @@
-"""What people type before Hydra reads it: one name for a list of one, a setting given twice, a sweep without -m."""
+"""What people type before Hydra reads it: one name for a list of one, a sweep without -m."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _OF_TEXTS = {
     for setting in fields(one)
     if str(setting.type).startswith("list[str]")
 }
+WHERE = re.compile(r"\+*(cluster[.=]|hydra\.launcher\.|log\.group=)")  # where a run is done, not what it is
 _PLAIN = re.compile(r"[\w./@-]+(?: [\w./@-]+)*")
 
 
@@ -32,12 +33,11 @@ def typed(words: Sequence[str]) -> list[str]:
     return found
 
 
-def check(words: Sequence[str]) -> None:
-    """Refuse a sweep that -m does not start, and a hub without its revision; say which of two values counts.
+def check(words: Sequence[str], several: bool = False) -> None:
+    """Refuse a sweep where `several` runs are not asked for, and a hub without its revision; say which value counts.
 
     Raises RequestError.
     """
-    several = bool({"-m", "--multirun"} & set(words))
     for word in words:
         if word.lstrip("+").startswith("sweeps=") and not several:
             raise RequestError(f"{word} is a sweep of many runs; start it with -m: rankbench -m {word}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import textwrap
@@ -17,6 +18,8 @@ from typing import Any
 from rankbench.errors import RequestError
 from rankbench.records import lock, record
 from rankbench.system.progress import clock
+
+log = logging.getLogger("rankbench")
 
 STATES = ("done", "running", "queued", "stopped", "missing", "refused", "oom", "failed")
 SWEEPS = ".multirun"  # where a runs folder keeps its sweeps' lists
@@ -46,9 +49,9 @@ class Listed:
         """Whether the call that started the sweep still lives; known on the machine that it was made on alone."""
         try:
             owner = lock.Owner(**(self.launcher or {}))
-        except TypeError:
+            return owner.machine == lock.machine() and lock.alive(owner, 0.0)
+        except (TypeError, ValueError, OverflowError):  # damaged, or of another version
             return False
-        return owner.machine == lock.machine() and lock.alive(owner, 0.0)
 
 
 def main(words: list[str]) -> None:
@@ -125,11 +128,31 @@ def in_words(setting: str) -> str:
 
 
 def sweeps(place: Path) -> Iterator[Listed]:
-    """The lists that sweeps have left in a runs folder."""
+    """The lists that sweeps have left in a runs folder; one that cannot be read is named and left out."""
     for file in sorted((place / SWEEPS).glob("*.json")):
-        kept = _read(file)
-        if kept:
-            yield Listed(kept["runs"], kept.get("refused") or {}, kept.get("launcher"))
+        try:
+            yield _listed(json.loads(file.read_text()))
+        except FileNotFoundError:
+            continue  # another process has just replaced or removed it
+        except (OSError, ValueError) as error:
+            log.warning("%s is no list of a sweep (%s), so what it asked for is not counted; remove it", file, error)
+
+
+def _listed(kept: Any) -> Listed:
+    """A sweep's list as its file holds it. Raises ValueError where it is another thing."""
+    listed = Listed(kept["runs"], kept.get("refused") or {}, kept.get("launcher")) if _named(kept, "runs") else None
+    if listed is None or not _named(listed.runs) or not _named(listed.refused):
+        raise ValueError("its runs are missing")
+    words = [asked for asked in listed.runs.values() if isinstance(asked, list)]
+    texts = [*(word for asked in words for word in asked), *listed.refused.values()]
+    if len(words) < len(listed.runs) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("its runs are damaged")
+    return listed
+
+
+def _named(value: Any, *names: str) -> bool:
+    """Whether a value is one of things by their names, these among them."""
+    return isinstance(value, dict) and all(name in value for name in names)
 
 
 def table(found: Iterable[Standing]) -> str:
@@ -169,14 +192,15 @@ def _recorded(file: Path) -> tuple[str | None, str]:
 def _progress(folder: Path, where: str) -> str:
     file = folder / "checkpoints" / "progress.json"
     known = _read(file)
-    if not known:
+    step, steps, left = (known.get(key) for key in ("step", "steps", "seconds_left"))
+    if not isinstance(step, int) or not isinstance(steps, int):
         return where
-    if known["step"] >= known["steps"]:
+    if step >= steps:
         return f"{where}, measuring"
-    note = f"step {known['step']}/{known['steps']}"
-    if known["seconds_left"] is None:
+    note = f"step {step}/{steps}"
+    if not isinstance(left, int | float):
         return f"{note} {where}"
-    return f"{note}, {clock(max(0, known['seconds_left'] - (time.time() - file.stat().st_mtime)))} left"
+    return f"{note}, {clock(max(0, left - (time.time() - file.stat().st_mtime)))} left"
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rankbench.sweeps.status import WIDTH, Standing, in_words
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rankbench.sweeps.sweep import Job
+    from rankbench.sweeps.jobs import Job
 
 log = logging.getLogger("rankbench")
 

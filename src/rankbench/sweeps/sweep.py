@@ -9,27 +9,22 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
-from hydra.errors import HydraException
-from omegaconf import open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 from rankbench import errors
 from rankbench.errors import RequestError, RunFailed
 from rankbench.records import lock
 from rankbench.settings import names
-from rankbench.settings.compose import build
-from rankbench.settings.log import Log
-from rankbench.settings.run import Run
+from rankbench.settings.base import require
 from rankbench.sweeps import summary
-from rankbench.sweeps.status import Listed, apart_by, of_sweep, standing, table
-from rankbench.system import slurm, stopping
+from rankbench.sweeps.jobs import Asked, Job, group, split
+from rankbench.sweeps.status import SWEEPS, Listed, of_sweep, standing, table
+from rankbench.system import processes, slurm, stopping
 from rankbench.system.files import write_atomic
 from rankbench.system.progress import speak
 
@@ -41,17 +36,6 @@ BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 BasicSweeper: Any = Plugins.instance().class_name_to_class[BASIC]  # an import would give a second class of that name
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run of a sweep and the settings that ask for it."""
-
-    words: tuple[str, ...]
-    run_id: str
-    folder: Path
-    fresh: bool
-    log: Log
-
-
 class Sweep(BasicSweeper):
     """Hydra's own sweeper with the promises above; the launcher is whatever `hydra/launcher` says.
 
@@ -61,14 +45,26 @@ class Sweep(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """What Hydra calls with the command line's settings."""
-        assert self.config is not None
+        assert self.config is not None and self.hydra_context is not None
+        require(
+            processes.count() == 1,
+            "a sweep starts its own processes; with cluster=slurm cluster.gpus=4 every run has four",
+        )
         speak()
-        jobs = self._jobs(arguments)
-        file = Path(self.config.hydra.sweep.dir) / f"{_name(self.config.log.group, jobs)}.json"
+        if self.config.log.group is None and not any(word.lstrip("+").startswith("log.group=") for word in arguments):
+            arguments = [*arguments, f"log.group={group(arguments)}"]
+        loader = self.hydra_context.config_loader
+        jobs = Asked(self.config, loader, split(self, loader)).jobs(arguments)
+        file = Path(self.config.runs_dir) / SWEEPS / f"{_name(jobs[0].log.group, jobs)}.json"
         asked = {job.run_id: job.words for job in jobs}
         listed = {"command": shlex.join(["rankbench", *sys.argv[1:]]), "runs": asked}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, json.dumps(listed | {"launcher": asdict(lock.myself())}, indent=1))
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(file, json.dumps(listed | {"launcher": asdict(lock.myself())}, indent=1))
+        except OSError as error:
+            raise RequestError(
+                f"{file.parent} cannot be written ({error.strerror}); choose another runs_dir"
+            ) from error
         try:
             with stopping.obeyed():
                 refused = self._finish(jobs)
@@ -80,38 +76,14 @@ class Sweep(BasicSweeper):
         there = {job.run_id: standing(job.folder) for job in jobs if job.folder.is_dir()}
         found = of_sweep(Listed(asked, refused, None), there)
         print(table(found))
-        if jobs[0].log.name == "wandb":
-            summary.mirror(file, jobs, found)
+        if mirrored := [job for job in jobs if job.log.name == "wandb"]:
+            ids = {job.run_id for job in mirrored}
+            summary.mirror(file, mirrored, [standing for standing in found if standing.run_id in ids])
         undone = sum(s.state != "done" for s in found)
         if undone:
             text = f"{undone} of {len(jobs)} runs are not done; the same command goes on with them"
             print(f"rankbench: {text}", file=sys.stderr)
             raise RunFailed(text)
-
-    def _jobs(self, arguments: list[str]) -> list[Job]:
-        """Every job once, composed and checked. Raises RequestError naming the first that is wrong."""
-        assert self.hydra_context is not None and self.config is not None
-        loader = self.hydra_context.config_loader
-        words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
-        (asked,) = self.split_arguments(parsed, None)
-        found: dict[str, Job] = {}
-        telling = apart_by(asked)
-        for number, job_words in enumerate(asked, 1):
-            try:
-                run = self._composed(job_words)
-                found.setdefault(run.run_id, Job(tuple(job_words), run.run_id, run.folder, run.fresh, run.log))
-            except (RequestError, HydraException, OmegaConfBaseException) as error:
-                place = f"job {number} of {len(asked)}: {telling[number - 1]}; " if asked[1:] else ""
-                raise WrongJob(error, f"{place}nothing was started") from error
-        return list(found.values())
-
-    def _composed(self, words: Sequence[str]) -> Run:
-        assert self.hydra_context is not None and self.config is not None
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(words))
-        with open_dict(config):
-            del config["hydra"]
-        return build(config, words)
 
     def _finish(self, jobs: list[Job]) -> dict[str, str]:
         """Launch what is not done, and wait for what others are doing; why each that was refused was."""
@@ -149,14 +121,6 @@ class Sweep(BasicSweeper):
             return {}
         failed = [(job, r._return_value) for job, r in zip(jobs, returns, strict=True) if r.status is JobStatus.FAILED]
         return {job.run_id: BUSY if isinstance(error, errors.InUse) else _line(error) for job, error in failed}
-
-
-class WrongJob(RequestError):
-    """One job of a sweep is wrong, so none is started; `cause` says why, `which` names the job."""
-
-    def __init__(self, cause: Exception, which: str) -> None:
-        super().__init__(f"{cause} ({which})")
-        self.cause, self.which = cause, which
 
 
 def install() -> None:

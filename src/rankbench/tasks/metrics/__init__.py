@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ def score(
     """
     result: dict[str, float] = {}
     for name in names:
-        metric = load(METRICS[name].implementation)(keep_in_memory=True)
+        metric = _made(load(METRICS[name].implementation))
         more = {"roles": roles or ClassRoles()} if METRICS[name].of_classes else {}
         if isinstance(metric, Loss):
             found = metric.compute(predictions=np.asarray(columns["loss"]), references=np.asarray(columns["tokens"]))
@@ -33,3 +34,9 @@ def score(
             found = metric.compute(predictions=np.asarray(columns["prediction"]), references=references, **more)
         result.update(found or {})
     return result
+
+
+def _made(metric: Any) -> Any:
+    """A metric, which makes a folder that it leaves empty: not in a home that may be read-only."""
+    with tempfile.TemporaryDirectory() as folder:
+        return metric(keep_in_memory=True, cache_dir=folder)
