@@ -105,7 +105,9 @@ def _meet(func: Any, name: str, operands: Sequence[torch.Tensor]) -> str:
     if func.namespace == "bitsandbytes":
         operands = [one for one in operands if not getattr(one, "is_paged", False)]
     scalars = name in TAKE_SCALARS or name.startswith(BY_PLACE) or torch.Tag.pointwise in func.tags
-    places = {(place(one), scalars and one.dim() == 0) for one in operands} - {(None, True), (None, False)}
+    written = operands[0] if operands and name.endswith("_") else None  # it stays where it is, so it must be there
+    places = {(place(one), scalars and one.dim() == 0 and one is not written) for one in operands}
+    places -= {(None, True), (None, False)}
     found = {where for where, _ in places} - {ANY}
     if found == {HERE, THERE}:
         if (HERE, False) not in places:

@@ -25,8 +25,9 @@ from test_resume_exact import Killed, dies_at
 from rankbench.records.finished import finished
 from rankbench.runs.life import execute
 from rankbench.scoring import evaluation
+from rankbench.settings.train import Optimizer
 from rankbench.shipping import decode, export, layer_ranks
-from rankbench.shipping.loading import load
+from rankbench.shipping.loading import load, with_exits
 from rankbench.training import checkpoints
 
 After = Callable[[Path], object]
@@ -50,6 +51,7 @@ MIXED: dict[str, Callable[[], Any]] = {
     "a sum": lambda: there(2) + torch.ones(2),
     "the card's number and a tensor of the CPU": lambda: there() + torch.ones(2),
     "a number of the CPU in a product": lambda: torch.dot(there(1), torch.ones(1)),
+    "the card's number added to one of the CPU": lambda: torch.ones(()).add_(there()),
     "parts of one tensor": lambda: torch.cat([there(2), torch.ones(2)]),
     "the card's indices": lambda: torch.ones(2)[torch.zeros(2, dtype=torch.long, device="cuda")],
     "an embedding": lambda: torch.nn.Embedding(3, 2)(torch.zeros(2, dtype=torch.long, device="cuda")),
@@ -156,6 +158,7 @@ def chosen(folder: Path) -> None:
 
 
 def decoded(folder: Path) -> None:
+    assert all(parameter.is_cuda for parameter in with_exits(folder)[0].parameters())
     assert all(way.tokens for way in decode.compare(finished(folder), 1, 3)[0])
 
 
@@ -259,7 +262,7 @@ def test_a_killed_run_goes_on_as_it_would_have(
             execute(killed)
     first, second = (execute(run)["training"]["loss_curve"] for run in (killed, whole))
     assert first == second
-    assert paged == ({True} if "paged" in walk else set())
+    assert paged == ({True} if killed.train.optimizer is Optimizer.paged_adamw else set())
 
 
 @pytest.mark.parametrize("walk", ["ranks", *sample(["a decoder", "exits"], "exits")])
