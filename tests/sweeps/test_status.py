@@ -121,7 +121,9 @@ def test_a_damaged_list_is_named_and_hides_nothing(
     assert "damaged.json is no list of a sweep" in caplog.text and "remove it" in caplog.text
 
 
-@pytest.mark.parametrize("launcher", [[], {"pid": "x"}, asdict(lock.myself()) | {"pid": "x"}, 7], ids=str)
+@pytest.mark.parametrize(
+    "launcher", [[], {"pid": "x"}, asdict(lock.myself()) | {"pid": "x"}, 7], ids=["list", "part", "no_pid", "number"]
+)
 def test_a_launcher_that_nobody_can_be_is_waited_for_by_none(tmp_path: Path, launcher: object) -> None:
     a_sweep(tmp_path, {"a": ["seed=0"]}, launcher=launcher)
     assert found(tmp_path)["a"][0] == "missing"
