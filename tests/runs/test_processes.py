@@ -13,14 +13,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from accelerate import DistributedType
-from conftest import write_tiny
+from conftest import tiny_overrides, write_tiny
 from safetensors.torch import load_file
 from tiny import a_run
+from torch import distributed
 
 from rankbench.errors import RequestError
 from rankbench.methods.factors import Gated
 from rankbench.runs.life import execute
+from rankbench.scoring import evaluation
 from rankbench.system import processes
 
 COMMON = ["task=classification", "train.max_steps=7", "train.batch_size=6", "train.log_steps=2", "adapter.r=4"]
@@ -163,7 +166,27 @@ def test_alone_nothing_is_added_up_or_waited_for(monkeypatch: pytest.MonkeyPatch
     assert processes.gathered(3) == [3] and processes.own(np.arange(3)).tolist() == [0, 1, 2]
 
 
+def test_gradients_go_in_buckets_of_a_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One flat copy of all of them would double their memory."""
+    monkeypatch.setattr(processes, "BUCKET", 40)
+    tensors = [torch.zeros(n) for n in (4, 4, 4, 30, 1)]
+    found = list(processes._buckets(tensors))
+    assert [[t.numel() for t in bucket] for bucket in found] == [[4, 4], [4], [30], [1]]
+
+
+def test_a_peak_is_of_the_training_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[int] = []
+    evaluate = evaluation.evaluate
+    monkeypatch.setattr(evaluation, "evaluate", lambda *a, **k: scored.append(1) or evaluate(*a, **k))
+    monkeypatch.setattr("rankbench.models.device.peak_memory", lambda device: 100 + len(scored))
+    words = tiny_overrides(write_tiny(tmp_path / "data"), tmp_path / "runs")
+    record = execute(a_run(*words, "adapter=lora", "evaluate.cuts=[svd]"))
+    assert record["training"]["peak_memory_bytes"] == 100 and len(scored) == 2
+
+
 if __name__ == "__main__":
     Gated.draw = Gated.mean  # as dropout, the noise of gates is each process's own
     for variant in sys.argv[2:]:
         execute(a_run(*settings(Path(sys.argv[1]), variant), f"runs_dir={Path(sys.argv[1]) / 'two'}"))
+    timeout = distributed.group.WORLD._get_backend(torch.device("cpu")).options._timeout
+    assert timeout == processes.PATIENCE, "the first process may take hours before the others hear of it"

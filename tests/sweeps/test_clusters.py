@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import CONF, LAUNCHERS, Answer, compose, compose_run, needs, sample
+from hydra.types import RunMode
 
 from rankbench.records import lock
 from rankbench.runs import own_process
@@ -223,3 +225,20 @@ def test_each_job_has_a_gpu_of_its_own(
                 assert second == names[1]
     with gpus.card() as free:
         assert free == first
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "cards", "mode", "apart"),
+    [
+        ("paged_adamw", ["0"], RunMode.MULTIRUN, True),
+        ("paged_adamw", [], RunMode.MULTIRUN, False),
+        ("paged_adamw", ["0"], RunMode.RUN, False),
+        ("adamw", ["0"], RunMode.MULTIRUN, False),
+    ],
+)
+def test_a_sweeps_run_that_would_keep_a_cards_pages_has_a_process_of_its_own(
+    optimizer: str, cards: list[str], mode: RunMode, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rankbench.system.gpus.cards", lambda: cards)
+    monkeypatch.setattr(own_process.HydraConfig, "get", lambda: SimpleNamespace(mode=mode))
+    assert own_process.wanted(compose_run("model=tiny_bert", f"train.optimizer={optimizer}")) is apart
