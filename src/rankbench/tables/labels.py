@@ -11,6 +11,7 @@ from typing import Any
 
 from rankbench.settings.compose import NEUTRAL
 from rankbench.settings.identity import ONCE_SHARED, PLACES, VOLATILE
+from rankbench.tables.shown import Shown
 
 
 def labels(
@@ -70,17 +71,20 @@ SHARED = ("r", "lora_alpha", "lora_dropout", "target_modules")  # of the methods
 _RESULT = ("train", "task", "model", "quantization")  # groups that can change a score, whatever the method
 
 
-def legend(records: list[dict[str, Any]]) -> list[str]:
+def legend(records: list[dict[str, Any]], shown: Shown | None = None) -> list[str]:
     """What the names of `labels` leave out: settings in which these methods differ, and unlike runs that share a name.
 
     A method's own settings tell it by its name; these are those that it shares with others, such as the learning rate.
-    Methods are held against those on the same task and model.
+    Methods are held against those on the same task and model, shown by the same metric.
     """
     content = _contents(records)
     whole = {r["run_id"]: _whole(r) | content[r["run_id"]] for r in records}
-    apart: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    apart: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for record in records:
-        apart.setdefault((record["config"]["task"]["name"], record["config"]["model"]["name"]), []).append(record)
+        place = record["config"]["task"]["name"], record["config"]["model"]["name"]
+        apart.setdefault((*place, (shown or {}).get(record["run_id"], "")), []).append(record)
+    often = Counter(place[:2] for place in apart)
+    apart = {place if often[place[:2]] > 1 else place[:2]: runs for place, runs in apart.items()}
     found = {", ".join(place): list(_differing(runs, whole)) for place, runs in apart.items()}
     return [f"{place}: {line}" if len(apart) > 1 else line for place, lines in found.items() for line in lines]
 

@@ -14,6 +14,7 @@ from rankbench.errors import RequestError
 from rankbench.records.notes import one_answer
 from rankbench.settings.metrics import CORRELATIONS, MATCHES, METRICS, ClassRoles, undefined
 from rankbench.tables import metric_sums
+from rankbench.tables.shown import no_such
 
 Submodel = dict[str, Any]  # as the record holds it
 
@@ -46,7 +47,7 @@ def measure(folder: Path, record: dict[str, Any], metric: str | None) -> Measure
     have = list(subs[0]["metrics"])
     chosen = metric or have[0]
     if chosen not in have:
-        raise RequestError(f"--metric {chosen}: this run has {', '.join(have)}")
+        raise no_such(chosen, have, "this run has")
     file = folder / "predictions.parquet"
     again = "copy it there from where the run was done, or run it again with fresh=true"
     if not file.exists():
