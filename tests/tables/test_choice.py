@@ -380,3 +380,47 @@ def test_a_wrong_request_is_answered_in_one_line(
 def test_a_run_without_a_choice_is_refused(more: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=message):
         choice.choose_rank(of_ranks(tmp_path / "run", {1: hits(0.7), 2: hits(0.8)}, **more))
+
+
+# Metrics that say nothing
+
+
+def of_scores(folder: Path, said: dict[int, np.ndarray], truth: np.ndarray, *names: str) -> Path:
+    return a_run(folder, {(rank, None): {"prediction": own} for rank, own in said.items()}, truth, names)
+
+
+SPREAD = np.linspace(0, 1, N)
+FLAT = np.full(N, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("metric", "truth", "said"),
+    [
+        ("pearson", FLAT, {1: SPREAD, 2: SPREAD**2}),
+        ("spearman", FLAT, {1: SPREAD, 2: SPREAD**2}),
+        ("matthews_correlation", np.ones(N, int), {1: np.arange(N) % 2, 2: np.arange(N) // 7 % 2}),
+        ("f1", np.zeros(N, int), {1: np.arange(N) % 2, 2: np.arange(N) // 7 % 2}),
+    ],
+)
+def test_no_rank_is_named_by_a_metric_that_is_undefined(
+    metric: str, truth: np.ndarray, said: dict[int, np.ndarray], tmp_path: Path
+) -> None:
+    made, closing = choice.choose_rank(of_scores(tmp_path / "run", said, truth, metric))
+    assert closing[0].startswith(f"No rank is named: {metric} is undefined, since ")
+    assert closing[1:] == ["So there is nothing here to ship."]
+    assert [shown(made, rank)["within 0.5"] for rank in said] == ["?", "?"]
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+def test_a_rank_that_answers_one_value_is_not_named(metric: str, tmp_path: Path) -> None:
+    truth = SPREAD**2
+    closing = choice.choose_rank(of_scores(tmp_path / "flat", {1: FLAT, 2: FLAT + 1}, truth, metric))[1]
+    assert closing[0] == "No rank is named: every rank answers one value for every example."
+    assert closing[-1] == "So there is nothing here to ship."
+    some = of_scores(tmp_path / "some", {1: FLAT, 2: SPREAD}, truth, metric)
+    assert choice.choose_rank(some, margin=150)[1][0].startswith("Rank 2: ")
+
+
+def test_accuracy_over_one_class_is_what_it_says(tmp_path: Path) -> None:
+    run = of_scores(tmp_path / "run", {1: np.arange(N) % 2, 2: np.ones(N, int)}, np.ones(N, int), "accuracy")
+    assert choice.choose_rank(run)[1][0].startswith("Rank 2: better than every other rank")

@@ -12,7 +12,7 @@ from scipy import stats as scipy_stats
 from test_curve import a_record
 
 from rankbench.errors import RequestError
-from rankbench.tables import comparisons, layout
+from rankbench.tables import comparisons, layout, report
 from rankbench.tables.comparisons import ranks
 
 LORA = ("adapter=lora",)
@@ -241,3 +241,77 @@ def test_the_command_prints_a_comparison(search: Path, command_line: Callable[..
     done = command_line("table", "lora_search_vs_dylora", str(search))
     assert done.rc == 0 and "| LoRA, one training a rank |" in done.out, done.err
     assert command_line("table", "no_such_table", str(search)).rc == 2
+
+
+# Runs that a table leaves out
+
+
+def scored_by(metrics: dict[str, float]) -> list[dict[str, Any]]:
+    counts = {"adapter": 1, "head": 1, "trainable": 2, "total": 3}
+    return [
+        {"rank": rank, "depth": None, "metrics": metrics, "n": 100, "parameters": counts, "eval_seconds": 1.0}
+        for rank in (1, 2)
+    ]
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Two runs of one task scored by other metrics at other learning rates, and one that failed."""
+    a_record(tmp_path, "adapter=dylora", "train.learning_rate=0.01", submodels=scored_by({"accuracy": 0.5}))
+    odd = ["adapter=dylora", "train.learning_rate=0.02", "task.metrics=[f1_macro]"]
+    a_record(tmp_path, *odd, submodels=scored_by({"f1_macro": 0.25}))
+    a_record(tmp_path, "adapter=dylora", status="failed", submodels=[])
+    return tmp_path
+
+
+def words(name: str, path: Path, metric: str | None = None) -> str:
+    return " ".join(report.table(name, path, metric).text("md").replace("\\", "").split())
+
+
+@pytest.mark.parametrize("name", ["lora_search_vs_dylora", "glue", "distribution", "loss", "flop"])
+def test_runs_without_the_metric_are_said_to_be_left_out(name: str, mixed: Path) -> None:
+    """Neither their settings nor what is said of their scores stands below a table that they are not in."""
+    said = words(name, mixed)
+    assert "Left out: 1 of 3 runs, without accuracy; --metric shows them by f1_macro." in said
+    assert "Left out: 1 of 3 runs, not done (run-2)." in said
+    assert "learning_rate" not in said
+    assert "without f1_macro; --metric shows them by accuracy." in words(name, mixed, "f1_macro")
+
+
+def test_a_leaderboard_has_a_block_for_each_metric(mixed: Path) -> None:
+    a_record(mixed, "adapter=lora", "train.learning_rate=0.04", submodels=scored_by({"accuracy": 0.75}))
+    said = words("leaderboard", mixed)
+    assert "accuracy x 100, best first" in said and "f1_macro x 100, best first" in said
+    assert "50.0" in said and "25.0" in said
+    assert "accuracy: dylora: learning_rate=0.01." in said and "0.02" not in said, "it stands alone"
+    asked = words("leaderboard", mixed, "accuracy")
+    assert "25.0" not in asked and "Left out: 1 of 4 runs, without accuracy" in asked
+
+
+def test_a_curve_of_one_metric_says_who_lacks_it(mixed: Path) -> None:
+    assert "Left out: 1 of 3 runs, not done" in words("curve", mixed) and "without" not in words("curve", mixed)
+    said = words("curve", mixed, "accuracy")
+    assert "without accuracy; --metric shows them by f1_macro." in said and "learning_rate" not in said
+
+
+@pytest.mark.parametrize("name", ["distribution", "loss"])
+def test_other_methods_are_said_to_be_left_out(name: str, mixed: Path) -> None:
+    a_record(mixed, "adapter=lora", submodels=scored_by({"accuracy": 0.75}))
+    assert "Left out: 1 of 4 runs, which this table does not compare (lora)." in words(name, mixed)
+
+
+@pytest.mark.parametrize(
+    "name", ["lora_search_vs_dylora", "glue", "distribution", "loss", "flop", "leaderboard", "curve"]
+)
+def test_a_metric_that_no_run_has_is_refused_with_those_there(name: str, mixed: Path) -> None:
+    with pytest.raises(RequestError, match="--metric bleu: these runs have accuracy, f1_macro"):
+        report.table(name, mixed, "bleu")
+
+
+@pytest.mark.parametrize("name", ["lora_search_vs_dylora", "glue", "leaderboard", "curve"])
+def test_a_metric_of_several_splits_is_asked_for_by_its_split(name: str, tmp_path: Path) -> None:
+    a_record(tmp_path, submodels=scored_by({"f1_dev_a": 0.5, "f1_dev_b": 0.6, "f1_macro_dev_a": 0.7}))
+    with pytest.raises(
+        RequestError, match=r"--metric f1 was measured on several splits; say which: f1_dev_a, f1_dev_b$"
+    ):
+        report.table(name, tmp_path, "f1")

@@ -225,6 +225,45 @@ def test_weights_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert named(tmp_path) == ["dylora weights=first", "dylora weights=second"]
 
 
+PRESETS = ("tiny_bert", "tiny_gpt2", "roberta_base", "llama2_7b")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_whose_weights_were_not_used_is_not_named(preset: str, tmp_path: Path) -> None:
+    """Weights of one's own under any preset: where its own would lie, and what they are, is nobody's setting."""
+    for model in ("roberta_large", preset):
+        used = {"source": "path", "location": "/m/other", "fingerprint": "1" * 16}
+        target = ["adapter.target_modules=[query]", "train.learning_rate=0.01"]
+        a_record(tmp_path, f"model={model}", "model.name=other", "model.path=/m/other", *target, backbone=used)
+    assert named(tmp_path) == ["dylora"] * 2
+    assert labels.legend(load_records(tmp_path)) == []
+
+
+def test_a_preset_whose_data_were_not_used_is_not_named(tmp_path: Path) -> None:
+    for task in ("sst2", "rte"):
+        words = ["task.name=own", "task.data_dir=/d", "task.text_columns=[text]", "task.label_names=null"]
+        a_record(tmp_path, f"task={task}", *words)
+    assert named(tmp_path) == ["dylora"] * 2
+    assert labels.legend(load_records(tmp_path)) == []
+
+
+def test_weights_and_data_of_two_hubs_stay_apart(tmp_path: Path) -> None:
+    for hub in ("one/model", "other/model", "one/text"):
+        used = {"source": "hub", "location": hub, "fingerprint": f"{hub}@abc"}
+        a_record(tmp_path, "model=roberta_base", f"model.hub={hub}", "model.name=m", "adapter.r=4", backbone=used)
+    assert len(set(named(tmp_path))) == 3
+    assert not any("hub=" in name or "revision" in name for name in named(tmp_path))
+
+
+def test_random_weights_of_two_architectures_stay_apart(tmp_path: Path) -> None:
+    drawn = {"source": "random", "fingerprint": "random"}
+    for layers in (1, 2):
+        a_record(tmp_path, f"model.random.num_hidden_layers={layers}", backbone=drawn)
+    assert named(tmp_path) == ["dylora num_hidden_layers=1", "dylora num_hidden_layers=2"]
+    a_record(tmp_path, backbone={"source": "path", "location": "/m/other", "fingerprint": "1" * 16})
+    assert named(tmp_path) == ["dylora num_hidden_layers=1", "dylora num_hidden_layers=2", "dylora"]
+
+
 def test_which_metrics_are_asked_for_makes_no_other_method(tmp_path: Path) -> None:
     a_record(tmp_path, "seed=0", "task.metrics=[accuracy,f1]")
     a_record(tmp_path, "seed=1")

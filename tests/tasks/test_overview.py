@@ -170,3 +170,57 @@ def test_a_run_that_learns_nothing_says_so(call_main: Callable[..., Answer], tin
     assert len(said) == 1 and said <= {"ham", "spam"}
     told = " ".join(answer.out.split())
     assert f"Every sub-model answers {said.pop()} for every example, so its score is that of no model at all." in told
+
+
+# Metrics that say nothing
+
+
+SAME = "where every label is the same"
+
+
+@pytest.mark.parametrize(
+    ("metric", "labels", "settings", "why"),
+    [
+        ("pearson", [2.5, 2.5], {"regression": True}, SAME),
+        ("spearman", [2.5, 2.5], {"regression": True}, SAME),
+        ("matthews_correlation", [1, 1], {}, SAME),
+        ("f1", [0, 0], {}, "where no label is of its class"),
+    ],
+)
+def test_a_metric_that_is_undefined_over_the_labels_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, metric: str, labels: list[Any], settings: dict[str, Any], why: str
+) -> None:
+    train = [{"text": f"t {i}", "label": i % 2} for i in range(8)]
+    folder = splits(tmp_path, train, [{"text": f"v {i}", "label": label} for i, label in enumerate(labels)])
+    told(caplog, folder, metrics=[metric], **settings)
+    assert f"{metric} is undefined on validation, {why}: its value says nothing." in caplog.messages
+    caplog.clear()
+    told(caplog, splits(tmp_path, train, train), metrics=[metric], **settings)
+    assert not any("undefined" in message for message in caplog.messages)
+
+
+def test_a_regression_without_anything_to_learn_says_so(
+    call_main: Callable[..., Answer], tiny: list[str], tmp_path: Path
+) -> None:
+    """Labels of one value: in the log before training, in the record, in the summary and beside every table."""
+    folder = splits(tmp_path / "d", *([{"text": f"{s} {i}", "label": 2.5} for i in range(9)] for s in "tv"))
+    answer = call_main(*tiny, f"task.data_dir={folder}", "task.regression=true", "task.metrics=[pearson,spearman]")
+    assert answer.rc == 0, answer.err
+    assert "train: every label is 2.5, so there is nothing to learn" in answer.err
+    said = f"spearman is undefined on validation, {SAME}: its value says nothing."
+    assert said in answer.err and said in " ".join(answer.out.split())
+    shown = call_main("table", "leaderboard", str(tmp_path / "runs"))
+    assert said in " ".join(shown.out.split())
+
+
+def test_a_regression_that_answers_one_value_says_so(
+    call_main: Callable[..., Answer], tiny: list[str], tmp_path: Path
+) -> None:
+    """Every scored text is the same, so every answer is."""
+    rows = [{"text": f"t {i}", "label": i / 2} for i in range(9)]
+    folder = splits(tmp_path / "d", rows, [{"text": "same", "label": i} for i in range(4)])
+    answer = call_main(*tiny, f"task.data_dir={folder}", "task.regression=true", "task.metrics=[pearson]")
+    assert answer.rc == 0, answer.err
+    assert "for every example, so its score is that of no model at all." in " ".join(answer.out.split())
+    (file,) = (tmp_path / "runs").glob("*/record.json")
+    assert all(sub["one_value"] in answer.out for sub in json.loads(file.read_text())["submodels"])

@@ -6,17 +6,32 @@ from typing import Any
 
 
 def notes(record: dict[str, Any]) -> list[str]:
-    """Sentences: which class F1 is of, and which sub-models answer one class for every example."""
+    """Sentences: which class F1 is of, which metrics say nothing, and which sub-models have one answer for all."""
     found = []
     positive = (record.get("data") or {}).get("positive_label")
     if positive is not None:
         found.append(f"f1 is of the class {positive}.")
+    found += nothing_said(record.get("data") or {})
     subs = record.get("submodels") or []
-    for answer in dict.fromkeys(sub["one_class"] for sub in subs if "one_class" in sub):
-        same = [sub for sub in subs if sub.get("one_class") == answer]
+    for answer in dict.fromkeys(one for sub in subs if (one := one_answer(sub)) is not None):
+        same = [sub for sub in subs if one_answer(sub) == answer]
         who = "Every sub-model" if len(same) == len(subs) > 1 else _who(same)
         found.append(f"{who} answers {answer} for every example, so its score is that of no model at all.")
     return found
+
+
+def nothing_said(data: dict[str, Any]) -> list[str]:
+    """A sentence for each metric that is undefined over the labels of a split, by what a record says of its data."""
+    return [
+        f"{metric} is undefined on {split}, where {why}: its value says nothing."
+        for split, reasons in (data.get("undefined") or {}).items()
+        for metric, why in reasons.items()
+    ]
+
+
+def one_answer(sub: dict[str, Any]) -> str | None:
+    """The class or the value that a sub-model answers for every example; None where it has several."""
+    return sub.get("one_class", sub.get("one_value"))
 
 
 def _who(subs: list[dict[str, Any]]) -> str:

@@ -259,7 +259,7 @@ def _measure_cut(
 
 def _entry(score: Any, adapter: Any, validation: list[Any], names: tuple[str, ...] | None) -> dict[str, Any]:
     """A sub-model as the record has it."""
-    one = _one_class(score, validation, names)
+    one = _one_class(score, validation, names) if names else _one_value(score, validation)
     return {
         "rank": score.submodel.rank,
         "depth": score.submodel.depth,
@@ -268,19 +268,27 @@ def _entry(score: Any, adapter: Any, validation: list[Any], names: tuple[str, ..
         "parameters": asdict(adapter.count(score.submodel)),
         "eval_seconds": score.seconds,
         **({"generated": asdict(score.generated)} if score.generated else {}),
-        **({"one_class": one} if one is not None else {}),
+        **({"one_class" if names else "one_value": one} if one is not None else {}),
     }
 
 
-def _one_class(score: Any, validation: list[Any], names: tuple[str, ...] | None) -> str | None:
+def _one_class(score: Any, validation: list[Any], names: tuple[str, ...]) -> str | None:
     """The class that a sub-model answers for every example, where the labels are of several; None otherwise."""
     import numpy as np
 
-    if names is None:
-        return None
     said = {int(one) for split in validation for one in np.unique(score.predictions[split.name]["prediction"])}
     true = {int(one) for split in validation for one in np.unique(split.labels)}
     return names[said.pop()] if len(said) == 1 and len(true) > 1 else None
+
+
+def _one_value(score: Any, validation: list[Any]) -> str | None:
+    """The value that a regression answers for every example; None where it answers several, or texts."""
+    import numpy as np
+
+    if any(split.references for split in validation):
+        return None
+    said = np.concatenate([score.predictions[split.name]["prediction"] for split in validation])
+    return f"{said[0]:.4g}" if np.ptp(said) == 0 else None
 
 
 def _write_predictions(file: Path, scores: list[Any], by_cut: dict[str, _Cut], validation: list[Any]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from rankbench.settings.outside import installed
@@ -65,9 +66,26 @@ def rises(metric: str) -> bool:
     return known is None or known.rises
 
 
-def _measure(metric: str) -> Measure | None:
+def undefined(metric: str, labels: Collection[float], roles: ClassRoles) -> str | None:
+    """Why a metric says nothing of sub-models where these are the distinct labels; None where it does."""
+    known = base(metric)
+    if known in CORRELATIONS and len(labels) < 2:
+        return "every label is the same"
+    return "no label is of its class" if known == "f1" and roles.positive not in labels else None
+
+
+def base(metric: str) -> str | None:
+    """A metric's own name, which a split's name may follow; None where it is not known."""
     known = [name for name in METRICS if metric == name or metric.startswith(name + "_")]
-    return METRICS[max(known, key=len)] if known else None
+    return max(known, key=len) if known else None
+
+
+def _measure(metric: str) -> Measure | None:
+    known = base(metric)
+    return METRICS[known] if known else None
+
+
+CORRELATIONS = ("pearson", "spearman", "matthews_correlation")  # metrics of what varies with the labels
 
 
 MATCHES = ("exact_match", "exact_match_normalized")  # metrics by which a generated response is right or wrong

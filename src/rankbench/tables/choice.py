@@ -10,38 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from rankbench.errors import RequestError
 from rankbench.records.finished import kept
 from rankbench.records.notes import notes
 from rankbench.records.record import load_records, read
-from rankbench.settings.metrics import MATCHES, METRICS, ClassRoles, times, unit
+from rankbench.settings.metrics import METRICS, base, times, unit
 from rankbench.tables import metric_sums, stats
 from rankbench.tables.layout import Block, chance, render, said
+from rankbench.tables.measured import Measured, Submodel, measure
 
 ERROR = 0.05  # the chance that an interval misses, over all pairs together
 MADE = 0.04  # the chance that they are made for: with few examples up to one in a hundred more misses
 RESAMPLES = 10_000
 SPLITS = 1000
-
-Submodel = dict[str, Any]  # as the record holds it
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one metric says of a run's sub-models, smallest first."""
-
-    metric: str
-    submodels: list[Submodel]
-    sums: metric_sums.Sums
-
-    @property
-    def kind(self) -> str:
-        """What tells these sub-models apart."""
-        rank, depth = (any(sub[key] is not None for sub in self.submodels) for key in ("rank", "depth"))
-        return "pair" if rank and depth else "exit" if depth else "rank"
 
 
 def text(made: Sequence[Block], closing: Sequence[str], form: str, width: int | None = None) -> str:
@@ -61,14 +44,14 @@ def choose_rank(folder: Path, metric: str | None = None, margin: float = 0.5) ->
     if not 0 < margin < np.inf:
         raise RequestError(f"--margin {margin:g}: no interval lies within that; give one above 0, such as 0.5")
     record, note = _run(folder)
-    measured = _measured(folder, record, metric)
+    measured = measure(folder, record, metric)
     found, halves = Found.of(measured, margin), stats.split_half(measured.sums, SPLITS)
+    told = [] if measured.undefined else [_honest(measured, found, halves), *_area(measured, found)]
     return [_block(record, measured, found, halves, margin)], [
         _answer(measured, found, margin),
-        _honest(measured, found, halves),
-        *_area(measured, found),
+        *told,
         *notes(record),
-        *_export(folder, note, measured.submodels, found),
+        *_export(folder, note, measured, found),
     ]
 
 
@@ -96,8 +79,8 @@ class Found:
         least = factor * np.where(others, low, np.inf).min(1)
         most = factor * np.where(others, high, np.inf).min(1)
         best = int((pairs.value * (1 if sums.rises else -1)).argmax())
-        answering = ["one_class" not in sub for sub in measured.submodels]
-        within = [int(i) for i in np.flatnonzero((least > -margin) & np.array(answering))]
+        answering = ~np.array(measured.idle) & (measured.undefined is None)
+        within = [int(i) for i in np.flatnonzero((least > -margin) & answering)]
         asked = np.delete((pairs.high - pairs.difference)[best], best)[np.delete(most >= -margin, best)]
         wide = factor * float(asked.max(initial=0))
         return cls(pairs, best, least, most, within, wide)
@@ -109,73 +92,6 @@ def _run(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     if record is None or record["status"] != "done" or (folder / "adapter").exists():
         return kept(folder)
     return load_records(folder / "record.json")[0], None
-
-
-def _measured(folder: Path, record: dict[str, Any], metric: str | None) -> Measured:
-    subs = sorted(record["submodels"], key=_place)
-    if len(subs) < 2:
-        raise RequestError(f"{folder} measured one sub-model alone, so there is nothing to choose from")
-    have = list(subs[0]["metrics"])
-    chosen = metric or have[0]
-    if chosen not in have:
-        raise RequestError(f"--metric {chosen}: this run has {', '.join(have)}")
-    file = folder / "predictions.parquet"
-    again = "copy it there from where the run was done, or run it again with fresh=true"
-    if not file.exists():
-        raise RequestError(f"{folder} lacks predictions.parquet, which tells noise from difference; {again}")
-    try:
-        base, columns, references = _columns(pd.read_parquet(file), chosen, [_place(sub) for sub in subs])
-    except (LookupError, ValueError, OSError, StopIteration) as error:
-        raise RequestError(f"{file} is not of this run, or damaged ({error}); {again}") from error
-    if base in MATCHES and base in columns:  # any accepted text counted, of which the file keeps the first alone
-        base, columns, references = "accuracy", {"prediction": columns[base]}, np.ones_like(references, dtype=bool)
-    sums = metric_sums.sums(base, columns, references, _roles(record))
-    if not np.allclose(sums.whole(), [sub["metrics"][chosen] for sub in subs], rtol=1e-6):
-        if base in MATCHES:  # who accepts more texts finds more right: the same number means the same answers
-            raise RequestError(
-                f"--metric {chosen}: these questions accept several texts and this older predictions.parquet keeps the "
-                "first, so it does not tell which answers were right; use --metric loss, or repeat it with fresh=true"
-            )
-        raise RequestError(f"{file} does not give the {chosen} of the record; {again}")
-    return Measured(chosen, subs, sums)
-
-
-def _roles(record: dict[str, Any]) -> ClassRoles:
-    """Which classes F1 is of: those that the record names; class 1 of two in older ones."""
-    data = record.get("data") or {}
-    names = data.get("label_names") or ["0", "1"]
-    positive = data.get("positive_label")
-    return ClassRoles(len(names), names.index(positive) if positive in names else 1)
-
-
-def _columns(
-    frame: pd.DataFrame, metric: str, places: list[tuple[int, int]]
-) -> tuple[str, dict[str, npt.NDArray[Any]], npt.NDArray[Any]]:
-    """The metric without its split's name, its columns (k, n) in the order of `places`, and the references (n,).
-
-    Raises LookupError or ValueError when the frame does not hold the same examples for each place.
-    """
-    names = {str(split): f"_{str(split).removeprefix('validation_')}" for split in frame["split"].unique()}
-    base = metric
-    if len(names) > 1:
-        split = next(name for name, suffix in names.items() if metric.removesuffix(suffix) in METRICS)
-        base, frame = metric.removesuffix(names[split]), frame[frame["split"] == split]
-    if "cut" in frame:  # other ways to cut rank R down, which stand beside the trained ones
-        frame = frame[frame["cut"].isna()]
-    frame = frame.fillna({"rank": 0, "depth": 0}).sort_values(["depth", "rank", "index"])
-    shape = len(places), -1
-    answered = (base,) if base in MATCHES and base in frame else metric_sums.needs(base)
-    found = {key: frame[key].to_numpy().reshape(shape) for key in ("depth", "rank", "index", "reference", *answered)}
-    for key in ("index", "reference"):
-        if (found[key] != found[key][0]).any():
-            raise ValueError(f"its sub-models differ in {key}")
-    if [*zip(found["depth"][:, 0], found["rank"][:, 0], strict=True)] != places:
-        raise ValueError("it has other sub-models than the record")
-    return base, found, found["reference"][0]
-
-
-def _place(sub: Submodel) -> tuple[int, int]:
-    return sub["depth"] or 0, sub["rank"] or 0
 
 
 def _words(sub: Submodel) -> str:
@@ -221,8 +137,11 @@ def _block(record: dict[str, Any], measured: Measured, found: Found, halves: sta
 
 def _answer(measured: Measured, found: Found, margin: float) -> str:
     subs, digits, sure = measured.submodels, _digits(measured), f"{100 * (1 - ERROR):.0f} %"
-    if not found.within and all("one_class" in sub for sub in subs):
-        return f"No {measured.kind} is named: every {measured.kind} answers one class for every example."
+    if measured.undefined:
+        return f"No {measured.kind} is named: {measured.metric} is undefined, since {measured.undefined}."
+    if not found.within and all(measured.idle):
+        one = "one class" if METRICS[base(measured.metric) or ""].kind == "classification" else "one value"
+        return f"No {measured.kind} is named: every {measured.kind} answers {one} for every example."
     if not found.within:
         maybe = int((found.most >= 0).sum())
         top = times(measured.metric) * found.pairs.value[found.best]
@@ -267,12 +186,13 @@ def _area(measured: Measured, found: Found) -> list[str]:
     return [f"Mean over log2 of the rank (area under the curve): {area:.{_digits(measured)}f}."]
 
 
-def _export(folder: Path, note: dict[str, Any] | None, subs: list[Submodel], found: Found) -> list[str]:
+def _export(folder: Path, note: dict[str, Any] | None, measured: Measured, found: Found) -> list[str]:
     """The command that ships the answer; where that was not trained, the smallest within the margin that was.
 
-    Without an answer that of the best on these examples, unless it answers one class for all of them.
+    Without an answer that of the best on these examples, unless the metric says nothing of it.
     """
-    within = found.within or ([found.best] if "one_class" not in subs[found.best] else [])
+    subs = measured.submodels
+    within = found.within or ([] if measured.undefined or measured.idle[found.best] else [found.best])
     if not within:
         return ["So there is nothing here to ship."]
     if note is None:

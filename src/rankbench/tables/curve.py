@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
-from rankbench.errors import RequestError
 from rankbench.records.record import Paths, load_records, load_runs
 from rankbench.settings.metrics import times, unit
 from rankbench.tables.labels import columns
+from rankbench.tables.shown import Shown, first_metric, having, scored
 
 
 def curve_long(path: Paths, metric: str | None = None) -> pd.DataFrame:
@@ -16,23 +18,26 @@ def curve_long(path: Paths, metric: str | None = None) -> pd.DataFrame:
     Without `metric`, each run's own first metric, named in the label where runs differ in it. `std` is the sample
     standard deviation (n - 1) over seeds. Raises RequestError when no finished run has the metric.
     """
-    records = load_records(path)
+    records = taken(load_records(path), metric)
+    chosen = shown(records, metric)
     runs = load_runs(path)
-    done = runs[(runs["status"] == "done") & runs["metric"].notna()]
-    if done.empty:
-        raise RequestError("none of these runs is done, so there is nothing to compare yet")
-    if metric is None:
-        done = done[done["metric"] == done.groupby("run_id")["metric"].transform("first")]
-    elif metric not in set(done["metric"]):
-        raise RequestError(f"--metric {metric}: these runs have {', '.join(dict.fromkeys(done['metric']))}")
-    else:
-        done = done[done["metric"] == metric]
-    several = done["metric"].nunique() > 1
+    done = runs[(runs["status"] == "done") & (runs["metric"] == runs["run_id"].map(chosen))]
+    several = len(set(chosen.values())) > 1
     cut = done["adapter"].str.partition("+")[2]
     names = done["run_id"].map(columns(records)) + cut.where(cut == "", " " + cut)
     names += " " + done["metric"] if several else ""
     grouped = done.assign(label=names).groupby(["label", "metric", "rank", "depth"], dropna=False, sort=False)["value"]
     return grouped.agg(["mean", "std", "count"]).rename(columns={"count": "n"}).reset_index()
+
+
+def taken(records: list[dict[str, Any]], metric: str | None) -> list[dict[str, Any]]:
+    """The runs that a curve is of: those done, with the metric if one is asked for. Raises RequestError for none."""
+    return scored(records) if metric is None else having(records, metric)
+
+
+def shown(records: list[dict[str, Any]], metric: str | None) -> Shown:
+    """Of each run the metric asked for, or its first."""
+    return {record["run_id"]: metric or first_metric(record) for record in records}
 
 
 def curve(path: Paths, metric: str | None = None) -> pd.DataFrame:

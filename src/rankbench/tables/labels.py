@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rankbench.settings.compose import NEUTRAL
-from rankbench.settings.identity import ONCE_SHARED, VOLATILE
+from rankbench.settings.identity import ONCE_SHARED, PLACES, VOLATILE
+from rankbench.tables.shown import Shown
 
 
 def labels(
@@ -23,10 +24,7 @@ def labels(
     """
     by_id = {record["run_id"]: record for record in [*(beside or []), *records]}
     content = _contents(records)
-    flat = {
-        r["run_id"]: _whole(r["config"]) | content[r["run_id"]] | _start(r, by_id) | dict.fromkeys(alike)
-        for r in records
-    }
+    flat = {r["run_id"]: _whole(r) | content[r["run_id"]] | _start(r, by_id) | dict.fromkeys(alike) for r in records}
     shared = [key for key in ("task.name", "model.name") if len({config[key] for config in flat.values()}) > 1]
     by_adapter: dict[tuple[Any, ...], list[str]] = {}
     for run_id, config in flat.items():
@@ -35,7 +33,7 @@ def labels(
     for words, runs in by_adapter.items():
         keys = _telling({run: flat[run] for run in runs})
         for run in runs:
-            settings = [_setting(key, flat[run].get(key)) for key in keys]
+            settings = [_setting(key, flat[run][key]) for key in keys if key in flat[run]]
             named[run] = " ".join([*map(str, words), *settings])
     return named
 
@@ -65,22 +63,28 @@ def columns(records: list[dict[str, Any]]) -> dict[str, str]:
     return labels([record for record in records if record["run_id"] not in points], records) | points
 
 
-_SILENT = ("seed", "task.data_dir", "task.metrics", "model.path", "model.preset")
+# What says where something lies, of which `_contents` says what it was, and defaults of settings that tell themselves.
+_SILENT = {"seed", "task.metrics", "model.preset", "model.learning_rate", "model.target_modules"} | {
+    f"{group}.{place}" for group in ("model", "task") for place in PLACES
+}
 SHARED = ("r", "lora_alpha", "lora_dropout", "target_modules")  # of the methods' settings, what several have
 _RESULT = ("train", "task", "model", "quantization")  # groups that can change a score, whatever the method
 
 
-def legend(records: list[dict[str, Any]]) -> list[str]:
+def legend(records: list[dict[str, Any]], shown: Shown | None = None) -> list[str]:
     """What the names of `labels` leave out: settings in which these methods differ, and unlike runs that share a name.
 
     A method's own settings tell it by its name; these are those that it shares with others, such as the learning rate.
-    Methods are held against those on the same task and model.
+    Methods are held against those on the same task and model, shown by the same metric.
     """
     content = _contents(records)
-    whole = {r["run_id"]: _whole(r["config"]) | content[r["run_id"]] for r in records}
-    apart: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    whole = {r["run_id"]: _whole(r) | content[r["run_id"]] for r in records}
+    apart: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for record in records:
-        apart.setdefault((record["config"]["task"]["name"], record["config"]["model"]["name"]), []).append(record)
+        place = record["config"]["task"]["name"], record["config"]["model"]["name"]
+        apart.setdefault((*place, (shown or {}).get(record["run_id"], "")), []).append(record)
+    often = Counter(place[:2] for place in apart)
+    apart = {place if often[place[:2]] > 1 else place[:2]: runs for place, runs in apart.items()}
     found = {", ".join(place): list(_differing(runs, whole)) for place, runs in apart.items()}
     return [f"{place}: {line}" if len(apart) > 1 else line for place, lines in found.items() for line in lines]
 
@@ -149,7 +153,7 @@ def _contents(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         of, body = record.get("data") or {}, record.get("backbone") or {}
         files = "".join(str(split.get("sha256")) for _, split in sorted((of.get("splits") or {}).items()))
         data[record["run_id"]] = of.get("location"), hashlib.sha256(files.encode()).hexdigest() if files else None
-        weights[record["run_id"]] = body.get("location"), body.get("fingerprint")
+        weights[record["run_id"]] = body.get("location") or body.get("source"), body.get("fingerprint")
     called, bodies = _called(data), _called(weights)
     return {run: {"task.data": called[run], "model.weights": bodies[run]} for run in data}
 
@@ -167,11 +171,17 @@ def _start(record: dict[str, Any], by_id: dict[str, dict[str, Any]]) -> dict[str
     body = by_id.get(Path(record["config"]["adapter"].get("start_from") or "").name)
     if body is None:
         return {}
-    return {"adapter.start_from": "a run"} | {f"start.{key}": value for key, value in _whole(body["config"]).items()}
+    return {"adapter.start_from": "a run"} | {f"start.{key}": value for key, value in _whole(body).items()}
 
 
-def _whole(config: dict[str, Any]) -> dict[str, Any]:
-    """A run's settings by dotted keys; those that it lacks at the value that means what was before them."""
+def _whole(record: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings by dotted keys; those that it lacks at the value that means what was before them.
+
+    An architecture for random weights is one of them where the run drew such weights.
+    """
+    config = record["config"]
+    if (record.get("backbone") or {}).get("source", "random") != "random":
+        config = config | {"model": config["model"] | {"random": None}}
     shared = {f"{group}.{key}": value for group, once in ONCE_SHARED.items() for key, value in once.items()}
     return {key: _word(value) for key, value in (NEUTRAL | shared).items()} | _flatten(config)
 

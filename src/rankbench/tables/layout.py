@@ -6,21 +6,26 @@ import html
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
 from rankbench.system import markup
+from rankbench.tables.shown import Shown
 
 COMMENT = {"csv": "# ", "latex": "% ", "md": ""}
 
 
 @dataclass(frozen=True, repr=False)
 class Block:
-    """One table, its cells made for reading, and a caption of one sentence; a notebook shows both."""
+    """One table, its cells made for reading, and a caption of one sentence; a notebook shows both.
+
+    `shown` are the runs that it is of, each with the metric that it is shown by.
+    """
 
     caption: str
     frame: pd.DataFrame
+    shown: Shown = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return render([self], "md")

@@ -6,7 +6,7 @@ import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rankbench.errors import RequestError
 from rankbench.records.record import Paths, load_records, of_task
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from rankbench.tables.layout import Block
+    from rankbench.tables.shown import Shown
 
 # As comparisons.COMPARISONS has them, which takes seconds to load.
 NAMES = ("lora_search_vs_dylora", "glue", "distribution", "loss", "flop", "soft_vs_early_exit", "leaderboard")
@@ -117,7 +118,8 @@ def table(name: str, runs: Paths, metric: str | None = None, margin: float = 0.5
         made = comparisons.lora_search_vs_dylora(runs, metric, margin)
     else:
         made = comparisons.COMPARISONS[name](runs, metric)
-    closing = closing or _notes(runs)
+    shown = {run: by for block in made for run, by in block.shown.items()}
+    closing = closing or _closing(load_records(runs), shown)
     theirs = [block for block in made if block.caption.startswith(NOT_OURS)]
     return Table(name, runs, metric, [block for block in made if block not in theirs], theirs, closing)
 
@@ -194,15 +196,17 @@ def _curve(runs: Paths, metric: str | None) -> Block:
     from rankbench.tables.layout import Block
 
     made = curve.curve(runs, metric)
-    return Block(f"{labels.title(load_records(runs))}: {curve.caption(made)}.", made)
+    records = curve.taken(load_records(runs), metric)
+    return Block(f"{labels.title(records)}: {curve.caption(made)}.", made, curve.shown(records, metric))
 
 
-def _notes(runs: Paths) -> list[str]:
-    """What must be said beside the scores of these runs, each sentence once, with the runs that it is of."""
+def _closing(given: list[dict[str, Any]], shown: Shown) -> list[str]:
+    """What must be said beside the scores of the runs shown, each sentence once, and which of those given are not."""
     from rankbench.records.notes import notes
     from rankbench.tables import labels
+    from rankbench.tables.shown import left_out
 
-    records = load_records(runs)
+    records = [record for record in given if record["run_id"] in shown]
     names = labels.columns(records)
     said: dict[str, dict[str, None]] = {}
     for record in records:
@@ -210,7 +214,7 @@ def _notes(runs: Paths) -> list[str]:
             said.setdefault(note, {})[f"{names[record['run_id']]} seed {record['config']['seed']}"] = None
     everyone = {f"{names[record['run_id']]} seed {record['config']['seed']}" for record in records}
     told = [note if set(who) == everyone else f"{', '.join(who)}: {note}" for note, who in said.items()]
-    return labels.legend([record for record in records if record.get("submodels")]) + told
+    return [*labels.legend(records, shown), *told, *left_out(given, shown)]
 
 
 def _pictures(name: str, runs: Paths, metric: str | None) -> list[Figure]:
@@ -219,7 +223,8 @@ def _pictures(name: str, runs: Paths, metric: str | None) -> list[Figure]:
 
     if name in ("curve", "choose_rank"):
         long = curve.curve_long(runs, metric)
-        one = plots.draw(long, ", ".join(dict.fromkeys(long["metric"])), labels.title(load_records(runs)))
+        title = labels.title(curve.taken(load_records(runs), metric))
+        one = plots.draw(long, ", ".join(dict.fromkeys(long["metric"])), title)
         drawn = [one] if one is not None else []
     else:
         drawn = (depth if name == "soft_vs_early_exit" else ranks).pictures(runs, metric)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankbench.errors import RequestError
-from rankbench.settings.metrics import ClassRoles
+from rankbench.settings.metrics import ClassRoles, undefined
 from rankbench.settings.sources import Source, fetch, locate
 from rankbench.settings.task import Task
 from rankbench.system.files import sha256
@@ -134,6 +134,7 @@ def _load(
         "revision": source.revision,
         "label_names": list(label_names) if label_names else None,
         **({"positive_label": label_names[roles.positive]} if label_names and "f1" in task.metrics else {}),
+        **({"undefined": nothing} if (nothing := _undefined(task, splits)) else {}),
         "splits": {
             name: {
                 "file": file_of[name],
@@ -151,6 +152,16 @@ def _load(
         origin=origin,
         kind=task.kind,
     )
+
+
+def _undefined(task: Task, splits: Mapping[str, Split]) -> dict[str, dict[str, str]]:
+    """Of each split to score the metrics that say nothing of it, and why."""
+    found: dict[str, dict[str, str]] = {}
+    for name in task.validation_splits if task.kind != "causal_lm" else ():
+        labels = set(splits[name].labels.tolist())
+        why = {metric: undefined(metric, labels, splits[name].roles) for metric in task.metrics}
+        found[name] = {metric: reason for metric, reason in why.items() if reason}
+    return {name: reasons for name, reasons in found.items() if reasons}
 
 
 def _hold_out(frame: pd.DataFrame, task: Task, file: str) -> dict[str, pd.DataFrame]:

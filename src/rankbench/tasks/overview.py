@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from rankbench.records.notes import nothing_said
 from rankbench.system.markup import on_one_line
 from rankbench.tasks.data import Data, Split
 from rankbench.tasks.encoding import IGNORED, Encoded
@@ -47,6 +50,10 @@ def tell(
                     *(split.name, f"{again:,}", f"{len(split):,}", data.train.name),
                 )
             _warn_of_classes(split, data)
+    for line in nothing_said(data.origin):
+        log.warning("%s", line)
+    if data.kind == "regression" and np.ptp(data.train.labels) == 0:
+        log.warning("%s: every label is %g, so there is nothing to learn", data.train.name, data.train.labels[0])
     return found
 
 

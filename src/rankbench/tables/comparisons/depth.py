@@ -17,6 +17,7 @@ from rankbench.tables import labels, plots
 from rankbench.tables.comparisons import published
 from rankbench.tables.comparisons.ranks import of_one
 from rankbench.tables.layout import Block, frame, spread
+from rankbench.tables.shown import by, first_metric, having
 
 # The papers' names of the methods over depth (Sorted LLaMA section 4), in the order of their columns.
 DEPTH_METHODS = {"sft": "SFT", "early_exit": "SFT+ICT", "sorted_ft": "SoFT", "sorted_lora": "sorted LoRA"}
@@ -35,10 +36,11 @@ def soft_vs_early_exit(path: Paths, metric: str | None = None) -> list[Block]:
     chosen, cells = _asked(runs, metric), _cells(runs)
     depths = sorted({depth for depth, _ in cells})
     columns = list(_methods(runs))
+    compared = [run for group in _methods(runs).values() for run in group]
 
     def grid(caption: str, cell: Callable[[list[dict[str, Any]]], str]) -> Block:
         rows = [[cell(cells[depth, name]) if (depth, name) in cells else "-" for name in columns] for depth in depths]
-        return Block(caption, pd.DataFrame(rows, pd.Index(depths, name="depth"), columns))
+        return Block(caption, pd.DataFrame(rows, pd.Index(depths, name="depth"), columns), by(compared, chosen))
 
     factor = times(chosen)
     record = runs[0]
@@ -87,12 +89,12 @@ def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
 
 def _asked(runs: list[dict[str, Any]], metric: str | None) -> str:
     """The metric that was asked for, or the first. Raises RequestError where a run lacks it."""
-    chosen = metric or next(iter(runs[0]["submodels"][0]["metrics"]))
-    lacking = [run["run_id"] for run in runs if chosen not in run["submodels"][0]["metrics"]]
+    chosen = metric or first_metric(runs[0])
+    have = having(runs, chosen)
+    lacking = [run["run_id"] for run in runs if run not in have]
     if lacking:
-        have = ", ".join(runs[0]["submodels"][0]["metrics"])
-        raise RequestError(f"--metric {chosen}: {lacking[0]} does not have it; these runs have {have}")
-    return str(chosen)
+        raise RequestError(f"--metric {chosen}: {lacking[0]} does not have it; leave it out, or score it alike")
+    return chosen
 
 
 def _cells(runs: list[dict[str, Any]]) -> dict[tuple[int, str], list[dict[str, Any]]]:

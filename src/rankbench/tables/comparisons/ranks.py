@@ -20,6 +20,7 @@ from rankbench.tables.comparisons.curves import Curve, Curves, curves
 from rankbench.tables.comparisons.paired import paired
 from rankbench.tables.labels import SEARCH
 from rankbench.tables.layout import Block, frame, spread
+from rankbench.tables.shown import by, first_metric, having, scored
 from rankbench.tables.stats import aurac
 
 GLUE = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")  # DyLoRA's Table 2, in its order
@@ -28,8 +29,7 @@ GLUE_METRIC = {"mrpc": "f1", "qqp": "accuracy"}  # what the paper averages where
 
 def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
     """The curves of one task's runs, the search as points on top, and what each rank costs against what it scores."""
-    records = of_one(load_records(path))
-    metric = metric or _first_metric(records)
+    records, metric = _asked(of_one(load_records(path)), metric)
     rows = [
         {
             "label": name,
@@ -61,17 +61,14 @@ def lora_search_vs_dylora(path: Paths, metric: str | None = None, margin: float 
     is the difference that counts as none. Raises RequestError when the runs are of several tasks or models, or none is
     done.
     """
-    records = of_one(load_records(path))
-    metric = metric or _first_metric(records)
+    records, metric = _asked(of_one(load_records(path)), metric)
     found = curves(records, metric)
-    if not found:
-        raise RequestError(f"--metric {metric}: none of these runs has it; they have {_first_metric(records)}")
     searched = [name for name in found if name.startswith(SEARCH)]
     ranks = sorted({rank for name in searched for curve in found[name].values() for rank in curve.values if rank})
     nested = sorted(name for name in found if name.startswith(DYLORA))  # plain DyLoRA first
     what = f"{records[0]['config']['task']['name']}, {records[0]['config']['model']['name']}"
     return [
-        Block(f"{what}: {unit(metric)} at each rank{_over(found)}.", _whole_curve(found, metric)),
+        Block(f"{what}: {unit(metric)} at each rank{_over(found)}.", _whole_curve(found, metric), by(records, metric)),
         Block(
             f"Best over {'ranks ' + ', '.join(map(str, ranks)) if ranks else 'all measured ranks'}, chosen on the "
             "scored examples themselves; AURAC: mean of the curve over log2 rank; seconds of all its trainings, and "
@@ -138,12 +135,12 @@ def _ablation(path: Paths, metric: str | None) -> list[Block]:
     records = [r for r in of_one(load_records(path)) if r["config"]["adapter"]["name"] in DYLORA]
     if not records:
         raise RequestError("none of these runs is of adapter=dylora; give the runs of the sweep")
-    metric = metric or _first_metric(records)
+    records, metric = _asked(records, metric)
     found = curves(records, metric)
     seconds = {name: [spread([c.seconds for c in seeds.values()], 0), f"{len(seeds)}"] for name, seeds in found.items()}
     what = f"{records[0]['config']['task']['name']}, {records[0]['config']['model']['name']}"
     return [
-        Block(f"{what}: {unit(metric)} at each rank{_over(found)}.", _whole_curve(found, metric)),
+        Block(f"{what}: {unit(metric)} at each rank{_over(found)}.", _whole_curve(found, metric), by(records, metric)),
         Block("What a training took.", frame(seconds, ["seconds", "seeds"], "method")),
     ]
 
@@ -155,31 +152,36 @@ def glue(path: Paths, metric: str | None = None) -> list[Block]:
     says of how many.
     """
     by_task: dict[str, list[dict[str, Any]]] = {}
-    for record in load_records(path):
+    records = load_records(path)
+    for record in scored(records) if metric is None else having(records, metric):
         by_task.setdefault(record["config"]["task"]["name"], []).append(record)
-    tasks = [*(task for task in GLUE if task in by_task), *(task for task in by_task if task not in GLUE)]
+    given = dict.fromkeys(record["config"]["task"]["name"] for record in records)
+    tasks = [*(task for task in GLUE if task in given), *(task for task in given if task not in GLUE)]
     by_method: dict[str, dict[str, dict[int, Curve]]] = {}
     metrics: dict[str, str] = {}
-    for task in tasks:
-        done = [r for r in by_task[task] if r["status"] == "done" and r["submodels"]]
-        if not done:
-            continue
-        metrics[task] = metric or GLUE_METRIC.get(task) or _first_metric(done)
-        for name, seeds in curves(done, metrics[task]).items():
+    shown: dict[str, str] = {}
+    for task in (task for task in tasks if task in by_task):
+        own, metrics[task] = _asked(by_task[task], metric or _of_paper(task, by_task[task]))
+        shown |= by(own, metrics[task])
+        for name, seeds in curves(own, metrics[task]).items():
             by_method.setdefault(name, {})[task] = seeds
-    if not by_method:
-        raise RequestError("none of these runs is done, so there is nothing to compare yet")
     used = ", ".join(f"{task} {unit(metrics[task])}" for task in tasks if task in metrics)
     areas = {
         name: [_area(of_task.get(task, {}), metrics.get(task)) for task in tasks] for name, of_task in by_method.items()
     }
-    blocks = [Block(f"AURAC, the mean of each curve over log2 rank: {used}.", frame(areas, tasks, "method"))]
+    blocks = [Block(f"AURAC, the mean of each curve over log2 rank: {used}.", frame(areas, tasks, "method"), shown)]
     for name, of_task in by_method.items():
         ranks = sorted({r for seeds in of_task.values() for c in seeds.values() for r in c.values}, key=_last)
         rows = {"whole" if rank is None else str(rank): _glue_row(of_task, tasks, metrics, rank) for rank in ranks}
         head = [*tasks, f"average of {len(of_task)}"]
         blocks.append(Block(f"{name}: {used}{_over({name: _union(of_task)})}.", frame(rows, head, "rank")))
     return [*blocks, *published.dylora("2", "2 best")]
+
+
+def _of_paper(task: str, records: Sequence[dict[str, Any]]) -> str | None:
+    """The metric that the paper averages, where one of these runs has it."""
+    wanted = GLUE_METRIC.get(task)
+    return wanted if any(wanted in record["submodels"][0]["metrics"] for record in records) else None
 
 
 def _glue_row(
@@ -209,8 +211,7 @@ def flop(path: Paths, metric: str | None = None) -> list[Block]:
 
     The two counts answer different questions: a LoRA trains little beside a frozen model, FLOP makes the model smaller.
     """
-    records = of_one(load_records(path))
-    metric = metric or _first_metric(records)
+    records, metric = _asked(of_one(load_records(path)), metric)
     rows = {}
     for name, seeds in curves(records, metric).items():
         for rank in sorted({rank for curve in seeds.values() for rank in curve.values}, key=_last):
@@ -223,19 +224,23 @@ def flop(path: Paths, metric: str | None = None) -> list[Block]:
             ]
     what = f"{records[0]['config']['task']['name']}, {records[0]['config']['model']['name']}"
     head = [metric.replace("_", " "), "trained, millions", "whole, millions", "seconds"]
-    return [Block(f"{what}: {unit(metric)}.", frame(rows, head, "method")), *published.dylora("3")]
+    ours = Block(f"{what}: {unit(metric)}.", frame(rows, head, "method"), by(records, metric))
+    return [ours, *published.dylora("3")]
 
 
 def leaderboard(path: Paths, metric: str | None = None) -> list[Block]:
-    """Every method of every task at its largest rank, best first: value, area under its curve, parameters, seconds."""
-    by_task: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for record in load_records(path):
-        if record["status"] == "done" and record["submodels"]:
-            config = record["config"]
-            by_task.setdefault((config["task"]["name"], config["model"]["name"]), []).append(record)
+    """Every method of every task at its largest rank, best first: value, area under its curve, parameters, seconds.
+
+    Without `metric`, runs of one task that are scored by different ones stand in blocks of their own.
+    """
+    alike: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    records = load_records(path)
+    for record in scored(records) if metric is None else having(records, metric):
+        config = record["config"]
+        chosen = metric or first_metric(record)
+        alike.setdefault((config["task"]["name"], config["model"]["name"], chosen), []).append(record)
     blocks = []
-    for (task, model), records in sorted(by_task.items()):
-        chosen = metric or _first_metric(records)
+    for (task, model, chosen), records in sorted(alike.items()):
         lines = []
         for name, seeds in curves(records, chosen).items():
             top = max((rank for c in seeds.values() for rank in c.values), key=_last)
@@ -254,10 +259,8 @@ def leaderboard(path: Paths, metric: str | None = None) -> list[Block]:
             lines.append((statistics.mean(value) * (-1 if rises(chosen) else 1), name, cells))
         rows = {name: cells for _, name, cells in sorted(lines)}
         head = ["rank", metric_name(chosen), "AURAC", "seeds", "trained", "seconds"]
-        if rows:
-            blocks.append(Block(f"{task}, {model}: {unit(chosen)}, best first.", frame(rows, head, "method")))
-    if not blocks:
-        raise RequestError("none of these runs is done, or none has the metric; leave out --metric")
+        caption = f"{task}, {model}: {unit(chosen)}, best first."
+        blocks.append(Block(caption, frame(rows, head, "method"), by(records, chosen)))
     return blocks
 
 
@@ -268,9 +271,7 @@ def metric_name(metric: str) -> str:
 
 def of_one(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The done runs among these. Raises RequestError where there are none, or they are of several tasks or models."""
-    done = [record for record in records if record["status"] == "done" and record["submodels"]]
-    if not done:
-        raise RequestError("none of these runs is done, so there is nothing to compare yet")
+    done = scored(records)
     for key in ("task", "model"):
         names = sorted({record["config"][key]["name"] for record in done})
         if len(names) > 1:
@@ -278,8 +279,10 @@ def of_one(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return done
 
 
-def _first_metric(records: Sequence[dict[str, Any]]) -> str:
-    return str(next(iter(records[0]["submodels"][0]["metrics"])))
+def _asked(records: list[dict[str, Any]], metric: str | None) -> tuple[list[dict[str, Any]], str]:
+    """The metric that was asked for, or the first run's, and the runs that have it. Raises RequestError for none."""
+    chosen = metric or first_metric(records[0])
+    return having(records, chosen), chosen
 
 
 def _last(rank: int | None) -> int:
