@@ -147,7 +147,7 @@ def test_a_folder_in_use_by_a_live_run_is_refused(call_main: Call, tiny: list[st
 
 def test_a_refused_request_leaves_no_folder_behind(call_main: Call, tiny: list[str], tmp_path: Path) -> None:
     assert call_main(*tiny, "adapter.r=33").rc == 2
-    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+    assert not list((tmp_path / "runs").glob("[!.]*"))  # sums of the files that were read are kept for the next
 
 
 # Fast answers
