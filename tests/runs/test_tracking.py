@@ -89,7 +89,6 @@ def test_the_run_has_its_own_id_its_group_and_its_method_as_job_type(
     assert Path(told["dir"]).is_relative_to(run.folder)
 
 
-@pytest.mark.slow
 def test_the_environment_may_name_the_project_and_the_entity(
     record_wandb: Callable[..., Recorder], wandb_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +108,7 @@ def test_the_environment_may_name_the_project_and_the_entity(
         wandb_run()
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_sweep_share_a_group_and_a_single_run_has_none(
     record_wandb: Callable[..., Recorder],
     call_main: Callable[..., Answer],
