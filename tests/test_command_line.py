@@ -48,7 +48,7 @@ EARLY = {
     "outside_an_enumeration": (["train.precision=fp8"], ["train.precision=fp8", "fp32", "bf16"]),
     "no_value_at_all": (["train.max_steps"], ["train.max_steps", "KEY=VALUE"]),
     "empty_value": (["train.max_steps="], ["train.max_steps=", "Integer"]),
-    "unbalanced": (["sampler.ranks=[1,2"], ["sampler.ranks=[1,2", "KEY=VALUE"]),
+    "unbalanced": (["sampler.ranks=[1,2"], ["sampler.ranks=[1,2", "close it: ]"]),
     "rank_zero": (["adapter.r=0"], ["adapter.r=0", "adapter.r=8"]),
     "contradiction": (["adapter=lora", "sampler=uniform"], ["adapter=lora", "sampler=uniform", "adapter=dylora"]),
     "no_group": (["~log"], ["log.name"]),

@@ -175,12 +175,9 @@ def test_a_change_that_no_fingerprint_sees_is_refused(tmp_path: Path) -> None:
     done = train(tmp_path, "tiny_bert", "train.max_steps=1", base=base)
     before = fingerprint(Source("path", base))
     data = bytearray(weights.read_bytes())
-    for place in range(len(data) // 3, len(data)):
-        data[place] ^= 1
-        weights.write_bytes(data)
-        if fingerprint(Source("path", base)) == before:
-            break
-        data[place] ^= 1
+    data[int(40.5 * len(data) / 63)] ^= 1  # between two of the 64 blocks
+    weights.write_bytes(data)
+    assert fingerprint(Source("path", base)) == before
     for options in ({}, {"merge": True}):
         with pytest.raises(RequestError, match=r"holds another model .*not of the same SHA-256.*put that one back"):
             export(done.folder, tmp_path / f"out{len(options)}", 2, **options)

@@ -528,6 +528,32 @@ def test_the_tokenizer_is_the_runs_own_or_else_the_backbones(bert: Done, tmp_pat
     assert "[SEP]" in text and "[END]" not in text
 
 
+@pytest.mark.parametrize(("asked", "cut"), [(16, 16), (1000, 256)])
+def test_an_export_reads_what_was_measured(tmp_path: Path, asked: int, cut: int) -> None:
+    """Long texts are cut where the run cut them: at task.max_length, or at the model's last position."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    texts = [f"{'good' if i % 2 else 'bad'} {'words ' * 60}{i}" for i in range(12)]
+    for split in ("train", "validation"):
+        rows = [{"text": text, "label": i % 2} for i, text in enumerate(texts)]
+        write_jsonl(tmp_path / "long" / f"{split}.jsonl", rows)
+    done = train(tmp_path, "tiny_bert", f"task.data_dir={tmp_path / 'long'}", f"task.max_length={asked}")
+    export.export(done.folder, tmp_path / "plain", 2)
+    assert AutoTokenizer.from_pretrained(tmp_path / "plain").model_max_length == cut
+    assert f"texts cut at {cut} tokens" in (tmp_path / "plain" / "README.md").read_text()
+    export.export(done.folder, tmp_path / "merged", 2, merge=True)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    with torch.no_grad():
+        said = model(**tokenizer(texts, truncation=True, padding=True, return_tensors="pt")).logits.argmax(-1)
+    frame = pd.read_parquet(done.folder / "predictions.parquet")
+    assert said.tolist() == frame[frame["rank"] == 2].sort_values("index")["prediction"].tolist()
+    of_run = done.folder / "adapter" / "tokenizer_config.json"
+    of_run.write_text(of_run.read_text().replace(f'"model_max_length": {cut}', f'"model_max_length": {10**30}'))
+    export.export(done.folder, tmp_path / "older", 2)
+    assert AutoTokenizer.from_pretrained(tmp_path / "older").model_max_length == asked
+
+
 def test_a_line_says_what_was_written_how_large_and_how_to_load_it(bert: Done, tmp_path: Path) -> None:
     first, size, load = export.export(bert.folder, tmp_path / "out", 2)
     sub = json.loads((bert.folder / "record.json").read_text())["submodels"][1]

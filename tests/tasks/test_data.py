@@ -343,7 +343,7 @@ ROWS = [{"text": "a", "label": 0}, {"text": "b", "label": 1}]
         (ROWS, {"label_column": "gold"}, ["train.jsonl", "'gold'", "text, label", "task.label_column"]),
         ([], {}, ["train.jsonl", "no rows"]),
         ([{"text": 12, "label": 0}, {"text": 7, "label": 1}], {}, ["'text'", "numbers", "task.text_columns"]),
-        ([*ROWS, {"text": None, "label": 1}], {}, ["train.jsonl row 2", "'text'", "not text"]),
+        ([*ROWS, {"text": None, "label": 1}], {}, ["train.jsonl row 2", "'text' is empty; correct or remove the row"]),
         ([*ROWS, {"text": 12, "label": 1}], {}, ["train.jsonl row 2", "'text'", "12", "not text"]),
         ([*ROWS, {"text": "c", "label": -1}], {}, ["train.jsonl has -1 in 1 rows", "without a label"]),
         (
@@ -365,7 +365,9 @@ ROWS = [{"text": "a", "label": 0}, {"text": "b", "label": 1}]
         ([{"text": "a", "label": 0.5}, {"text": "b", "label": 1}], {}, ["'label'", "task.regression=true", "pearson"]),
         ([{"text": "a", "label": "x"}] * 3, {}, ["'label'", "1 classes", "2 to 1000"]),
         ([{"text": "a", "label": "high"}], {"regression": True}, ["row 0", "'high'", "not a number"]),
-        ([{"text": "a", "label": None}], {"regression": True}, ["row 0", "not a number"]),
+        ([{"text": "a", "label": None}], {"regression": True}, ["row 0", "has no label in 'label'"]),
+        ([*ROWS, {"text": "c", "label": {"a": 0}}], {}, ["row 2", "is an object, and every row has one class"]),
+        ([*ROWS, {"text": "c", "label": [0]}], {}, ["row 2", "is a list, and every row has one class"]),
     ],
     ids=[
         "missing_text_column",
@@ -383,6 +385,8 @@ ROWS = [{"text": "a", "label": 0}, {"text": "b", "label": 1}]
         "one_class",
         "word_in_a_regression",
         "missing_score",
+        "an_object",
+        "a_list",
     ],
 )
 def test_wrong_rows_are_refused_with_the_way_to_mend_them(
@@ -536,3 +540,28 @@ def test_unlabelled_test_rows_of_glue_are_refused_with_a_hint(tmp_path: Path) ->
     words = ("task=sst2", f"task.data_dir={tmp_path}", "task.validation_splits=[test]", "model=tiny_bert")
     with pytest.raises(RequestError, match=r"test\.jsonl row 0 \(from 0\): label .*-1.* is not .*score validation"):
         data.load(compose_run(*words).task)
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_an_input_that_is_not_there_is_an_empty_one(tmp_path: Path, suffix: str, nothing: str | None) -> None:
+    """Rows of instructions without an input are held out as all others are, whichever way a file says so."""
+    rows = [{"instruction": f"do {i}", "input": nothing if i % 2 else "this", "output": f"done {i}"} for i in range(40)]
+    write_as(suffix, tmp_path / "train", rows)
+    words = {"prompts": ["{instruction} {input}", "{instruction}"], "response": "{output}", "metrics": ["loss"]}
+    loaded = data.load(task(tmp_path, validation_fraction=0.25, **words))
+    held = loaded.validation[0]
+    assert len(loaded.train) + len(held) == 40 and 4 < len(held) < 18
+    for place, prompt in zip(held.index, held.texts[0], strict=True):
+        assert prompt == (f"do {place}" if place % 2 else f"do {place} this")
+    write_jsonl(tmp_path / "again" / "train.jsonl", [row | {"input": row["input"] or ""} for row in rows])
+    again = data.load(task(tmp_path / "again", validation_fraction=0.25, **words))
+    assert again.validation[0].index.tolist() == held.index.tolist()
+
+
+def test_an_empty_response_of_a_table_is_called_empty(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text("q,a\nwhat,this\nwho,\n")
+    words = {"prompts": ["{q}"], "response": "{a}", "metrics": ["loss"]}
+    with pytest.raises(RequestError, match="'a' is empty; correct or remove the row"):
+        data.load(task(tmp_path, **words))

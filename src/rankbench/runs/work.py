@@ -119,6 +119,8 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
 
     def save(place: Path) -> None:
         adapter.save(place)
+        if loaded.kind != "causal_lm":
+            body.tokenizer.model_max_length = _limit(run, body)
         body.tokenizer.save_pretrained(place)
         if body.origin.get("hub"):
             _name_base(place / "adapter_config.json", body.origin["hub"], body.origin["revision"])
@@ -145,6 +147,13 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
         "backbone": body.origin,
         "data": loaded.origin | {"splits": {n: s | told[n] for n, s in loaded.origin["splits"].items()}},
     }
+
+
+def _limit(run: Run, body: Any) -> int:
+    """The tokens at which texts are cut."""
+    from rankbench.models import backbone
+
+    return min(run.task.max_length, backbone.longest(body))
 
 
 def _name_base(file: Path, hub: str, revision: str) -> None:
@@ -181,7 +190,7 @@ def _encode(run: Run, loaded: Any, body: Any, model: Any) -> tuple[Any, list[Any
     from rankbench.tasks.encoding import encode, encode_responses, packed
     from rankbench.tasks.token_cache import Kept
 
-    limit = min(run.task.max_length, backbone.longest(body))
+    limit = _limit(run, body)
     splits = (loaded.train, *loaded.validation)
     ids = Kept(Path(run.runs_dir) / ".cache" / "tokens")
     if loaded.kind != "causal_lm":

@@ -45,8 +45,9 @@ def line(words: Sequence[str]) -> Line:
     parser = _Parser(parents=[get_args_parser()], conflict_handler="resolve", add_help=False)
     parser.add_argument("--config-dir", "-cd", action="append", default=[])
     flags = vars(parser.parse_intermixed_args(list(words)))
-    settings, folders = typed(flags.pop("overrides")), flags.pop("config_dir")
+    settings, folders = flags.pop("overrides"), flags.pop("config_dir")
     found = Line(settings, folders, {name: value for name, value in flags.items() if value})
+    settings[:] = typed(settings, found.several)
     ways = [name for name in ("multirun", "run", "cfg", "info", "shell_completion") if name in found.flags]
     if found.several and (shows := {"cfg", "info"} & found.flags.keys()):
         raise RequestError(f"--{min(shows)} shows the settings of one run; leave -m and the lists out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -30,7 +31,17 @@ def explain(error: Exception, words: list[str], conf: Path) -> str:
         return str(error)
     text = "\n".join(_chain(error))
     if isinstance(error, OverrideParseException):
-        return f"'{error.override}' cannot be read; settings are KEY=VALUE, verbs come first (quote values with spaces)"
+        key, equals, value = str(error.override).partition("=")
+        if not equals or not key:
+            return f"'{error.override}' cannot be read; settings are KEY=VALUE, verbs come first"
+        if value.startswith(("[", "{")):
+            close = "]" if value[0] == "[" else "}"
+            mend = (
+                f"quote each text in it, such as {key}=['a b','c']" if value.endswith(close) else f"close it: {close}"
+            )
+            return f"{error.override} cannot be read; {mend}"
+        inside = value.strip("'\"").replace("\\", "\\\\").replace('"', '\\"')
+        return f"{error.override} cannot be read; quote it twice: {shlex.quote(f'{key}={chr(34)}{inside}{chr(34)}')}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
         if group == "hydra/launcher" and (needs := _needs(choice, conf)):

@@ -6,31 +6,76 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep
+from hydra.errors import HydraException
 
 from rankbench.errors import RequestError
 from rankbench.settings.compose import GROUPS, KINDS
+from rankbench.settings.run import Run
 
 log = logging.getLogger("rankbench")
 
-_OF_TEXTS = {
-    f"{group}.{setting.name}"
-    for group, kind in GROUPS.items()
-    for one in (kind, *KINDS.get(group, {}).values())
-    for setting in fields(one)
-    if str(setting.type).startswith("list[str]")
+_TYPES = {one.name: str(one.type) for one in fields(Run)} | {
+    f"{group}.{one.name}": str(one.type)
+    for group, own in GROUPS.items()
+    for kind in (own, *KINDS.get(group, {}).values())
+    for one in fields(kind)
 }
 WHERE = re.compile(r"\+*(cluster[.=]|hydra\.launcher\.|log\.group=)")  # where a run is done, not what it is
+_OF_TEXTS = {key for key, kind in _TYPES.items() if kind.startswith("list[str]")}
+_TEXTS = {key for key, kind in _TYPES.items() if kind in ("str", "str | None")}
 _PLAIN = re.compile(r"[\w./@-]+(?: [\w./@-]+)*")
+_GRAMMAR = ("[", "{", "'", '"')  # what begins so is written for Hydra
 
 
-def typed(words: Sequence[str]) -> list[str]:
-    """The same words, where a setting that is a list of texts may be one name: `task.text_columns=review`."""
-    found = []
-    for word in words:
-        key, _, value = word.partition("=")
-        one = key.lstrip("+") in _OF_TEXTS and _PLAIN.fullmatch(value) and value != "null"
-        found.append(f"{key}=[{value}]" if one else word)
-    return found
+def typed(words: Sequence[str], several: bool = False) -> list[str]:
+    """The same words, where plain texts that Hydra would not read stand in quotes.
+
+    A setting that is a list of texts may be one name: `task.text_columns=review`. A comma parts values where `several`
+    runs are asked for.
+    """
+    return [_typed(word, several) for word in words]
+
+
+def _typed(word: str, several: bool) -> str:
+    key, equals, value = word.partition("=")
+    setting = key.lstrip("+")
+    if not equals or setting not in _TEXTS | _OF_TEXTS:
+        return word
+    if setting in _OF_TEXTS and value.startswith("[") and value.endswith("]") and not set("'\"[]") & set(value[1:-1]):
+        return word if _read(word) else f"{key}=[{','.join(map(_quoted, value[1:-1].split(',')))}]"
+    if value.startswith(_GRAMMAR):
+        return word
+    if setting in _OF_TEXTS:
+        one = value != "null" and "," not in value and (_PLAIN.fullmatch(value) or not _read(word))
+        return f"{key}=[{_quoted(value)}]" if one else word
+    if several:
+        return word if _read(word) else f"{key}={','.join(map(_quoted, value.split(',')))}"
+    return f"{key}={_quoted(value)}"
+
+
+def _quoted(value: str) -> str:
+    """The text, in quotes where Hydra would not take it for one; as it is where no quotes help."""
+    if _read(f"key={value}"):
+        return value
+    for mark in ("'", '"'):
+        word = f"{mark}{value}{mark}"
+        if (found := _read(f"key={word}")) and found.value() == value:
+            return word
+    return value
+
+
+def _read(word: str) -> Any:
+    """What Hydra reads in a word; None where it cannot, or takes commas of a text for several values."""
+    try:
+        found = OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+    value = found.value()
+    return None if isinstance(value, ChoiceSweep) and value.simple_form else found
 
 
 def check(words: Sequence[str], several: bool = False) -> None:

@@ -46,7 +46,25 @@ def write_generation(found: Finished, folder: Path) -> None:
 
 
 def write_tokenizer(found: Finished, folder: Path) -> None:
-    """The tokenizer that the run saved; for a run that saved none, the backbone's."""
+    """The tokenizer that the run saved; for a run that saved none, the backbone's. It cuts texts where the run did."""
+    _write_tokenizer(found, folder)
+    file = folder / "tokenizer_config.json"
+    if (limit := cut_at(found)) is not None and file.is_file():
+        config = json.loads(file.read_text())
+        config["model_max_length"] = min(limit, config.get("model_max_length") or limit)
+        file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def cut_at(found: Finished) -> int | None:
+    """The tokens at which the run cut its texts; None for a language model, which cuts no prompt."""
+    if found.run.task.kind == "causal_lm":
+        return None
+    saved = found.adapter / "tokenizer_config.json"
+    own = json.loads(saved.read_text()).get("model_max_length") if saved.is_file() else None
+    return min(found.run.task.max_length, own or found.run.task.max_length)
+
+
+def _write_tokenizer(found: Finished, folder: Path) -> None:
     saved = [
         file
         for file in sorted(found.adapter.iterdir())

@@ -8,6 +8,7 @@ from typing import Any
 from rankbench.records.finished import Finished, ranks_in_words
 from rankbench.settings.metrics import times
 from rankbench.settings.run import Run
+from rankbench.shipping.beside import cut_at
 from rankbench.shipping.card_code import Made, loading, storage
 from rankbench.system.markup import block, code, markdown
 
@@ -84,6 +85,8 @@ def _what(found: Finished, made: Made) -> str:
     if made.rank is not None and run.task.kind != "causal_lm":
         shared = "" if found.sized else ", shared by all ranks"
         said.append(f"Its head is the one that the run trained{shared}.")
+    if (limit := cut_at(found)) is not None:
+        said.append(f"It read texts cut at {limit} tokens: tokenize with {code('truncation=True')}.")
     if run.task.kind == "regression":
         said.append("It has one output, the predicted value.")
     if run.task.kind == "classification" and (names := found.label_names):

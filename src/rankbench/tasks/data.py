@@ -169,7 +169,7 @@ def _hold_out(frame: pd.DataFrame, task: Task, file: str) -> dict[str, pd.DataFr
     if len(task.validation_splits) > 1:
         raise RequestError("task.validation_fraction holds out one split; name one in task.validation_splits")
     columns = columns_of(*(task.prompts or []), task.response) if task.kind == "causal_lm" else task.text_columns
-    texts = frame[columns].astype(str).agg("\x1f".join, axis=1).tolist()
+    texts = ["\x1f".join(map(_or_empty, row)) for row in frame[columns].itertuples(index=False, name=None)]
     draws = {text: int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") / 2**64 for text in texts}
     if task.validation_stratified:
         chosen = _of_each_class(texts, frame[task.label_column].tolist(), draws, task.validation_fraction)
@@ -188,6 +188,11 @@ def _hold_out(frame: pd.DataFrame, task: Task, file: str) -> dict[str, pd.DataFr
         *(", that share of each class" if task.validation_stratified else "", repeated),
     )
     return {task.train_split: frame[~held], task.validation_splits[0]: frame[held]}
+
+
+def _or_empty(value: Any) -> str:
+    """A cell as text; nothing for what is not there."""
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
 
 
 def _of_each_class(texts: list[str], labels: list[Any], draws: dict[str, float], fraction: float) -> set[str]:
@@ -229,7 +234,8 @@ def _check_columns(frame: pd.DataFrame, task: Task, file: str) -> None:
             raise RequestError(f"{file}: column '{column}' holds numbers, not text; set task.text_columns")
         for row, value in zip(frame.index, values, strict=True):
             if not isinstance(value, str):
-                raise RequestError(f"{file} row {row} (from 0): '{column}' is {value!r}, not text; correct the row")
+                what = "empty" if value is None else f"{value!r}, not text"
+                raise RequestError(f"{file} row {row} (from 0): '{column}' is {what}; correct or remove the row")
 
 
 def _lacks(file: str, column: str, frame: pd.DataFrame, key: str) -> str:
@@ -254,9 +260,9 @@ def _responses(name: str, frame: pd.DataFrame, task: Task, file: str) -> Split:
             raise RequestError(f"{file} row {row} (from 0): {lacking} is empty, so no template of task.prompts fits")
         wrong = [column for column in columns_of(task.response) if column not in filled]
         if wrong:
-            raise RequestError(
-                f"{file} row {row} (from 0): '{wrong[0]}' holds {values[wrong[0]]!r}, not text; correct it"
-            )
+            found = values[wrong[0]]
+            what = "is empty" if found is None else f"holds {found!r}, not text"
+            raise RequestError(f"{file} row {row} (from 0): '{wrong[0]}' {what}; correct or remove the row")
         prompts.append(fitting[0].format(**filled))
         responses.append(task.response.format(**filled))
         references.append((responses[-1].strip(), *_aliases(values, task, file, row)))
@@ -293,8 +299,9 @@ def _classes(frame: pd.DataFrame, task: Task, file: str) -> Classes:
     labels = frame[task.label_column].tolist()
     for row, value in zip(frame.index, labels, strict=True):
         if isinstance(value, list | dict | tuple | np.ndarray):
+            what = "an object" if isinstance(value, dict) else "a list"
             raise RequestError(
-                f"{file} row {row} (from 0): label {value!r} is a list, and every row has one class; correct it"
+                f"{file} row {row} (from 0): label {value!r} is {what}, and every row has one class; correct it"
             )
         if written(value) is None:
             raise RequestError(
@@ -332,6 +339,9 @@ def _labelled(name: str, frame: pd.DataFrame, task: Task, classes: Classes | Non
         row = numbers.index(None)
         expected = "a number" if classes is None else classes.expected()
         mend = "correct the row"
+        if written(column[row]) is None:
+            where = f"{file} row {frame.index[row]} (from 0)"
+            raise RequestError(f"{where} has no label in '{task.label_column}'; correct or remove the row")
         if written(column[row]) == "-1":
             mend = "-1 marks a row without a label, as test splits of GLUE have: score validation"
         elif classes and not classes.given and name != task.train_split and task.validation_fraction:
