@@ -30,6 +30,7 @@ from rankbench.shipping import decode, export, layer_ranks
 from rankbench.shipping.loading import load, with_exits
 from rankbench.training import checkpoints
 
+pytestmark = pytest.mark.full
 After = Callable[[Path], object]
 
 

@@ -22,6 +22,7 @@ from rankbench.shipping import decode, layer_ranks
 
 WORDS = ["model=tiny_llama", "task=instruction", "train.max_steps=3", "train.batch_size=4", "train.precision=bf16"]
 WORDS += ["task.metrics=[loss,exact_match]", "task.max_new_tokens=3", "task.max_length=96"]
+pytestmark = pytest.mark.full
 RANKED = ["adapter.r=4", "evaluate.submodels=[2,4]"]
 
 
