@@ -276,6 +276,25 @@ def test_an_export_answers_in_the_datas_own_words(
     assert in_words(found["model"], tmp_path / "out", texts) == expected
 
 
+@pytest.mark.parametrize("merge", [True, False])
+def test_the_line_that_loads_an_export_answers_in_the_datas_own_words(
+    worded: Done, tmp_path: Path, merge: bool
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    line = export.export(worded.folder, tmp_path / "out", merge=merge)[-1].removeprefix("load it: ")
+    known: dict[str, Any] = {"torch": torch, "PeftModel": PeftModel}
+    model = eval(line, known | {"AutoModelForSequenceClassification": AutoModelForSequenceClassification})
+    frame = pd.read_parquet(worded.folder / "predictions.parquet")
+    file = Path(str(worded.run.task.data_dir)) / "validation.jsonl"
+    rows = [json.loads(row) for row in file.read_text().splitlines()]
+    names = sorted(WORDS["train"])
+    expected = [names[i] for i in frame[frame["rank"] == 4].sort_values("index")["prediction"]]
+    assert in_words(model.eval(), tmp_path / "out", [row["text"] for row in rows]) == expected
+    assert model.config.label2id == {name: place for place, name in enumerate(names)}
+
+
 def test_a_loaded_run_and_a_whole_model_know_the_words(worded: Done, tmp_path: Path) -> None:
     assert load(worded.folder).config.id2label == {0: "bad", 1: "good", 2: "so-so"}
     whole = train(
@@ -579,9 +598,10 @@ def test_random_weights_are_named_as_such_and_merge_to_the_runs_logits(finished:
 
     record = json.loads((finished / "record.json").read_text())
     done = Done(read_back(finished).run, Path(), finished)
-    export.export(finished, tmp_path / "plain", 2)
+    assert "stock" not in export.export(finished, tmp_path / "plain", 2)[0]
     card = (tmp_path / "plain" / "README.md").read_text()
     assert "random weights" in card and "cannot be downloaded" in card and "base_model" not in card
+    assert "not needed" not in card and "needs rankbench" in card and "import rankbench" in card
     assert "f1 x 100" in card and f"{100 * record['submodels'][1]['metrics']['f1']:.2f}" in card
     export.export(finished, tmp_path / "merged", 2, merge=True)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
@@ -680,6 +700,7 @@ def test_a_storage_that_stock_libraries_lack_is_not_promised(tmp_path: Path) -> 
     for name in ("out", "svd"):
         card = (tmp_path / name / "README.md").read_text()
         assert "rankbench.load(" in card and "BitsAndBytesConfig" not in card
+        assert "its base as the run had it needs rankbench" in card and "not needed" not in card
     assert ".unload()" in card
 
 

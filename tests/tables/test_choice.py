@@ -203,6 +203,10 @@ def test_a_split_is_chosen_by_its_metrics_name(tmp_path: Path) -> None:
     (run / "record.json").write_text(json.dumps(record))
     assert shown(choice.choose_rank(run)[0], 1)["accuracy_matched x 100"] == "70.0"
     assert shown(choice.choose_rank(run, "accuracy_mismatched")[0], 1)["accuracy_mismatched x 100"] == "100.0"
+    said = "accuracy_matched is of matched alone; the others: --metric accuracy_mismatched."
+    assert said in choice.choose_rank(run)[1]
+    with pytest.raises(RequestError, match="several splits; say which: accuracy_matched, accuracy_mismatched"):
+        choice.choose_rank(run, "accuracy")
 
 
 # Shipping it

@@ -315,3 +315,21 @@ def test_a_metric_of_several_splits_is_asked_for_by_its_split(name: str, tmp_pat
         RequestError, match=r"--metric f1 was measured on several splits; say which: f1_dev_a, f1_dev_b$"
     ):
         report.table(name, tmp_path, "f1")
+
+
+@pytest.mark.parametrize("name", ["curve", *(name for name in report.NAMES if name != "soft_vs_early_exit")])
+def test_a_table_of_one_split_names_the_others(name: str, tmp_path: Path) -> None:
+    a_record(tmp_path, submodels=scored_by({"f1_dev_a": 0.5, "accuracy_dev_a": 0.6, "f1_dev_b": 0.7}))
+    assert "f1_dev_a is of dev_a alone; the others: --metric f1_dev_b." in words(name, tmp_path)
+    assert "f1_dev_b is of dev_b alone; the others: --metric f1_dev_a." in words(name, tmp_path, "f1_dev_b")
+    assert "alone" not in words(name, tmp_path, "accuracy_dev_a"), "it was measured there and nowhere else"
+
+
+@pytest.mark.parametrize("name", ["curve", "leaderboard"])
+@pytest.mark.parametrize(("metric", "told"), [("f1", True), ("f1_dev", True), ("f1_macro", False), ("accuracy", False)])
+def test_the_class_of_f1_is_told_where_f1_is_shown(name: str, metric: str, told: bool, tmp_path: Path) -> None:
+    scores = dict.fromkeys(["f1_macro", "f1", "f1_dev", "accuracy"], 0.5)
+    a_record(tmp_path, submodels=scored_by(scores))
+    (file,) = tmp_path.glob("*/record.json")
+    file.write_text(file.read_text().replace('"location"', '"positive_label": "3", "location"'))
+    assert ("f1 is of the class 3." in words(name, tmp_path, metric)) == told

@@ -159,6 +159,42 @@ def test_a_legend_tells_every_setting_that_the_names_leave_out(tmp_path: Path) -
     assert "learning_rate=0.02" in lines[2] and "r=4" in lines[2]
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.schedule=constant", "schedule=constant"),
+        ("train.optimizer=paged_adamw", "optimizer=paged_adamw"),
+        ("task.label_column=stars", "label_column=stars"),
+        ("task.text_columns=[review]", 'text_columns=["review"]'),
+        ("task.label_names=[neg,pos]", 'label_names=["neg", "pos"]'),
+        ("quantization=nf4", "quantization=nf4"),
+        ("model.trust_remote_code=true", "trust_remote_code=True"),
+        ("adapter.target_modules=all-linear", "target_modules=all-linear"),
+    ],
+)
+def test_a_word_in_a_legend_stands_beside_its_key(tmp_path: Path, override: str, told: str) -> None:
+    a_record(tmp_path, "adapter=lora")
+    a_record(tmp_path, "adapter=dylora", override)
+    lora, dylora = labels.legend(load_records(tmp_path))
+    assert f" {told}" in dylora and f" {told.split('=')[0]}=" in lora and told not in lora
+
+
+@pytest.mark.parametrize(
+    ("override", "word"),
+    [
+        ("task.positive_label=neg", "positive_label=neg"),
+        ("train.schedule=constant", "schedule=constant"),
+        ("task.label_column=stars", "label_column=stars"),
+        ("quantization=nf4", "nf4"),
+        ("adapter.scale=alpha_over_r", "alpha_over_r"),
+    ],
+)
+def test_a_name_says_which_setting_a_word_is_of(tmp_path: Path, override: str, word: str) -> None:
+    for more in ([], [override]):
+        a_record(tmp_path, "task.metrics=[f1]", "task.positive_label=pos", *more)
+    assert word in named(tmp_path)[1].split()
+
+
 def test_alike_runs_need_no_legend(tmp_path: Path) -> None:
     for seed in (0, 1):
         a_record(tmp_path, "adapter=lora", f"seed={seed}")

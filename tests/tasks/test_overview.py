@@ -224,3 +224,25 @@ def test_a_regression_that_answers_one_value_says_so(
     assert "for every example, so its score is that of no model at all." in " ".join(answer.out.split())
     (file,) = (tmp_path / "runs").glob("*/record.json")
     assert all(sub["one_value"] in answer.out for sub in json.loads(file.read_text())["submodels"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "twins"),
+    [
+        (["Neg", "neg", "pos"], "'Neg' and 'neg'"),
+        (["neg", '"neg"', "pos"], """'"neg"' and 'neg'"""),
+        (["so so", "so  so", "pos"], "'so  so' and 'so so'"),
+        (["0", "1", "true"], "'1' and 'True'"),
+        ([0, 1, False], "'0' and 'False'"),
+        (["neg", "NEG", "Neg"], "'NEG' and 'Neg' and 'neg'"),
+        (["neg", "pos", "negative"], None),
+        (["1", "01", "10"], None),
+    ],
+)
+def test_labels_that_hardly_differ_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, labels: list[Any], twins: str | None
+) -> None:
+    rows = [{"text": f"t {i}", "label": label} for i, label in enumerate(labels * 2)]
+    told(caplog, splits(tmp_path, rows, rows))
+    said = [message for message in caplog.messages if "are classes of their own" in message]
+    assert said == ([] if twins is None else [f"{twins} {said[0].split(' ', twins.count(' ') + 1)[-1]}"])

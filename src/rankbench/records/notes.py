@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from rankbench.settings.metrics import METRICS, base
 
-def notes(record: dict[str, Any]) -> list[str]:
-    """Sentences: which class F1 is of, which metrics say nothing, and which sub-models have one answer for all."""
-    found = []
-    positive = (record.get("data") or {}).get("positive_label")
-    if positive is not None:
+
+def notes(record: dict[str, Any], metric: str | None = None) -> list[str]:
+    """Sentences: which class F1 is of, which metrics say nothing, and which sub-models have one answer for all.
+
+    Where one `metric` is shown, those that are of it, and which others there are on other splits.
+    """
+    found, data, subs = [], record.get("data") or {}, record.get("submodels") or []
+    have = list(subs[0]["metrics"]) if subs else []
+    shown = have if metric is None else [metric]
+    positive = data.get("positive_label")
+    if positive is not None and any(base(name) == "f1" for name in shown):
         found.append(f"f1 is of the class {positive}.")
-    found += nothing_said(record.get("data") or {})
-    subs = record.get("submodels") or []
+    if metric is not None and metric not in METRICS:
+        others = [name for name in have if base(name) == base(metric) and name != metric]
+        where = metric.removeprefix(f"{base(metric)}_")
+        found += [f"{metric} is of {where} alone; the others: --metric {', '.join(others)}."] if others else []
+    found += [line for name, line in nothing_said(data) if base(name) in {base(one) for one in shown}]
     for answer in dict.fromkeys(one for sub in subs if (one := one_answer(sub)) is not None):
         same = [sub for sub in subs if one_answer(sub) == answer]
         who = "Every sub-model" if len(same) == len(subs) > 1 else _who(same)
@@ -20,10 +30,10 @@ def notes(record: dict[str, Any]) -> list[str]:
     return found
 
 
-def nothing_said(data: dict[str, Any]) -> list[str]:
-    """A sentence for each metric that is undefined over the labels of a split, by what a record says of its data."""
+def nothing_said(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """Each metric that is undefined over the labels of a split, by what a record says of its data, with a sentence."""
     return [
-        f"{metric} is undefined on {split}, where {why}: its value says nothing."
+        (metric, f"{metric} is undefined on {split}, where {why}: its value says nothing.")
         for split, reasons in (data.get("undefined") or {}).items()
         for metric, why in reasons.items()
     ]

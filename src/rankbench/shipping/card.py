@@ -9,7 +9,7 @@ from rankbench.records.finished import Finished, ranks_in_words
 from rankbench.settings.metrics import times
 from rankbench.settings.run import Run
 from rankbench.shipping.beside import cut_at
-from rankbench.shipping.card_code import Made, loading, storage
+from rankbench.shipping.card_code import Made, loading, stock, storage
 from rankbench.system.markup import block, code, markdown
 
 
@@ -64,6 +64,8 @@ def _what(found: Finished, made: Made) -> str:
             "It is a whole model in float32: the adapter is added to the base's weights."
             if made.form == "merged"
             else "It is a stock PEFT adapter; rankbench is not needed to load it."
+            if stock(found, made)
+            else "It is in PEFT's format; its base as the run had it needs rankbench, as below."
         )
     elif found.early:
         said.append("A model whose body was frozen while a head was trained for each exit but the last.")

@@ -142,14 +142,31 @@ def _quantization(found: Finished, made: Made) -> list[str] | None:
     ]
 
 
+def stock(found: Finished, made: Made) -> bool:
+    """Whether stock libraries load the export over its base as the run had it."""
+    return made.form != "adapter" or _arguments(found, made) is not None
+
+
+NAMED = 20  # classes in a line
+
+
 def one_line(found: Finished, made: Made, here: str) -> str:
-    """An expression that loads the export from `here`, a quoted path, on this machine."""
+    """An expression that loads the export from `here`, a quoted path, on this machine, and answers in the data's words.
+
+    Of more classes than a line takes the card has the names.
+    """
     kind = "AutoModelForCausalLM" if found.run.task.kind == "causal_lm" else "AutoModelForSequenceClassification"
     if made.form != "adapter":
         return f"{kind}.from_pretrained({here})"
     arguments = _arguments(found, made, here=True)
     if arguments is None:
         return _by_rankbench(found, made, here)[-1].removeprefix("model = ")
+    names = found.label_names or []
+    if 0 < len(names) <= NAMED:
+        numbered = ", ".join(f"{place}: {_literal(name)}" for place, name in enumerate(names))
+        back = ", ".join(f"{_literal(name)}: {place}" for place, name in enumerate(names))
+        words = f"id2label={{{numbered}}}, label2id={{{back}}}"
+        arguments = [words if argument == f"num_labels={made.num_labels}" else argument for argument in arguments]
     return f"PeftModel.from_pretrained({kind}.from_pretrained({', '.join(arguments)}), {here})"
 
 

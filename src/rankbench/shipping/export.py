@@ -21,7 +21,7 @@ from rankbench.settings.sources import locate
 from rankbench.shipping.base import Base, base_of, kept_backbone
 from rankbench.shipping.beside import OF_MODEL, copied, write_generation, write_tokenizer
 from rankbench.shipping.card import card, title
-from rankbench.shipping.card_code import Made, one_line
+from rankbench.shipping.card_code import NAMED, Made, one_line, stock
 from rankbench.shipping.finished_adapter import cut, global_cut, head_width
 from rankbench.shipping.loading import whole, with_adapter
 from rankbench.shipping.new_folder import new_folder, vacant
@@ -273,9 +273,11 @@ def _said(found: Finished, made: Made, place: Path) -> list[str]:
         with safe_open(file, "pt") as stored:
             count += sum(math.prod(stored.get_slice(name).get_shape()) for name in stored.keys())  # noqa: SIM118
     size = sum(file.stat().st_size for file in place.iterdir()) / 1e6
-    what = {"adapter": "a stock PEFT adapter", "merged": "a whole model", "full": "a whole model"}[made.form]
+    kind = "a stock PEFT adapter" if stock(found, made) else "an adapter in PEFT's format, over a base of rankbench's"
+    what = kind if made.form == "adapter" else "a whole model"
+    named = " (README.md names its classes)" if len(found.label_names or ()) > NAMED and made.form == "adapter" else ""
     return [
         f"{place}: {what}, {title(found, made)}",
         f"{count:,} parameters, {size:.1f} MB",
-        f"load it: {one_line(found, made, json.dumps(str(place), ensure_ascii=False))}",
+        f"load it{named}: {one_line(found, made, json.dumps(str(place), ensure_ascii=False))}",
     ]

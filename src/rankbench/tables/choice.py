@@ -50,7 +50,7 @@ def choose_rank(folder: Path, metric: str | None = None, margin: float = 0.5) ->
     return [_block(record, measured, found, halves, margin)], [
         _answer(measured, found, margin),
         *told,
-        *notes(record),
+        *notes(record, measured.metric),
         *_export(folder, note, measured, found),
     ]
 

@@ -6,10 +6,12 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from rankbench.settings.compose import NEUTRAL
+from rankbench.settings.compose import KINDS, NEUTRAL
 from rankbench.settings.identity import ONCE_SHARED, PLACES, VOLATILE
 from rankbench.tables.shown import Shown
 
@@ -103,7 +105,7 @@ def _differing(records: list[dict[str, Any]], whole: dict[str, dict[str, Any]]) 
         config = whole[runs[0]["run_id"]]
         silent = OF_SEARCH if name.startswith(SEARCH) else () if config["adapter.r"] else ("adapter.r",)
         told = [key for key in keys if key not in silent]
-        left = [word for key in told if (word := _setting(key, config[key])) not in name.split()]
+        left = [_pair(key, config[key]) for key in told if _setting(key, config[key]) not in name.split()]
         if left and len(groups) > 1:
             yield f"{name}: {', '.join(left)}."
         for what, found in _unlike(runs).items():
@@ -224,8 +226,22 @@ def _silent(key: str) -> bool:
     return key in _SILENT or any(key == v or key.startswith(v + ".") for v in VOLATILE)
 
 
+_CHOICES = {"sampler.name", "quantization.name"} | {
+    f"{group}.{one.name}"
+    for group, kinds in KINDS.items()
+    for kind in kinds.values()
+    for one in fields(kind)
+    if isinstance(one.default, Enum)
+}  # whose values are words that tell by themselves which setting they are of
+
+
 def _setting(key: str, value: Any) -> str:
-    """`learning_rate=0.001`, but `frozen_grad`: a word tells by itself which setting it is of."""
-    if isinstance(value, str) and value.isidentifier() and key not in ("task.data", "model.weights"):
-        return value
-    return f"{key.split('.')[-1]}={value:g}" if isinstance(value, float) else f"{key.split('.')[-1]}={value}"
+    """`learning_rate=0.001`, but `frozen_grad`: one of a method's few words tells by itself which setting it is of."""
+    return str(value) if key.removeprefix("start.") in _CHOICES else _pair(key, value)
+
+
+def _pair(key: str, value: Any) -> str:
+    """`learning_rate=0.001`, `quantization=nf4`."""
+    *groups, last = key.split(".")
+    name = groups[-1] if last == "name" and groups else last
+    return f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"

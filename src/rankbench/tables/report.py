@@ -210,7 +210,7 @@ def _closing(given: list[dict[str, Any]], shown: Shown) -> list[str]:
     names = labels.columns(records)
     said: dict[str, dict[str, None]] = {}
     for record in records:
-        for note in notes(record):
+        for note in notes(record, shown[record["run_id"]]):
             said.setdefault(note, {})[f"{names[record['run_id']]} seed {record['config']['seed']}"] = None
     everyone = {f"{names[record['run_id']]} seed {record['config']['seed']}" for record in records}
     told = [note if set(who) == everyone else f"{', '.join(who)}: {note}" for note, who in said.items()]

@@ -13,6 +13,7 @@ from typing import Any
 from rankbench.errors import RequestError
 
 MOST = 1000
+_QUOTES = " \"'`‘’“”«»"
 _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")  # 7, 7.0 and "7" are one label; 07 is a text
 
 
@@ -131,6 +132,15 @@ def _is_fraction(text: str) -> bool:
         return not float(text).is_integer()
     except ValueError:
         return False
+
+
+def alike(names: Sequence[str]) -> list[list[str]]:
+    """Classes whose names differ in case, quotes and spaces alone, or are 0 or 1 beside false or true."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        plain = " ".join(name.strip(_QUOTES).casefold().split())
+        found.setdefault({"false": "0", "true": "1", "0.0": "0", "1.0": "1"}.get(plain, plain), []).append(name)
+    return [twins for twins in found.values() if len(twins) > 1]
 
 
 def counts(numbers: Iterable[int], names: Sequence[str]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from rankbench.records.notes import nothing_said
 from rankbench.system.markup import on_one_line
 from rankbench.tasks.data import Data, Split
 from rankbench.tasks.encoding import IGNORED, Encoded
+from rankbench.tasks.labels import alike
 
 log = logging.getLogger("rankbench")
 
@@ -50,7 +51,12 @@ def tell(
                     *(split.name, f"{again:,}", f"{len(split):,}", data.train.name),
                 )
             _warn_of_classes(split, data)
-    for line in nothing_said(data.origin):
+    for twins in alike(data.label_names or ()):
+        log.warning(
+            "%s are classes of their own, each for itself; write labels that mean one class alike",
+            on_one_line(" and ".join(map(repr, twins))),
+        )
+    for _, line in nothing_said(data.origin):
         log.warning("%s", line)
     if data.kind == "regression" and np.ptp(data.train.labels) == 0:
         log.warning("%s: every label is %g, so there is nothing to learn", data.train.name, data.train.labels[0])
