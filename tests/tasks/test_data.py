@@ -363,7 +363,7 @@ ROWS = [{"text": "a", "label": 0}, {"text": "b", "label": 1}]
         ),
         ([*ROWS, {"text": "c", "label": None}], {}, ["train.jsonl row 2", "label"]),
         ([{"text": "a", "label": 0.5}, {"text": "b", "label": 1}], {}, ["'label'", "task.regression=true", "pearson"]),
-        ([{"text": "a", "label": "x"}] * 3, {}, ["'label'", "1 classes", "2 to 1000"]),
+        ([{"text": "a", "label": "x"}] * 3, {}, ["'label'", "one class alone (x)", "2 to 1000"]),
         ([{"text": "a", "label": "high"}], {"regression": True}, ["row 0", "'high'", "not a number"]),
         ([{"text": "a", "label": None}], {"regression": True}, ["row 0", "has no label in 'label'"]),
         ([*ROWS, {"text": "c", "label": {"a": 0}}], {}, ["row 2", "is an object, and every row has one class"]),

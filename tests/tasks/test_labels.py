@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from conftest import write_jsonl
 
 from rankbench.errors import RequestError
 from rankbench.settings.task import Task
@@ -124,7 +125,7 @@ WRONG = {
     "rows without a label": ([0, 1, 2, -1, -1], [0], {}, ["-1 in 2 rows", "remove", "label_names=[-1,0,1,2]"]),
     "scored rows without a label": ([0, 1], [0, -1], {}, ["validation.csv row 1", "-1 marks a row without a label"]),
     "too many": (list(range(1001)), [0], {}, ["1,001 classes", "2 to 1000", "task.regression=true"]),
-    "one": (["a", "a"], ["a"], {}, ["1 classes (a)"]),
+    "one": (["a", "a"], ["a"], {}, ["one class alone (a)"]),
     "a name twice": (["a", "b"], ["a"], {"label_names": ["a", "a", "b"]}, ["task.label_names has 'a' twice"]),
     "a name twice, as numbers": ([0, 1], [0], {"label_names": ["1", "1.0"]}, ["task.label_names has '1' twice"]),
     "beyond the names": (
@@ -245,3 +246,71 @@ def test_f1_of_classes_of_which_none_is_the_positive_one_asks_which(tmp_path: Pa
 def test_a_positive_label_that_is_no_class_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"task\.positive_label=good is none of the classes \(fraud, ok\)"):
         roles(tmp_path, FRAUD, metrics=["f1"], positive_label="good")
+
+
+# Labels that are no classes
+
+
+MEND = "for a regression give task.regression=true; if another column has the class, set task.label_column"
+
+
+def columns(folder: Path, train: list[Any], validation: list[Any]) -> Path:
+    for name, labels in (("train", train), ("validation", validation)):
+        rows = [{"text": f"{name} {i}", "label": label} for i, label in enumerate(labels)]
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    return folder
+
+
+def test_numbers_with_a_comma_are_told_how_to_be_written(tmp_path: Path) -> None:
+    scores = [f"0,{i:03d}" for i in range(100, 200)]
+    folder = columns(tmp_path, scores, scores[:9])
+    with pytest.raises(RequestError) as refusal:
+        data.load(Task(name="made_up", data_dir=str(folder)))
+    assert "holds numbers with a comma (0,100); write 0.100, and " in str(refusal.value)
+    assert str(refusal.value).endswith(MEND)
+    with pytest.raises(
+        RequestError, match=r"label '0,100' is not a number; a number has a decimal point: write 0\.100"
+    ):
+        data.load(Task(name="made_up", data_dir=str(folder), regression=True, metrics=["pearson"]))
+
+
+def test_few_labels_with_a_comma_are_classes(tmp_path: Path) -> None:
+    folder = columns(tmp_path, ["1,2", "1,3", "2"] * 10, ["1,2"])
+    assert data.load(Task(name="made_up", data_dir=str(folder))).label_names == ("2", "1,2", "1,3")
+
+
+@pytest.mark.parametrize("labels", [list(range(60)), [f"id {i}" for i in range(60)]])
+@pytest.mark.parametrize("seen", [True, False])
+def test_nearly_a_class_for_each_row_is_told(
+    tmp_path: Path, labels: list[Any], seen: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wrong column, or a regression: a share of each class held out would mend nothing."""
+    folder = columns(tmp_path, labels, labels[:9] if seen else ["never seen"])
+    if seen:
+        found = data.load(Task(name="made_up", data_dir=str(folder)))
+        assert found.unlike == "column 'label' of train.jsonl has 60 labels in 60 rows"
+        return
+    with pytest.raises(RequestError) as refusal:
+        data.load(Task(name="made_up", data_dir=str(folder)))
+    assert f"has 60 labels in 60 rows; {MEND}" in str(refusal.value)
+
+
+def test_held_out_labels_of_a_column_of_their_own_are_not_called_rare_classes(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "all.jsonl", [{"text": f"t {i}", "label": f"id {i}"} for i in range(60)])
+    with pytest.raises(RequestError) as refusal:
+        data.load(Task(name="made_up", data_dir=str(file), validation_fraction=0.2))
+    assert MEND in str(refusal.value) and "validation_stratified" not in str(refusal.value)
+
+
+def test_too_many_classes_are_told_what_they_may_be(tmp_path: Path) -> None:
+    folder = columns(tmp_path, [f"id {i}" for i in range(1200)], ["id 1"])
+    with pytest.raises(RequestError, match=f"has 1,200 classes; a classification needs 2 to 1000; {MEND}"):
+        data.load(Task(name="made_up", data_dir=str(folder)))
+    with pytest.raises(RequestError, match=r"has one class alone \(a\); a classification needs 2 to 1000"):
+        data.load(Task(name="made_up", data_dir=str(columns(tmp_path / "one", ["a"], ["a"]))))
+
+
+@pytest.mark.parametrize("key", ["text_columns", "validation_splits"])
+def test_one_column_or_split_twice_is_refused(key: str) -> None:
+    with pytest.raises(RequestError, match=f"task.{key} has 'q' twice; give each once"):
+        Task(name="made_up", data_dir=".", **{key: ["q", "q"]}).check()

@@ -14,6 +14,7 @@ import pytest
 from conftest import sentences, write_jsonl
 
 from rankbench.errors import RequestError
+from rankbench.settings.sources import Source, fingerprint
 from rankbench.settings.task import Task
 from rankbench.tasks import data
 from rankbench.tasks.reading import read
@@ -249,3 +250,57 @@ def test_shards_of_other_columns_are_refused(tmp_path: Path) -> None:
 def test_a_key_that_some_lines_lack_is_empty_there(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [{"b": 1}, {"a": 2, "b": 3}, {}])))
     assert read([tmp_path / "a.jsonl"], "utf-8").to_dict("list") == {"b": [1, 3, None], "a": [None, 2, None]}
+
+
+# What a file's name and header say
+
+
+def loaded(folder: Path, **settings: Any) -> data.Data:
+    return data.load(Task(name="made_up", data_dir=str(folder), **settings))
+
+
+@pytest.mark.parametrize("ending", [".CSV", ".Tsv", ".JSONL", ".Json", ".PARQUET"])
+def test_an_ending_may_be_written_in_any_case(tmp_path: Path, ending: str) -> None:
+    rows = [{"text": f"text {i}", "label": i % 2} for i in range(40)]
+    frame = pd.DataFrame(rows)
+    for file in (tmp_path / f"train{ending}", tmp_path / f"validation{ending}", tmp_path / "one" / f"upper{ending}"):
+        file.parent.mkdir(exist_ok=True)
+        how = ending.lower()
+        if how == ".parquet":
+            frame.to_parquet(file)
+        elif how in (".csv", ".tsv"):
+            frame.to_csv(file, index=False, sep="," if how == ".csv" else "\t")
+        else:
+            frame.to_json(file, orient="records", lines=how == ".jsonl")
+    assert loaded(tmp_path).train.texts[0] == [row["text"] for row in rows]
+    one = loaded(tmp_path / "one" / f"upper{ending}", validation_fraction=0.25)
+    assert len(one.train) + len(one.validation[0]) == 40
+
+
+def test_a_changed_file_of_any_case_is_another_source(tmp_path: Path) -> None:
+    (tmp_path / "train.CSV").write_text("text,label\na,0\n")
+    first = fingerprint(Source("path", tmp_path))
+    (tmp_path / "train.CSV").write_text("text,label\nb,0\n")
+    assert fingerprint(Source("path", tmp_path)) != first
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train.csv", "text;label\na;0\n", "its separator seems to be a semicolon: save it with commas"),
+        ("train.csv", "text\tlabel\na\t0\n", "its separator seems to be a tab: save it with commas, or call it .tsv"),
+        ("train.csv", "text|label\na|0\n", "its separator seems to be a bar: save it with commas"),
+        ("train.tsv", "text,label\na,0\n", "its separator seems to be a comma: save it with tabs, or call it .csv"),
+        ("train.CSV", "text;label\nhello, you;0\n", "its separator seems to be a semicolon: save it with commas"),
+        ("train.csv", "text\tlabel\nhello, you\t0\n", "its separator seems to be a tab: save it with commas"),
+        ("train.csv", "Text,label\na,0\n", "(it has Text, label); did you mean Text? set task.text_columns"),
+        ("train.csv", "my text,label,a b \nx,0,1\n", "(it has 'my text', label, 'a b '); set task.text_columns"),
+        ("train.jsonl", '{"a;b": "x"}\n', "(it has a;b); set task.text_columns"),
+    ],
+)
+def test_a_header_of_another_kind_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    (tmp_path / Path(name).with_stem("validation")).write_text(content)
+    with pytest.raises(RequestError) as refusal:
+        loaded(tmp_path)
+    assert message in str(refusal.value)

@@ -88,7 +88,7 @@ def files_of(source: Source) -> dict[str, Path]:
     if root.is_file():
         return {"": root}
     inside = [*root.glob("*"), *root.glob("*/*")]  # no deeper: a path given by mistake may hold a whole disk
-    return {str(p.relative_to(root)): p for p in sorted(inside) if p.suffix in MATTERS and p.is_file()}
+    return {str(p.relative_to(root)): p for p in sorted(inside) if p.suffix.lower() in MATTERS and p.is_file()}
 
 
 def hub_of(model: Any, source: Source) -> tuple[str, str] | None:

@@ -81,6 +81,10 @@ class Task:
         for split in self.validation_splits:
             names.check("task.validation_splits", split, "call the split's file ")
         require(1 <= len(self.text_columns) <= 2, "task.text_columns must name one column, or two for a pair of texts")
+        for key in ("text_columns", "validation_splits"):
+            given = getattr(self, key)
+            twice = next((one for place, one in enumerate(given) if one in given[:place]), None)
+            require(twice is None, f"task.{key} has {twice!r} twice; give each once")
         require(bool(self.validation_splits), "task.validation_splits is empty; name at least one split to score")
         require(0 <= self.validation_fraction < 1, f"task.validation_fraction={self.validation_fraction} not in [0, 1)")
         require(

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +24,17 @@ from rankbench.settings.task import Task
 from rankbench.system.files import sha256
 from rankbench.system.memo import Last
 from rankbench.system.seeds import generator
-from rankbench.tasks.labels import Classes, classes_found, classes_named, counts, number, written
+from rankbench.tasks.columns import check_columns, columns_of
+from rankbench.tasks.labels import (
+    NOT_CLASSES,
+    Classes,
+    classes_found,
+    classes_named,
+    counts,
+    number,
+    with_point,
+    written,
+)
 from rankbench.tasks.reading import called, read, split_files
 
 if TYPE_CHECKING:
@@ -62,6 +71,7 @@ class Data:
     label_names: tuple[str, ...] | None
     origin: dict[str, Any]
     kind: str = "classification"
+    unlike: str = ""  # why its labels seem to be no classes
 
     @property
     def num_labels(self) -> int | None:
@@ -98,7 +108,7 @@ def _load(
 ) -> Data:
     frames = {name: read(places, task.encoding) for name, places in files.items()}
     for name, frame in frames.items():
-        _check_columns(frame, task, called(files[name]))
+        check_columns(frame, task, called(files[name]))
     held = len(frames) == 1
     if task.validation_fraction and not held:
         log.warning(
@@ -151,6 +161,7 @@ def _load(
         label_names=label_names,
         origin=origin,
         kind=task.kind,
+        unlike=classes.unlike if classes else "",
     )
 
 
@@ -211,41 +222,6 @@ def _of_each_class(texts: list[str], labels: list[Any], draws: dict[str, float],
             chosen.add(text)
             wanted[label_of[text]] -= rows[text]
     return chosen
-
-
-def _check_columns(frame: pd.DataFrame, task: Task, file: str) -> None:
-    if frame.empty:
-        raise RequestError(f"{file} has no rows; a split needs at least one")
-    if task.kind == "causal_lm":
-        keys = [("task.prompts", column) for column in columns_of(*(task.prompts or []))]
-        keys += [("task.response", column) for column in columns_of(task.response)]
-    else:
-        keys = [("task.text_columns", column) for column in task.text_columns]
-        keys += [("task.label_column", task.label_column)]
-    for key, column in keys:
-        if column not in frame.columns:
-            raise RequestError(_lacks(file, column, frame, key))
-        if (frame.columns == column).sum() > 1:
-            raise RequestError(f"{file} has two columns '{column}'; rename one")
-    for column in task.text_columns if task.kind != "causal_lm" else ():
-        values = frame[column].tolist()
-        written_so = file.endswith((".csv", ".tsv")) or not any(isinstance(value, str) for value in values)
-        if written_so and all(number(value) is not None for value in values):
-            raise RequestError(f"{file}: column '{column}' holds numbers, not text; set task.text_columns")
-        for row, value in zip(frame.index, values, strict=True):
-            if not isinstance(value, str):
-                what = "empty" if value is None else f"{value!r}, not text"
-                raise RequestError(f"{file} row {row} (from 0): '{column}' is {what}; correct or remove the row")
-
-
-def _lacks(file: str, column: str, frame: pd.DataFrame, key: str) -> str:
-    return f"{file} has no column '{column}' (it has {', '.join(map(str, frame.columns))}); set {key}"
-
-
-def columns_of(*templates: str) -> list[str]:
-    """The columns that templates name, each once."""
-    fields = [name for template in templates for _, name, _, _ in Formatter().parse(template) if name]
-    return list(dict.fromkeys(fields))
 
 
 def _responses(name: str, frame: pd.DataFrame, task: Task, file: str) -> Split:
@@ -339,6 +315,8 @@ def _labelled(name: str, frame: pd.DataFrame, task: Task, classes: Classes | Non
         row = numbers.index(None)
         expected = "a number" if classes is None else classes.expected()
         mend = "correct the row"
+        if classes is None and (comma := with_point(column[row])):
+            mend = f"a number has a decimal point: write {comma}"
         if written(column[row]) is None:
             where = f"{file} row {frame.index[row]} (from 0)"
             raise RequestError(f"{where} has no label in '{task.label_column}'; correct or remove the row")
@@ -346,6 +324,8 @@ def _labelled(name: str, frame: pd.DataFrame, task: Task, classes: Classes | Non
             mend = "-1 marks a row without a label, as test splits of GLUE have: score validation"
         elif classes and not classes.given and name != task.train_split and task.validation_fraction:
             mend = "every row of that class was held out: task.validation_stratified=true leaves some to train on"
+        if classes and classes.unlike:
+            mend = f"{classes.unlike}; {NOT_CLASSES}"
         raise RequestError(f"{file} row {frame.index[row]} (from 0): label {column[row]!r} is not {expected}; {mend}")
     texts = tuple(frame[c].tolist() for c in task.text_columns)
     kind = np.float32 if classes is None else np.int64

@@ -13,6 +13,8 @@ from typing import Any
 from rankbench.errors import RequestError
 
 MOST = 1000
+FEW = 20  # so many classes are no sign of a wrong column, however few the rows
+NOT_CLASSES = "for a regression give task.regression=true; if another column has the class, set task.label_column"
 _QUOTES = " \"'`‘’“”«»"
 _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")  # 7, 7.0 and "7" are one label; 07 is a text
 
@@ -38,6 +40,12 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def with_point(value: Any) -> str | None:
+    """A number that is written with a decimal comma, with a point; None for what is none."""
+    text = str(value).strip()
+    return text.replace(",", ".") if re.fullmatch(r"[+-]?\d*,\d+", text) else None
+
+
 @dataclass(frozen=True)
 class Classes:
     """The classes of a task in the order of their numbers, and how labels name them.
@@ -48,6 +56,7 @@ class Classes:
     names: tuple[str, ...]
     positions: bool = False
     given: bool = False
+    unlike: str = ""  # why these seem to be no classes
 
     def number(self, value: Any) -> int | None:
         """The number of a label's class; None for a label of no class."""
@@ -111,6 +120,12 @@ def classes_found(labels: Sequence[Any], place: str) -> Classes:
             f"{place} holds fractions ({others[0]}); for a regression give task.regression=true "
             "task.metrics=[pearson,spearman]"
         )
+    many = len(names) > FEW and len(names) > len(labels) / 2
+    if many and others and all(with_point(name) for name in others):
+        raise RequestError(
+            f"{place} holds numbers with a comma ({others[0]}); write {with_point(others[0])}, and {NOT_CLASSES}"
+        )
+    unlike = f"{place} has {len(names):,} labels in {len(labels):,} rows" if many else ""
     ordered = [*sorted(whole, key=int), *others]
     values = sorted(map(int, whole))
     if values[:1] == [-1] and values[1:] == list(range(len(values) - 1)) and values[1:] and not others:
@@ -120,10 +135,10 @@ def classes_found(labels: Sequence[Any], place: str) -> Classes:
             f"these rows, or name the classes if -1 is one: task.label_names=[{','.join(ordered)}]"
         )
     if not 2 <= len(ordered) <= MOST:
-        few = f" ({', '.join(ordered)})" if len(ordered) < 2 else ""
-        scores = "; for a regression give task.regression=true" if len(ordered) > MOST and not others else ""
-        raise RequestError(f"{place} has {len(ordered):,} classes{few}; a classification needs 2 to {MOST}{scores}")
-    return Classes(tuple(ordered))
+        few = f"one class alone ({ordered[0]})" if len(ordered) < 2 else f"{len(ordered):,} classes"
+        scores = f"; {NOT_CLASSES}" if len(ordered) > MOST else ""
+        raise RequestError(f"{place} has {few}; a classification needs 2 to {MOST}{scores}")
+    return Classes(tuple(ordered), unlike=unlike)
 
 
 def _is_fraction(text: str) -> bool:

@@ -11,7 +11,7 @@ from rankbench.records.notes import nothing_said
 from rankbench.system.markup import on_one_line
 from rankbench.tasks.data import Data, Split
 from rankbench.tasks.encoding import IGNORED, Encoded
-from rankbench.tasks.labels import alike
+from rankbench.tasks.labels import NOT_CLASSES, alike
 
 log = logging.getLogger("rankbench")
 
@@ -51,6 +51,8 @@ def tell(
                     *(split.name, f"{again:,}", f"{len(split):,}", data.train.name),
                 )
             _warn_of_classes(split, data)
+    if data.unlike:
+        log.warning("%s: nearly a class for each; %s", data.unlike, NOT_CLASSES)
     for twins in alike(data.label_names or ()):
         log.warning(
             "%s are classes of their own, each for itself; write labels that mean one class alike",

@@ -36,7 +36,7 @@ def split_files(task: Task, root: Path) -> dict[str, list[Path]]:
             have = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
             key = "task.train_split" if name == task.train_split else "task.validation_splits"
             other = "" if name == task.train_split else ", or hold out a part with task.validation_fraction=0.1"
-            sheets = [p.name for p in root.glob(f"{name}*") if p.suffix in SHEETS]
+            sheets = [p.name for p in root.glob(f"{name}*") if _ending(p) in SHEETS]
             mend = f"save {sheets[0]} as .csv" if sheets else f"add it or change {key}{other}"
             raise RequestError(f"{root} has no {name}.jsonl, .csv, .tsv or .parquet (it holds {have}); {mend}")
     return files
@@ -44,7 +44,9 @@ def split_files(task: Task, root: Path) -> dict[str, list[Path]]:
 
 def _of_split(root: Path, name: str) -> list[Path]:
     """The file of a split, or its shards `NAME-00000-of-00002.parquet` in order. Raises RequestError."""
-    found = [p for s in SUFFIXES for p in (root / f"{name}{s}", *sorted(root.glob(f"{name}-*{s}"))) if p.is_file()]
+    of = {suffix: [p for p in sorted(root.iterdir()) if _ending(p) == suffix and p.is_file()] for suffix in SUFFIXES}
+    found = [p for files in of.values() for p in files if p.stem == name]
+    found += [p for files in of.values() for p in files if p.stem.startswith(f"{name}-")]
     if len(found) < 2 and not (found and _SHARD.search(found[0].stem)):
         return found
     marks = [_SHARD.search(file.stem) for file in found]
@@ -52,7 +54,7 @@ def _of_split(root: Path, name: str) -> list[Path]:
     places = [int(mark[1]) for mark in marks if mark]
     count = min(sizes, default=0)
     wanted = range(1, count + 1) if count in places else range(count)  # some number shards from 1
-    one_set = None not in marks and len(sizes) == 1 and len({p.suffix for p in found}) == 1
+    one_set = None not in marks and len(sizes) == 1 and len({_ending(p) for p in found}) == 1
     if not one_set or len(set(places)) < len(places) or not set(places) <= set(wanted):
         raise RequestError(
             f"{root} has {', '.join(p.name for p in found)} for split {name}; keep one, or one set of shards"
@@ -64,6 +66,30 @@ def _of_split(root: Path, name: str) -> list[Path]:
             f"({found[0].name} says how many there are); add what is missing"
         )
     return [file for _, file in sorted(zip(places, found, strict=True))]
+
+
+def _ending(file: Path) -> str:
+    """The ending that says a file's form, in small letters."""
+    return file.suffix.lower()
+
+
+SEPARATORS = {";": "a semicolon", "\t": "a tab", "|": "a bar", ",": "a comma"}
+
+
+def other_separator(file: str, line: str) -> str | None:
+    """What to do about a header whose columns another separator parts than its file's ending says; None for none."""
+    ending = Path(file.split(" ... ")[0]).suffix.lower()
+    own = {".csv": ",", ".tsv": "\t"}.get(ending)
+    other = next((mark for mark in SEPARATORS if mark in line and mark != own), None)
+    if own is None or own in line or other is None:
+        return None
+    kept = {"\t": ", or call it .tsv", ",": ", or call it .csv"}.get(other, "")
+    return f"its separator seems to be {SEPARATORS[other]}: save it with {'commas' if own == ',' else 'tabs'}{kept}"
+
+
+def shown(names: Sequence[str]) -> str:
+    """Names of columns in a message, in quotes where a space would hide where one ends."""
+    return ", ".join(name if re.fullmatch(r"[^\s,']+", name) else f"'{name}'" for name in names)
 
 
 def called(files: Sequence[Path]) -> str:
@@ -92,22 +118,22 @@ def _read(file: Path, encoding: str) -> tuple[list[str], list[Any]]:
     """The names of the columns and the rows."""
     encoding = _checked(file, encoding)
     try:
-        if file.suffix == ".parquet":
+        if _ending(file) == ".parquet":
             return _parquet(file)
-        if file.suffix in (".csv", ".tsv"):
+        if _ending(file) in (".csv", ".tsv"):
             return _delimited(file, encoding)
-        return _objects(_json(file, encoding) if file.suffix == ".json" else _json_lines(file, encoding))
+        return _objects(_json(file, encoding) if _ending(file) == ".json" else _json_lines(file, encoding))
     except UnicodeDecodeError as error:
         raise RequestError(f"{file} is not {encoding} ({error.reason}); set task.encoding=latin-1, say") from error
     except (ValueError, OSError) as error:  # the parsing errors of json and pyarrow are ValueErrors
-        raise RequestError(f"{file} cannot be read as {file.suffix[1:]}: {str(error).splitlines()[0]}") from error
+        raise RequestError(f"{file} cannot be read as {_ending(file)[1:]}: {str(error).splitlines()[0]}") from error
 
 
 def _checked(file: Path, encoding: str) -> str:
     """The encoding to read a text file in, its byte order mark left out. Raises RequestError for what is no data."""
-    if file.suffix in SHEETS:
+    if _ending(file) in SHEETS:
         raise RequestError(f"{file.name} is a spreadsheet; save it as .csv")
-    if file.suffix not in SUFFIXES:
+    if _ending(file) not in SUFFIXES:
         raise RequestError(f"{file.name} is none of {', '.join(SUFFIXES)}; save it as one of these")
     try:
         codec = codecs.lookup(encoding).name
@@ -120,7 +146,7 @@ def _checked(file: Path, encoding: str) -> str:
         raise RequestError(f"{file} cannot be read: {error.strerror}") from error
     if begin.startswith(b"version https://git-lfs"):
         raise RequestError(f"{file} is a pointer of Git LFS, not the data; fetch the data with git lfs pull")
-    if file.suffix == ".parquet":
+    if _ending(file) == ".parquet":
         return encoding
     wide = begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if wide and not codec.startswith(("utf-16", "utf-32")):
@@ -146,7 +172,7 @@ def _parquet(file: Path) -> tuple[list[str], list[Any]]:
 
 def _delimited(file: Path, encoding: str) -> tuple[list[str], list[list[str | None]]]:
     """CSV with quotes, or TSV as GLUE writes it, where a quote is a character. Every row is as long as the header."""
-    tabs = file.suffix == ".tsv"
+    tabs = _ending(file) == ".tsv"
     how: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
     csv.field_size_limit(2**31 - 1)
     rows: list[list[str | None]] = []
@@ -179,11 +205,11 @@ def _uneven(file: Path, line: int, fields: int, names: list[str], tabs: bool) ->
         mend = "put a text that holds a comma in quotes, and take a delimiter off the ends of the rows"
     else:
         mend = "give it the missing fields, and put a text that holds a line break in quotes"
-    if len(names) == 1 and ";" in names[0]:
-        mend = "its delimiter seems to be a semicolon: save it with commas"
+    if len(names) == 1:
+        mend = other_separator(file.name, names[0]) or mend
     return (
         f"{file.name} line {line} has {fields} {delimiter}-separated field{'s' * (fields != 1)} where the header has "
-        f"{len(names)} ({', '.join(names[:8])}); {mend}"
+        f"{len(names)} ({shown(names[:8])}); {mend}"
     )
 
 
