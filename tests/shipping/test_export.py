@@ -500,6 +500,9 @@ def test_the_card_holds_the_records_numbers_and_how_the_run_was_made(bert: Done,
     export.export(bert.folder, tmp_path / "out", 2)
     card = (tmp_path / "out" / "README.md").read_text()
     record = json.loads((bert.folder / "record.json").read_text())
+    assert "the first 2 rows of A and columns of B" in card
+    export.export(bert.folder, tmp_path / "one", 1)
+    assert "A's first row and B's first column" in (tmp_path / "one" / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert (front["library_name"], front["base_model"]) == ("peft", str(bert.base))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in card.splitlines() if line.startswith("|")]

@@ -154,6 +154,11 @@ def test_no_rank_that_answers_one_class_is_chosen(tmp_path: Path) -> None:
     )
 
 
+def test_equal_ranks_are_at_most_nothing_worse(tmp_path: Path) -> None:
+    run = of_ranks(tmp_path / "run", {1: hits(0.8), 2: hits(0.8)})
+    assert choice.choose_rank(run)[1][0].endswith("at most 0.00 worse.")
+
+
 def test_the_same_run_has_the_same_answer(tmp_path: Path) -> None:
     run = of_ranks(tmp_path / "run", {1: hits(0.7), 2: hits(0.8, but=1), 4: hits(0.8)})
     assert choice.text(*choice.choose_rank(run, None, 2), "md") == choice.text(*choice.choose_rank(run, None, 2), "md")

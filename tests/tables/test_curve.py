@@ -143,6 +143,25 @@ def test_a_search_is_one_column_as_it_is_in_its_comparison(tmp_path: Path) -> No
     assert labels.legend(load_records(tmp_path)) == []
 
 
+def test_one_methods_ways_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for r in (16, 2, 1, 4):
+        a_record(tmp_path, "adapter=lora", f"adapter.r={r}", values={1: 0.5, r: 0.6})
+    a_record(tmp_path, "adapter=dylora", "adapter.r=4")
+    assert list(curve.curve(tmp_path).columns) == ["lora r=1", "lora r=2", "lora r=4", "lora r=16", "dylora"]
+    for rate in ("1e-2", "5e-4"):
+        a_record(tmp_path / "rates", "adapter=dylora", f"train.learning_rate={rate}")
+    rates = list(curve.curve(tmp_path / "rates").columns)
+    assert rates == ["dylora learning_rate=0.0005", "dylora learning_rate=0.01"]
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_a_picture_has_no_form_of_a_table(ending: str, tmp_path: Path) -> None:
+    a_record(tmp_path)
+    with pytest.raises(RequestError, match="draws a picture, which --format csv is none of; leave one out"):
+        report.main(["curve", str(tmp_path), "--format", "csv", "--to", str(tmp_path / f"o.{ending}")])
+    assert not (tmp_path / f"o.{ending}").exists()
+
+
 def test_many_curves_have_styles_of_their_own() -> None:
     styles = [plots._style(i) for i in range(28)]
     assert len(set(styles)) == 28 and len({style[:2] for style in styles}) == 28

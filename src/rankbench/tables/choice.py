@@ -157,7 +157,7 @@ def _answer(measured: Measured, found: Found, margin: float) -> str:
         return f"{first}: better than every other {measured.kind}, at {sure}."
     return (
         f"{first}: the smallest {measured.kind} within {margin:g} of the best, whichever that is, at {sure}; at most "
-        f"{-least:.{digits + 1}f} worse."
+        f"{abs(least):.{digits + 1}f} worse."
     )
 
 

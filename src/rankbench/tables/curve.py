@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -62,13 +65,25 @@ def curve(path: Paths, metric: str | None = None) -> pd.DataFrame:
     wide = long.pivot(index="place", columns="label", values="cell")
     whole = 10**9  # a whole model comes last
     wide = wide.loc[sorted(wide.index, key=lambda place: tuple(whole if n is None else n for n in place))]
-    wide = wide[list(dict.fromkeys(long["label"]))].fillna("-")
+    wide = wide[_in_order(dict.fromkeys(long["label"]))].fillna("-")
     depths, ranks = (any(place[i] is not None for place in wide.index) for i in (0, 1))
     wide = wide.set_axis([_place(depth, rank, depths and ranks) for depth, rank in wide.index], axis="index")
     wide.index.name = "rank x depth" if depths and ranks else "depth" if depths else "rank"
     wide.columns.name = ", ".join(dict.fromkeys(long["metric"]))
     wide.attrs["seeds"] = int(long["n"].iloc[0]) if alike else None
     return wide
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Methods as they come, one method's ways by their numbers: r=2 before r=16."""
+    names = list(names)
+    come = {name.split()[0]: place for place, name in reversed(list(enumerate(names)))}
+
+    def parts(name: str) -> list[tuple[float, str]]:
+        found = re.split(r"(?<![\w.])(-?\d+(?:\.\d+)?(?:e-?\d+)?)(?![\w.])", name)
+        return [(float(part), "") if place % 2 else (math.inf, part) for place, part in enumerate(found)]
+
+    return sorted(names, key=lambda name: (come[name.split()[0]], parts(name)))
 
 
 def _place(depth: int | None, rank: int | None, pair: bool) -> int | str:

@@ -160,6 +160,9 @@ def main(words: list[str]) -> None:
     runs = asked.runs if asked.task is None else of_task(asked.runs, asked.task)
     try:
         if asked.to is not None and asked.to.suffix in PICTURES:
+            if asked.format is not None:
+                told = f"--to {asked.to} draws a picture, which --format {asked.format} is none of"
+                raise RequestError(f"{told}; leave one out")
             from rankbench.tables import plots
 
             plots.save(_pictures(asked.name, runs, asked.metric)[0], asked.to)
