@@ -137,7 +137,9 @@ def _adapter_sentence(found: Finished, made: Made) -> str:
             f"{adds}, with s = {made.scale:g} in every layer."
         )
     if found.note.get("nested"):
-        rows = f"the first {made.rank} rows of A and columns of B" if made.rank != 1 else "A's first row and B's first column"
+        rows = "A's first row and B's first column"
+        if made.rank != 1:
+            rows = f"the first {made.rank} rows of A and columns of B"
         part = f"Rank {made.rank} of one {method} adapter of rank {largest}, {rows}"
     return f"{part}; {adds}, with s = {made.scale:g}, the scale that this rank was trained with."
 
