@@ -113,3 +113,15 @@ def test_where_sums_cannot_be_kept_they_are_made_anew(asked: list[str], tmp_path
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / ".cache").write_text("a file, not a folder")
     assert contents.of(run) == contents.of(run) != {}
+
+
+@pytest.mark.parametrize("damaged", ["[]", "7", "{", "", '"text"'])
+def test_damaged_files_are_made_anew(damaged: str, asked: list[str], tmp_path: Path) -> None:
+    run = compose_run(*asked)
+    expected = contents.of(run)
+    (tmp_path / "runs" / ".cache" / "sums.json").write_text(damaged)
+    run.folder.mkdir(parents=True)
+    for name in (contents.FILE, "record.json"):
+        (run.folder / name).write_text(damaged)
+    assert contents.of(run) == expected and contents.kept(run.folder) is None
+    assert compose_run(*asked).run_id == run.run_id

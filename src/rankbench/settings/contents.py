@@ -38,10 +38,17 @@ def of_source(source: Source, runs: Path) -> dict[str, str]:
 def kept(folder: Path) -> Contents | None:
     """Those that the run in a folder began with; None where that is not known."""
     for file in (folder / FILE, folder / "record.json"):
-        with contextlib.suppress(OSError, ValueError):
-            found: dict[str, Any] = json.loads(file.read_text())
-            return found.get("contents")
+        if "contents" in (found := _read(file)):
+            return found["contents"]
     return None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A JSON file of names; nothing where it is not there, or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(file.read_text())
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def keep(folder: Path, contents: Contents) -> None:
@@ -64,9 +71,7 @@ class _Sums:
 
     def __init__(self, runs: Path) -> None:
         self.file = runs / ".cache" / "sums.json"
-        self.known: dict[str, str] = {}
-        with contextlib.suppress(OSError, ValueError):
-            self.known = json.loads(self.file.read_text())
+        self.known: dict[str, str] = _read(self.file)
 
     def of(self, source: Source) -> dict[str, str]:
         before = len(self.known)
