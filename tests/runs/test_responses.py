@@ -160,7 +160,7 @@ def test_a_wrong_request_is_refused_with_the_mend(words: list[str], change: str,
     ("row", "message"),
     [
         ({"instruction": "", "input": "x", "output": "y"}, r"row 9 \(from 0\): instruction is empty, so no template"),
-        ({"instruction": "a", "input": "", "output": None}, r"row 9 \(from 0\): 'output' holds None, not text"),
+        ({"instruction": "a", "input": "", "output": None}, r"row 9 \(from 0\): 'output' is empty; correct or remove"),
         ({"instruction": "a", "input": "", "output": ["b"]}, r"row 9 \(from 0\): 'output' holds \['b'\], not text"),
     ],
 )
