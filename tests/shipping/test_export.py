@@ -268,7 +268,11 @@ def test_an_export_answers_in_the_datas_own_words(
     if merge:
         assert in_words(str(tmp_path / "out"), tmp_path / "out", texts) == expected
         return
-    (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.S)
+    card = (tmp_path / "out" / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    with pytest.raises(Exception, match="Could not load"):  # not from the folder alone, and the card says so
+        in_words(str(tmp_path / "out"), tmp_path / "out", texts)
+    assert "Give `pipeline` this `model`" in card
     assert "num_labels=3" in code and json.dumps(names) in code
     found: dict[str, Any] = {}
     monkeypatch.chdir(tmp_path)

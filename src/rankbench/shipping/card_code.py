@@ -55,7 +55,7 @@ def loading(found: Finished, made: Made, name: str) -> str:
         return f"{why}\n\n" + _python("import rankbench", *_by_rankbench(found, made, "here", here[0]))
     quantized = "BitsAndBytesConfig" in " ".join(arguments)
     names = sorted(["AutoTokenizer", kind, *(["BitsAndBytesConfig"] if quantized else [])])
-    return _python(
+    code = _python(
         "import torch",
         "from peft import PeftModel",
         f"from transformers import {', '.join(names)}",
@@ -67,6 +67,12 @@ def loading(found: Finished, made: Made, name: str) -> str:
         "base.config.pad_token_id = tokenizer.pad_token_id",
         *_classes(found),
         "model = PeftModel.from_pretrained(base, here).eval()",
+    )
+    if not found.label_names:
+        return code
+    return (
+        f"{code}\n\nGive `pipeline` this `model`: from an adapter's folder alone transformers reads the classes of the "
+        "base, not these. A merged export is read from its folder."
     )
 
 
