@@ -97,8 +97,10 @@ def test_another_metric_and_generated_tokens(tmp_path: Path) -> None:
     for sub in record["submodels"]:
         sub["generated"] = {"tokens": 100 * sub["depth"], "seconds": 4.0}
         sub |= {"tokens_per_second": 40.0} if sub["depth"] == 4 else {}
-        sub["metrics"]["exact_match"] = 0.125
+        sub["metrics"] |= {"exact_match": 0.125, "exact_match_seen": 0.25}
     file.write_text(json.dumps(record))
+    ours, *_ = comparisons.soft_vs_early_exit(tmp_path, "exact_match_seen")
+    assert "exact_match_seen x 100 at each exit" in ours.caption  # 50 counts the rows of every split
     quality, speed, *_ = comparisons.soft_vs_early_exit(tmp_path, "exact_match")
     assert "exact_match x 100 of 50 examples at each exit, one seed." in quality.caption
     assert quality.frame["SFT"].tolist() == ["12.5", "12.5"]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from rankbench.errors import RequestError
 from rankbench.records.record import Paths, load_records
-from rankbench.settings.metrics import rises, times, unit
+from rankbench.settings.metrics import base, rises, times, unit
 from rankbench.tables import labels, plots
 from rankbench.tables.comparisons import published
 from rankbench.tables.comparisons.ranks import of_one
@@ -46,10 +46,10 @@ def soft_vs_early_exit(path: Paths, metric: str | None = None) -> list[Block]:
     record = runs[0]
     what = f"{record['config']['task']['name']}, {record['config']['model']['name']}"
     better = "" if rises(chosen) else ", lower is better"
-    n = record["submodels"][0]["n"]
+    of = f" of {record['submodels'][0]['n']} examples" if base(chosen) in (chosen, None) else ""  # n counts all splits' rows
     blocks = [
         grid(
-            f"{what}: {unit(chosen)} of {n} examples at each exit{_over_seeds(cells)}{better}.",
+            f"{what}: {unit(chosen)}{of} at each exit{_over_seeds(cells)}{better}.",
             lambda subs: spread([factor * sub["metrics"][chosen] for sub in subs], 1 if factor > 1 else 3),
         ),
         grid(f"{_speed_unit(runs)}; runs that shared a machine with others are slower.", _speed),
