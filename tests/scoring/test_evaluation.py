@@ -91,8 +91,9 @@ def test_predictions_stand_at_their_rows():
             ids = torch.tensor([SPLIT.features["input_ids"][row]])
             tuning.activate(score.submodel)
             with torch.no_grad():
-                expected = tuning.model(input_ids=ids).logits.argmax(-1).item()
-            assert score.predictions["validation"]["prediction"][row] == expected
+                logits = tuning.model(input_ids=ids).logits[0]
+            assert score.predictions["validation"]["prediction"][row] == logits.argmax(-1).item()
+            assert score.predictions["validation"]["scores"][row] == pytest.approx(logits.softmax(-1).numpy(), abs=1e-6)
         assert score.metrics["accuracy"] == pytest.approx(
             np.mean(score.predictions["validation"]["prediction"] == SPLIT.labels)
         )

@@ -253,6 +253,20 @@ def in_words(model: Any, folder: Path, texts: list[str]) -> list[str]:
     return [said["label"] for said in pipeline("text-classification", model=model, tokenizer=tokenizer)(texts)]
 
 
+def test_the_probabilities_of_every_class_are_kept(worded: Done, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, pipeline
+
+    export.export(worded.folder, tmp_path / "out", 2, merge=True)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    rows = (worded.folder.parents[1] / "words" / "validation.jsonl").read_text().splitlines()
+    answer = pipeline("text-classification", model=str(tmp_path / "out"), tokenizer=tokenizer, top_k=None)
+    said = [{one["label"]: one["score"] for one in row} for row in answer([json.loads(row)["text"] for row in rows])]
+    frame = pd.read_parquet(worded.folder / "predictions.parquet")
+    kept = frame[frame["rank"] == 2].sort_values("index")
+    for i, name in enumerate(("bad", "good", "so-so")):
+        assert kept[f"score_{i}"].tolist() == pytest.approx([row[name] for row in said], abs=1e-5)
+
+
 @pytest.mark.parametrize("merge", [True, False])
 def test_an_export_answers_in_the_datas_own_words(
     worded: Done, tmp_path: Path, merge: bool, monkeypatch: pytest.MonkeyPatch

@@ -300,6 +300,13 @@ def _one_value(score: Any, validation: list[Any]) -> str | None:
     return f"{said[0]:.4g}" if np.ptp(said) == 0 else None
 
 
+def _flat(columns: dict[str, Any]) -> dict[str, Any]:
+    """Columns (n,), with `score_I` for the probability of class I."""
+    scores = columns.get("scores")
+    split = {} if scores is None else {f"score_{i}": scores[:, i] for i in range(scores.shape[1])}
+    return {name: column for name, column in columns.items() if name != "scores"} | split
+
+
 def _write_predictions(file: Path, scores: list[Any], by_cut: dict[str, _Cut], validation: list[Any]) -> None:
     """Every prediction of every sub-model; with cuts, the column `cut` says which, empty for the trained ones."""
     import pandas as pd
@@ -315,7 +322,7 @@ def _write_predictions(file: Path, scores: list[Any], by_cut: dict[str, _Cut], v
                 **({"cut": how} if by_cut else {}),
                 "split": split.name,
                 "index": split.index,
-                **score.predictions[split.name],
+                **_flat(score.predictions[split.name]),
                 "reference": [answers[0] for answers in split.references] if split.references else split.labels,
             }
         )

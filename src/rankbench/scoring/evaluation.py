@@ -50,7 +50,8 @@ class Generated:
 class Score:
     """One sub-model's measurement; `predictions` holds for each split columns (n,) as predictions.parquet keeps them.
 
-    `prediction` is a class number, a value or a text; a language model has `loss` (nats, summed over the response)
+    `prediction` is a class number, a value or a text; `scores` (n, classes) are a classifier's probabilities; a language
+    model has `loss` (nats, summed over the response)
     and `tokens` (of the response), under the name of each exact match whether any accepted text is met, and for BLEU
     the counts of `settings.metrics.BLEU_COUNTS`.
     """
@@ -165,7 +166,7 @@ def _predict(
     device: torch.device,
     seconds: dict[Submodel, float],
 ) -> dict[str, np.ndarray]:
-    """Columns (members, n) of one split; adds each member's share of the time to `seconds`."""
+    """Columns (members, n, ...) of one split; adds each member's share of the time to `seconds`."""
     results: dict[str, np.ndarray] = {}
     if split.prompts:
         most = tokens_of_logits(adapter.model)
@@ -181,8 +182,9 @@ def _predict(
             if not torch.isfinite(numbers).all():
                 raise FloatingPointError(f"{split.name}: {group[0]} gives logits that are not finite")
             for column, values in columns.items():
-                found = values.view(len(group), len(rows)).cpu().numpy()
-                whole = results.setdefault(column, np.zeros((len(members), len(split)), found.dtype))
+                found = values.view(len(group), len(rows), *values.shape[1:]).cpu().numpy()
+                shape = (len(members), len(split), *found.shape[2:])
+                whole = results.setdefault(column, np.zeros(shape, found.dtype))
                 whole[i : i + len(group), rows] = found
             for member in group:
                 seconds[member] += (time.perf_counter() - start) / len(group)
@@ -221,9 +223,11 @@ def _stacked(adapter: FineTuning, inputs: dict[str, torch.Tensor], group: list[S
 
 
 def _classes(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """The predicted class or value of each row, and the logits behind it."""
+    """The predicted class of each row with all classes' probabilities, or its value; and the logits behind it."""
     logits = model(**{k: v for k, v in inputs.items() if k != "labels"}).logits.float()
-    return {"prediction": logits.squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(-1)}, logits
+    if logits.shape[-1] == 1:
+        return {"prediction": logits.squeeze(-1)}, logits
+    return {"prediction": logits.argmax(-1), "scores": logits.softmax(-1)}, logits
 
 
 def _losses(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
