@@ -46,7 +46,8 @@ def soft_vs_early_exit(path: Paths, metric: str | None = None) -> list[Block]:
     record = runs[0]
     what = f"{record['config']['task']['name']}, {record['config']['model']['name']}"
     better = "" if rises(chosen) else ", lower is better"
-    of = f" of {record['submodels'][0]['n']} examples" if base(chosen) in (chosen, None) else ""  # n counts all splits' rows
+    one_split = base(chosen) in (chosen, None)  # the record's n counts the rows of all splits
+    of = f" of {record['submodels'][0]['n']} examples" if one_split else ""
     blocks = [
         grid(
             f"{what}: {unit(chosen)}{of} at each exit{_over_seeds(cells)}{better}.",
