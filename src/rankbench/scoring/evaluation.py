@@ -50,9 +50,9 @@ class Generated:
 class Score:
     """One sub-model's measurement; `predictions` holds for each split columns (n,) as predictions.parquet keeps them.
 
-    `prediction` is a class number, a value or a text; `scores` (n, classes) are a classifier's probabilities. A language
-    model has `loss` (nats, summed over the response) and `tokens` (of the response), under the name of each exact match
-    whether any accepted text is met, and for BLEU the counts of `settings.metrics.BLEU_COUNTS`.
+    `prediction` is a class number, a value or a text; `scores` (n, classes) are a classifier's probabilities. A
+    language model has `loss` (nats, summed over the response) and `tokens` (of the response), under the name of each
+    exact match whether any accepted text is met, and for BLEU the counts of `settings.metrics.BLEU_COUNTS`.
     """
 
     submodel: Submodel
