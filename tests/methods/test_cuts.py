@@ -173,7 +173,7 @@ def test_a_run_measures_its_cuts_at_the_same_ranks(tmp_path: Path) -> None:
     assert list(dict.fromkeys(frame["adapter"])) == ["lora", "lora+svd", "lora+svd_global", "lora+alpha_over_b"]
     columns = ["lora", "lora alpha_over_b", "lora svd", "lora svd_global"]
     assert sorted(curve.curve(run.folder).columns) == columns  # which stands first is by their numbers
-    assert len(choice.choose_rank(run.folder)[0][0].frame) == R  # the cuts' predictions stay out of it
+    assert len(choice.choose_rank(run.folder)[0][0].frame) == R + 3 * (R - 1)  # a cut to R is rank R itself
     seen = pd.read_parquet(run.folder / "predictions.parquet")
     assert len(seen) == 4 * R * record["submodels"][0]["n"]
     export.export(run.folder, tmp_path / "out", 2, svd=True)

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, Answer
+from conftest import REPOSITORY, Answer, compose_run
 
 import rankbench
 from rankbench.errors import RequestError
+from rankbench.settings.identity import settings
 from rankbench.tables import choice, stats
 from rankbench.tables.layout import Block
 from rankbench.tasks import metrics
@@ -52,13 +53,14 @@ def a_run(
                 "depth": depth,
                 "metrics": metrics.score(list(names), own, accepted or references),
                 "n": N,
-                "parameters": {"trainable": 1000 * (rank or depth or 0), "total": 10**6},
+                "parameters": {"trainable": 1000 * (rank or depth or 0), "total": 10**6 * (depth or 30)},
             }
         )
     frame = pd.concat(parts).sample(frac=1, random_state=0)
     frame.to_parquet(folder / "predictions.parquet", index=False)
-    config = {"task": {"name": "a task"}, "model": {"name": "a model"}}
-    record = {"schema": 1, "run_id": folder.name, "status": "done", "config": config, "submodels": subs[::-1]}
+    config = {"task": {"name": "a task"}, "model": {"name": "a model"}, "adapter": {"name": "dylora"}, "seed": 0}
+    record = {"schema": 2, "run_id": folder.name, "status": "done", "config": config, "submodels": subs[::-1]}
+    record["environment"] = {"precision": "fp32", "device": "cpu"}
     (folder / "record.json").write_text(json.dumps(record | more))
     return folder
 
@@ -70,10 +72,10 @@ def of_ranks(folder: Path, right: dict[int, np.ndarray], **more: Any) -> Path:
     return a_run(folder, columns, truth, **more)
 
 
-def trained(monkeypatch: pytest.MonkeyPatch, note: dict[str, Any]) -> None:
-    """As if adapter/ were there with this rankbench.json."""
-    real = choice._run
-    monkeypatch.setattr(choice, "_run", lambda folder: (real(folder)[0], note))
+def trained(run: Path, note: dict[str, Any]) -> None:
+    """What a run leaves of its adapter for others to read."""
+    (run / "adapter").mkdir()
+    (run / "adapter" / "rankbench.json").write_text(json.dumps(note))
 
 
 def shown(made: list[Block], row: int | str) -> dict[str, str]:
@@ -217,19 +219,19 @@ def test_a_split_is_chosen_by_its_metrics_name(tmp_path: Path) -> None:
 # Shipping it
 
 
-def test_exits_and_pairs_are_shipped_at_their_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exits_and_pairs_are_shipped_at_their_depth(tmp_path: Path) -> None:
     truth = np.ones(N, dtype=int)
     exits: dict[Place, dict[str, np.ndarray]] = {
         (None, depth): {"prediction": own.astype(int)} for depth, own in ((10, hits(0.7)), (20, hits(0.8)))
     }
     run = a_run(tmp_path / "exits", exits, truth)
-    trained(monkeypatch, {"method": "sorted_ft", "exits": [10, 20], "trained_exits": [10, 20]})
+    trained(run, {"method": "sorted_ft", "exits": [10, 20], "trained_exits": [10, 20]})
     made, closing = choice.choose_rank(run, margin=30)
     assert closing[0].startswith("Depth 10: the smallest exit") and made[0].frame.index.name == "depth"
     assert closing[-1] == f"    rankbench export {run} --depth 10 --to DIR"
     pairs = {(rank, depth): own for depth, own in ((10, exits[None, 10]), (20, exits[None, 20])) for rank in (1, 4)}
     run = a_run(tmp_path / "with a space", pairs, truth)
-    trained(monkeypatch, NESTED | {"exits": [10, 20], "trained_exits": [10, 20]})
+    trained(run, NESTED | {"exits": [10, 20], "trained_exits": [10, 20]})
     made, closing = choice.choose_rank(run, margin=1)
     assert closing[0].startswith("Rank 1 at depth 20: the smallest pair within 1") and list(made[0].frame["depth"]) == [
         "10",
@@ -240,20 +242,18 @@ def test_exits_and_pairs_are_shipped_at_their_depth(tmp_path: Path, monkeypatch:
     assert shlex.split(closing[-1])[2:] == [str(run), "--rank", "1", "--depth", "20", "--to", "DIR"]
 
 
-def test_a_rank_that_was_not_trained_is_not_shipped_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_was_not_trained_is_not_shipped_as_it_is(tmp_path: Path) -> None:
     run = of_ranks(tmp_path / "run", {1: hits(0.7), 2: hits(0.8, but=1), 3: hits(0.8), 4: hits(0.8, but=1)})
-    trained(monkeypatch, NESTED | {"method": "lora", "trained_ranks": [4]})
+    trained(run, NESTED | {"method": "lora", "trained_ranks": [4]})
     *_, why, instead, command = choice.choose_rank(run, margin=2)[1]
     assert why.startswith("Rank 2 was measured and not trained") and "--svd cuts the trained rank" in why
-    assert instead == "The smallest trained one within the margin, rank 4:"
+    assert instead == "The smallest within the margin that can be exported, rank 4:"
     assert command == f"    rankbench export {run} --rank 4 --to DIR"
-    *_, why, none = choice.choose_rank(run, margin=0.1)[1]
-    assert why.startswith("Rank 3 was measured") and none == "No trained one is within."
 
 
 def test_a_run_without_its_adapter_is_answered_and_not_shipped(tmp_path: Path) -> None:
     closing = choice.choose_rank(of_ranks(tmp_path / "run", {1: hits(0.7), 2: hits(0.8)}))[1]
-    assert "holds no adapter/, so nothing can be exported" in closing[-1]
+    assert "holds no adapter/, so nothing can be exported" in closing[-2]
     assert not [line for line in closing if "rankbench export" in line]
 
 
@@ -306,8 +306,7 @@ def test_python_has_what_the_command_prints(tmp_path: Path, call_main: Callable[
     made = rankbench.choose_rank(run, margin=2)
     assert repr(made) == call_main("table", "choose_rank", str(run), "--margin", "2").out
     assert made.closing[0].startswith("Rank 2:") and "<p>Rank 2: the smallest" in made._repr_html_()
-    with pytest.raises(RequestError, match="looks at one run, not 2"):
-        rankbench.table("choose_rank", [run, run])
+    assert repr(rankbench.table("choose_rank", [run, run], margin=2)) == repr(made), "a run given twice is one run"
 
 
 @pytest.mark.parametrize("task", ["mrpc", "cola"])
@@ -365,8 +364,6 @@ def test_a_run_without_its_predictions_is_refused_with_the_mend(run: Path, call_
     [
         (["{run}", "--metric", "bleu"], "--metric bleu: this run has accuracy"),
         (["{run}", "--margin", "0"], "give one above 0"),
-        (["{run}", "{run}"], "looks at one run, not 2"),
-        (["{runs}"], "give one of the runs in it, such as run"),
         (["{runs}/none"], "does not exist"),
     ],
 )
@@ -383,7 +380,7 @@ def test_a_wrong_request_is_answered_in_one_line(
     [
         ({"status": "failed"}, "is not done"),
         ({"schema": 99}, "newer rankbench"),
-        ({"submodels": [{"rank": 1, "depth": None}]}, "one sub-model"),
+        ({"submodels": [{"rank": 1, "depth": None, "metrics": {"accuracy": 1.0}}]}, "one sub-model"),
     ],
 )
 def test_a_run_without_a_choice_is_refused(more: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -433,3 +430,144 @@ def test_a_rank_that_answers_one_value_is_not_named(metric: str, tmp_path: Path)
 def test_accuracy_over_one_class_is_what_it_says(tmp_path: Path) -> None:
     run = of_scores(tmp_path / "run", {1: np.arange(N) % 2, 2: np.ones(N, int)}, np.ones(N, int), "accuracy")
     assert choice.choose_rank(run)[1][0].startswith("Rank 2: better than every other rank")
+
+
+# Many runs
+
+
+def of_method(
+    folder: Path, seed: int, right: dict[Place, np.ndarray], *words: str, cuts: dict[int, np.ndarray] | None = None
+) -> Path:
+    """A run of a method over the same examples; `cuts` are by rank what the SVD's are right on."""
+    truth = np.arange(N) // 3 % 2
+    columns = {place: {"prediction": np.where(own, truth, 1 - truth)} for place, own in right.items()}
+    config = settings(compose_run("task=classification", "model=tiny_llama", f"seed={seed}", *words))
+    run = a_run(folder / f"{words[0]}-{len(list(folder.glob('*')))}-{seed}", columns, truth, config=config)
+    if cuts:
+        frame = pd.read_parquet(run / "predictions.parquet").assign(cut=None)
+        own = [frame[frame["rank"] == 4].sort_values("index") for _ in cuts]
+        said = [np.where(hit, truth, 1 - truth) for hit in cuts.values()]
+        more = [o.assign(cut="svd", rank=b, prediction=p) for o, b, p in zip(own, cuts, said, strict=True)]
+        pd.concat([frame, *more]).to_parquet(run / "predictions.parquet")
+        record = json.loads((run / "record.json").read_text())
+        (whole,) = [sub for sub in record["submodels"] if sub["rank"] == 4]
+        record["cuts"] = [
+            whole
+            | {"cut": "svd", "rank": b, "metrics": {"accuracy": float(hit.mean())}}
+            | {"parameters": whole["parameters"] | {"trainable": 1000 * b}}
+            for b, hit in cuts.items()
+        ]
+        (run / "record.json").write_text(json.dumps(record))
+    trained(run, {"method": "lora", "r": 4, "scale": "alpha_over_r", "trained_ranks": [rank for rank, _ in right]})
+    return run
+
+
+def a_search(folder: Path, seed: int = 0) -> None:
+    """Ranks 1 and 4 each by its own LoRA, the latter cut down too, and a DyLoRA of ranks 1 to 4."""
+    of_method(folder, seed, {(1, None): hits(0.72)}, "adapter=lora", "adapter.r=1", "evaluate.submodels=[1]")
+    lora = "adapter=lora", "adapter.r=4", "evaluate.submodels=[4]", "evaluate.cuts=[svd]"
+    of_method(folder, seed, {(4, None): hits(0.8)}, *lora, cuts={2: hits(0.8, but=1), 4: hits(0.8)})
+    nested = {(rank, None): hits(share) for rank, share in ((1, 0.6), (2, 0.65), (4, 0.7))}
+    of_method(folder, seed, nested, "adapter=dylora", "adapter.r=4")
+
+
+def test_everything_that_was_run_is_one_choice(tmp_path: Path, call_main: Callable[..., Answer]) -> None:
+    a_search(tmp_path)
+    (block,), lines = choice.choose_rank(tmp_path, margin=2)
+    search, cut = "LoRA, one training a rank", "LoRA, one training a rank svd"
+    assert [*zip(block.frame.index, block.frame["rank"], strict=True)] == [
+        ("LoRA, one training a rank", "1"),
+        ("dylora", "1"),
+        (cut, "2"),
+        ("dylora", "2"),
+        (search, "4"),
+        ("dylora", "4"),
+    ], "by size; rank 4 cut to 4 is rank 4"
+    assert lines[0].startswith(f"{cut} rank 2: the smallest candidate within 2 of the best")
+    command = shlex.split(lines[-1])
+    assert command[-5:] == ["--rank", "2", "--svd", "--to", "DIR"] and "adapter=lora-1-0" in command[2]
+    answer = call_main("table", "choose_rank", str(tmp_path), "--margin", "2")
+    assert (answer.rc, answer.err) == (0, "") and lines[-1] in answer.out
+
+
+def test_a_margin_that_the_examples_tell_is_named_and_nothing_else_exported(tmp_path: Path) -> None:
+    a_search(tmp_path)
+    lines = choice.choose_rank(tmp_path, margin=0.1)[1]
+    assert "do not tell" in lines[0] and not [line for line in lines if "rankbench export" in line]
+    words = shlex.split(lines[-1])
+    asked = float(words[words.index("--margin") + 1])
+    named = lines[0].partition("it would be ")[2].rstrip(".")
+    assert choice.choose_rank(tmp_path, margin=asked)[1][0].startswith(named)
+    assert "do not tell" in choice.choose_rank(tmp_path, margin=asked - 0.1)[1][0]
+
+
+def test_seeds_that_differ_widen_the_intervals(tmp_path: Path) -> None:
+    def spread(folder: Path, shares: list[tuple[float, float]]) -> tuple[pd.Series, list[str], str]:
+        for seed, (one, other) in enumerate(shares):
+            right = {(1, None): hits(one), (4, None): hits(other)}
+            of_method(folder, seed, right, "adapter=dylora", "adapter.r=4", "evaluate.submodels=[1,4]")
+        (block,), lines = choice.choose_rank(folder, margin=1.5)
+        return block.frame.iloc[0], lines, block.caption
+
+    alike, _, caption = spread(tmp_path / "alike", [(0.75, 0.8)] * 3)
+    assert "400 examples, the mean of 3 seeds" in caption and "resamples of examples and seeds" in caption
+    apart, lines, _ = spread(tmp_path / "apart", [(0.72, 0.83), (0.78, 0.77), (0.75, 0.80)])
+    assert alike["minus best"] == apart["minus best"] == "-5.0"
+    assert alike["within 1.5"] == "no" and apart["within 1.5"] == "?", "two points over seeds are not sure over seeds"
+    assert "the more seeds the better" in lines[0]
+    words = choice.choose_rank(tmp_path / "apart", margin=90)[1]
+    assert words[-2] == "Of its 3 seeds the one that scores best:" and "adapter=dylora-1-1" in words[-1]
+
+
+def test_a_shallow_exit_is_smaller_than_any_rank_of_the_whole(tmp_path: Path) -> None:
+    of_method(tmp_path, 0, {(1, None): hits(0.8)}, "adapter=lora", "adapter.r=1", "evaluate.submodels=[1]")
+    of_method(tmp_path, 0, {(None, 2): hits(0.8), (None, 4): hits(0.8)}, "adapter=sorted_ft", "adapter.exits=[2,4]")
+    (block,), lines = choice.choose_rank(tmp_path, margin=5)
+    assert lines[0].startswith("sorted_ft depth 2: the smallest candidate within 5")
+    assert block.frame["depth"].tolist() == ["2", "4", "-"] and block.frame["rank"].tolist() == ["-", "-", "1"]
+
+
+def change_record(run: Path, change: dict[str, Any]) -> None:
+    record = json.loads((run / "record.json").read_text())
+    (run / "record.json").write_text(json.dumps(record | change))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("task", "several tasks"),
+        ("rows", "were scored on other examples"),
+        ("names", "were scored on other examples"),
+        ("digest", "were scored on other examples"),
+        ("twice", "are of one method and one seed"),
+    ],
+)
+def test_runs_that_cannot_be_held_against_each_other_are_refused(tmp_path: Path, spoil: str, message: str) -> None:
+    run = of_method(tmp_path, 0, {(1, None): hits(0.7), (4, None): hits(0.8)}, "adapter=dylora", "adapter.r=4")
+    other = of_method(
+        tmp_path, 0, {(1, None): hits(0.7), (4, None): hits(0.8)}, "adapter=dylora", "adapter.r=4", "train.epochs=2"
+    )
+    choice.choose_rank(tmp_path)
+    record = json.loads((other / "record.json").read_text())
+    if spoil == "task":
+        change_record(other, {"config": record["config"] | {"task": record["config"]["task"] | {"name": "another"}}})
+    elif spoil == "rows":
+        frame = pd.read_parquet(other / "predictions.parquet")
+        frame.assign(index=frame["index"] + 1).to_parquet(other / "predictions.parquet")
+    elif spoil == "names":
+        change_record(other, {"data": {"label_names": ["no", "yes"]}})
+    elif spoil == "digest":
+        for place, digest in ((run, "a"), (other, "b")):
+            change_record(place, {"data": {"splits": {"validation": {"sha256": digest, "file": "x", "rows": N}}}})
+    else:
+        change_record(other, {"config": json.loads((run / "record.json").read_text())["config"]})
+    with pytest.raises(RequestError, match=message):
+        choice.choose_rank(tmp_path)
+
+
+def test_unfinished_runs_and_other_metrics_are_left_out_and_told(tmp_path: Path) -> None:
+    a_search(tmp_path)
+    *_, last = sorted(tmp_path.glob("adapter=lora*"))
+    change_record(last, {"status": "failed"})
+    lines = choice.choose_rank(tmp_path, margin=90)[1]
+    assert any(line.startswith("Left out: 1 of 3 runs, not done") for line in lines)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, sample
 from scipy import stats as scipy_stats
 
 from rankbench.errors import RequestError
@@ -360,3 +360,44 @@ def test_what_choose_rank_says_is_false_in_few_of_many_made_up_runs(k: int, n: i
 
     wrong, _ = choosing.errors(k, n, groups, sets=1000, resamples=1000)
     assert wrong <= 0.06
+
+
+# Seeds
+
+
+def means_of_seeds(
+    k: int, seeds: int, n: int, spread: float, draw: int
+) -> tuple[metric_sums.Sums, list[stats.Trainings]]:
+    """Models that are all right in 80 % of cases, give or take what their seeds add: each the mean of its seeds."""
+    draws = np.random.default_rng(draw)
+    shares = 0.8 + spread * draws.standard_normal(k * seeds)
+    hits = draws.random((k * seeds, n)) < shares[:, None]
+    every = metric_sums.sums("accuracy", {"prediction": hits}, np.ones(n, dtype=bool))
+    mean = np.kron(np.eye(k), np.full((seeds, 1), 1 / seeds))
+    values = every.whole().reshape(k, seeds).T
+    sums = metric_sums.Sums(every.columns, lambda s, m: every.value(s, m) @ mean, True, every.grain)
+    return sums, [stats.Trainings(list(range(k)), values)]
+
+
+@pytest.mark.parametrize("shape", sample([(2, 3, 400), (4, 2, 1000), (6, 5, 400)], (2, 3, 400)))
+def test_intervals_over_seeds_hold_where_those_over_examples_alone_do_not(shape: tuple[int, int, int]) -> None:
+    """All models are alike, so every interval of a difference has to hold 0."""
+    held = {True: 0, False: 0}
+    for draw in range(100):
+        sums, trainings = means_of_seeds(*shape, 0.03, draw)
+        for both in held:
+            found = stats.all_pairs(sums, resamples=500, seed=draw, trainings=trainings if both else [])
+            held[both] += bool(((found.low <= 0) & (found.high >= 0)).all())
+    assert held[True] >= 93 and held[False] <= 85
+
+
+def test_over_seeds_alone_the_interval_of_two_is_the_t_interval() -> None:
+    """Every example says the same, so what is left is how three seeds differ."""
+    values = np.array([[0.0, 3.0], [1.0, 5.0], [2.0, 4.0]])
+    tokens = np.ones((6, 50))
+    every = metric_sums.sums("loss", {"loss": tokens * values.T.reshape(6, 1), "tokens": tokens}, np.zeros(50))
+    mean = np.kron(np.eye(2), np.full((3, 1), 1 / 3))
+    sums = metric_sums.Sums(every.columns, lambda s, n: every.value(s, n) @ mean, False, 0.0)
+    found = stats.all_pairs(sums, resamples=40_000, trainings=[stats.Trainings([0, 1], values)])
+    theirs = scipy_stats.ttest_rel(*values.T[::-1]).confidence_interval(0.95)
+    assert [found.low[1, 0], found.high[1, 0]] == pytest.approx([theirs.low, theirs.high], rel=0.03)

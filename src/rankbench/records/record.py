@@ -84,6 +84,11 @@ def load_records(path: Paths) -> list[dict[str, Any]]:
     return list(_records(path).values())
 
 
+def records_by_folder(path: Paths) -> dict[Path, dict[str, Any]]:
+    """As `load_records`, by the folder of each."""
+    return {file.parent: record for file, record in _records(path).items()}
+
+
 def load_runs(path: Paths) -> pd.DataFrame:
     """Records as a tidy table: one row per (run, sub-model, metric), columns `COLUMNS`.
 

@@ -1,30 +1,31 @@
-"""Which rank to ship: the smallest within a margin of the best, as far as a run's stored predictions tell."""
+"""Which rank to ship: the smallest within a margin of the best, as far as stored predictions and seeds tell."""
 
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rankbench.errors import RequestError
 from rankbench.records.finished import kept
-from rankbench.records.notes import notes
-from rankbench.records.record import load_records, read
+from rankbench.records.record import Paths, read, records_by_folder
 from rankbench.settings.metrics import METRICS, base, times, unit
-from rankbench.tables import metric_sums, stats
+from rankbench.tables import closing, metric_sums, shown, stats
 from rankbench.tables.layout import Block, chance, render, said
-from rankbench.tables.measured import Measured, Submodel, measure
+from rankbench.tables.measured import Measured, Member, Runs, measure
 
 ERROR = 0.05  # the chance that an interval misses, over all pairs together
 MADE = 0.04  # the chance that they are made for: with few examples up to one in a hundred more misses
 RESAMPLES = 10_000
 SPLITS = 1000
+FEW = 4  # places are named in a command, more are not
+SVD = {"svd": "--svd", "svd_global": "--svd-global"}  # the cuts that `rankbench export` makes
 
 
 def text(made: Sequence[Block], closing: Sequence[str], form: str, width: int | None = None) -> str:
@@ -32,27 +33,49 @@ def text(made: Sequence[Block], closing: Sequence[str], form: str, width: int | 
     return "\n".join([render(made, form, width), *(said(line, form) for line in closing)]) + "\n"
 
 
-def choose_rank(folder: Path, metric: str | None = None, margin: float = 0.5) -> tuple[list[Block], list[str]]:
-    """The ranks, exits or pairs of a finished run held to the best of them, and lines that name the one to ship.
+def choose_rank(paths: Paths, metric: str | None = None, margin: float = 0.5) -> tuple[list[Block], list[str]]:
+    """The sub-models of finished runs held to the best of them, and lines that name the one to ship.
 
-    That is the smallest (fewest layers, then lowest rank) that lies within `margin` of the best, whichever is the best,
-    in the units people read: points for shares and correlations, nats for a loss. All intervals hold together at 95 %
-    over all pairs (`stats.all_pairs`), so this holds though the best was picked on these examples. Where the data do
-    not tell, that is said, with how many examples would. Raises RequestError when the run is not done, has one
-    sub-model, or its predictions are missing or do not give the recorded metric.
+    They are ranks, exits and pairs, of any methods that were scored on the same examples, cuts of a LoRA among them.
+    Named is the smallest (of the model, then of what was trained) that lies within `margin` of the best, whichever is
+    the best, in the units people read: points for shares and correlations, nats for a loss. All intervals hold together
+    at 95 % over all pairs (`stats.all_pairs`), so this holds though the best was picked on these examples; where
+    a method has several seeds, over seeds too. Where the data do not tell, that is said, with the margin that they do
+    tell. Raises RequestError when no run is done, there is one sub-model, predictions are missing or do not give the
+    recorded metric, and where runs were scored on other examples.
     """
     if not 0 < margin < np.inf:
         raise RequestError(f"--margin {margin:g}: no interval lies within that; give one above 0, such as 0.5")
-    record, note = _run(folder)
-    measured = measure(folder, record, metric)
+    given = _given(paths)
+    done = shown.scored(list(given.values()))
+    metric = metric or shown.first_metric(done[0])
+    having = shown.having(done, metric) if len(done) > 1 else done
+    runs = {folder: record for folder, record in given.items() if record in having}
+    measured = measure(runs, metric)
     found, halves = Found.of(measured, margin), stats.split_half(measured.sums, SPLITS)
     told = [] if measured.undefined else [_honest(measured, found, halves), *_area(measured, found)]
-    return [_block(record, measured, found, halves, margin)], [
+    by = shown.by(list(runs.values()), metric)
+    return [_block(runs, measured, found, halves, margin)], [
         _answer(measured, found, margin),
         *told,
-        *notes(record, measured.metric),
-        *_export(folder, note, measured, found),
+        *closing.lines(list(given.values()), by),
+        *_export(paths, measured, found),
     ]
+
+
+def _given(paths: Paths) -> Runs:
+    """The runs in these places by folder. Raises RequestError for none, and where they are of several tasks."""
+    places = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if len(places) == 1 and (Path(places[0]) / "record.json").exists():
+        folder = Path(places[0])
+        record = read(folder)
+        if record is None or record["status"] != "done" or (folder / "adapter").exists():
+            return {folder: kept(folder)[0]}
+    found = records_by_folder(places)
+    tasks = dict.fromkeys(str(record["config"]["task"]["name"]) for record in found.values())
+    if len(tasks) > 1:
+        raise RequestError(f"these runs are of several tasks ({', '.join(tasks)}); keep one by --task")
+    return found
 
 
 @dataclass(frozen=True)
@@ -68,12 +91,13 @@ class Found:
     most: metric_sums.Reals
     within: list[int]  # surely within the margin, and not of one answer alone
     wide: float  # half the widest interval of the best less another that may be within the margin
+    told: tuple[float, int] | None  # the least margin, in tenths of a digit, within which one surely is, and which
 
     @classmethod
     def of(cls, measured: Measured, margin: float, resamples: int = RESAMPLES) -> Found:
         """All of it, from the predictions."""
         sums, factor = measured.sums, times(measured.metric)
-        pairs = stats.all_pairs(sums, 1 - MADE, resamples)
+        pairs = stats.all_pairs(sums, 1 - MADE, resamples, trainings=measured.trainings)
         low, high = (pairs.low, pairs.high) if sums.rises else (-pairs.high, -pairs.low)
         others = ~np.eye(len(low), dtype=bool)
         least = factor * np.where(others, low, np.inf).min(1)
@@ -83,24 +107,21 @@ class Found:
         within = [int(i) for i in np.flatnonzero((least > -margin) & answering)]
         asked = np.delete((pairs.high - pairs.difference)[best], best)[np.delete(most >= -margin, best)]
         wide = factor * float(asked.max(initial=0))
-        return cls(pairs, best, least, most, within, wide)
+        return cls(pairs, best, least, most, within, wide, _decided(least, answering, 1 if factor > 1 else 3))
 
 
-def _run(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The record, and what adapter/rankbench.json says of what was trained; None where adapter/ was not kept."""
-    record = read(folder)
-    if record is None or record["status"] != "done" or (folder / "adapter").exists():
-        return kept(folder)
-    return load_records(folder / "record.json")[0], None
+def _decided(least: metric_sums.Reals, answering: metric_sums.Truths, digits: int) -> tuple[float, int] | None:
+    """The least margin of so many digits within which a sub-model surely lies, and the smallest that does."""
+    if not answering.any():
+        return None
+    step = 10.0**-digits
+    margin = round((math.floor(max(0.0, -least[answering].max()) / step) + 1) * step, digits)
+    return margin, int(np.flatnonzero((least > -margin) & answering)[0])
 
 
-def _words(sub: Submodel) -> str:
-    return " at ".join(f"{key} {sub[key]}" for key in ("rank", "depth") if sub[key] is not None)
-
-
-def _block(record: dict[str, Any], measured: Measured, found: Found, halves: stats.Halves, margin: float) -> Block:
+def _block(runs: Runs, measured: Measured, found: Found, halves: stats.Halves, margin: float) -> Block:
     """A row for each sub-model: its value, and what is known of its difference from the best."""
-    subs, factor, digits, best = measured.submodels, times(measured.metric), _digits(measured), found.best
+    members, factor, digits, best = measured.members, times(measured.metric), _digits(measured), found.best
     pairs = found.pairs
 
     def signed(value: float) -> str:
@@ -116,49 +137,78 @@ def _block(record: dict[str, Any], measured: Measured, found: Found, halves: sta
         "p": [chance(p) for p in pairs.p[:, best]],
         f"within {margin:g}": [
             "yes" if place in found.within else "no" if found.most[place] < -margin else "?"
-            for place in range(len(subs))
+            for place in range(len(members))
         ],
         "best of half": [f"{100 * share:.0f} %" for share in halves.chosen],
-        "parameters": [f"{sub['parameters']['trainable']:,}" for sub in subs],
+        "parameters": [f"{member.sub['parameters']['trainable']:,}" for member in members],
     }
     for column in ("minus best", "interval", "p"):
         rows[column][best] = "-"
-    family = [key for key in ("rank", "depth") if any(sub[key] is not None for sub in subs)]
-    frame = pd.DataFrame({key: [str(sub[key]) for sub in subs] for key in family} | rows).set_index(family[0])
+    family = {
+        key: ["-" if member.sub[key] is None else str(member.sub[key]) for member in members]
+        for key in ("rank", "depth")
+        if any(member.sub[key] is not None for member in members)
+    }
+    if measured.kind == "candidate":
+        family = {"method": [member.label for member in members]} | family
+    frame = pd.DataFrame(family | rows).set_index(next(iter(family)))
+    record = next(iter(runs.values()))
     return Block(
-        f"{record['config']['task']['name']}, {record['config']['model']['name']}, {measured.sums.n} examples: every "
-        f"{measured.kind} less {_words(subs[best])}, the best on them, with intervals and p that hold together at "
-        f"{100 * (1 - ERROR):.0f} % over all pairs ({RESAMPLES:,} paired resamples), whether it is within {margin:g} "
-        "of the best, whichever that is (? where the examples do not tell), how often each was the best of a random "
-        "half of the examples, and trained parameters.",
+        f"{record['config']['task']['name']}, {record['config']['model']['name']}, {measured.sums.n} examples"
+        f"{_over(measured)}: every {measured.kind} less {members[best]}, the best on them, with intervals and p that "
+        f"hold together at {100 * (1 - ERROR):.0f} % over all pairs ({RESAMPLES:,} paired resamples"
+        f"{' of examples and seeds' if measured.trainings else ''}), whether it is within {margin:g} of the best, "
+        "whichever that is (? where the examples do not tell), how often each was the best of a random half of the "
+        "examples, and trained parameters.",
         frame,
+        shown.by(list(runs.values()), measured.metric),
     )
 
 
+def _over(measured: Measured) -> str:
+    """How many seeds a value is the mean of."""
+    seeds = sorted({len(member.trained) for member in measured.members})
+    if seeds == [1]:
+        return ""
+    return f", the mean of {seeds[0]} seeds" if len(seeds) == 1 else f", the mean of {seeds[0]} to {seeds[-1]} seeds"
+
+
 def _answer(measured: Measured, found: Found, margin: float) -> str:
-    subs, digits, sure = measured.submodels, _digits(measured), f"{100 * (1 - ERROR):.0f} %"
+    members, digits, sure = measured.members, _digits(measured), f"{100 * (1 - ERROR):.0f} %"
     if measured.undefined:
         return f"No {measured.kind} is named: {measured.metric} is undefined, since {measured.undefined}."
-    if not found.within and all(measured.idle):
+    if not found.within and found.told is None:
         one = "one class" if METRICS[base(measured.metric) or ""].kind == "classification" else "one value"
         return f"No {measured.kind} is named: every {measured.kind} answers {one} for every example."
-    if not found.within:
+    if not found.within and found.told is not None:
         maybe = int((found.most >= 0).sum())
         top = times(measured.metric) * found.pairs.value[found.best]
-        needed = _rounded(measured.sums.n * (found.wide / margin) ** 2)
         return (
             f"These {measured.sums.n} examples do not tell which {measured.kind} is within {margin:g} of the best. "
-            f"{_words(subs[found.best]).capitalize()} scores best, {top:.{digits}f}; {maybe} of {len(subs)} may be the "
-            f"best. Some {needed:,} examples would tell differences of {margin:g}."
+            f"{_begun(members[found.best])} scores best, {top:.{digits}f}; {maybe} of {len(members)} may be the best. "
+            f"{_more(measured, found, margin)} A margin of {found.told[0]:g} these {measured.sums.n} can tell: it "
+            f"would be {members[found.told[1]]}."
         )
     chosen = found.within[0]
-    first, least = _words(subs[chosen]).capitalize(), found.least[chosen]
+    first, least = _begun(members[chosen]), found.least[chosen]
     if least > 0:
         return f"{first}: better than every other {measured.kind}, at {sure}."
     return (
         f"{first}: the smallest {measured.kind} within {margin:g} of the best, whichever that is, at {sure}; at most "
         f"{abs(least):.{digits + 1}f} worse."
     )
+
+
+def _more(measured: Measured, found: Found, margin: float) -> str:
+    """What would tell differences of the margin: more examples, and where seeds differ more seeds."""
+    needed = _rounded(measured.sums.n * (found.wide / margin) ** 2)
+    also = ", and the more seeds the better" if measured.trainings else ""
+    return f"Some {needed:,} examples would tell differences of {margin:g}{also}."
+
+
+def _begun(member: Member) -> str:
+    """The member at the start of a sentence; a method's name stays as it is written."""
+    return str(member) if member.label else str(member).capitalize()
 
 
 def _rounded(n: float) -> int:
@@ -182,41 +232,63 @@ def _honest(measured: Measured, found: Found, halves: stats.Halves) -> str:
 def _area(measured: Measured, found: Found) -> list[str]:
     if measured.kind != "rank":
         return []
-    area = times(measured.metric) * stats.aurac([sub["rank"] for sub in measured.submodels], found.pairs.value)
+    area = times(measured.metric) * stats.aurac([member.rank or 0 for member in measured.members], found.pairs.value)
     return [f"Mean over log2 of the rank (area under the curve): {area:.{_digits(measured)}f}."]
 
 
-def _export(folder: Path, note: dict[str, Any] | None, measured: Measured, found: Found) -> list[str]:
-    """The command that ships the answer; where that was not trained, the smallest within the margin that was.
+def _export(paths: Paths, measured: Measured, found: Found) -> list[str]:
+    """The command that ships the answer; where that cannot be exported, the smallest within the margin that can.
 
-    Without an answer that of the best on these examples, unless the metric says nothing of it.
+    Where the examples tell nothing, the command that takes the margin which they do tell.
     """
-    subs = measured.submodels
-    within = found.within or ([] if measured.undefined or measured.idle[found.best] else [found.best])
-    if not within:
+    if not found.within and (measured.undefined or found.told is None):
         return ["So there is nothing here to ship."]
-    if note is None:
-        return [f"{folder} holds no adapter/, so nothing can be exported from here; copy it there, or run it again."]
-    ready = [subs[place] for place in within if _trained(note, subs[place])]
-    chosen = subs[within[0]]
-    lines = []
-    if chosen not in ready:
-        svd = " (--svd cuts the trained rank down to another adapter than the one measured)"
-        lines = [f"{_words(chosen).capitalize()} was measured and not trained, so it cannot be exported as it is"]
-        lines[0] += (svd if chosen["rank"] is not None else "") + "."
-        lines.append(
-            f"The smallest trained one within the margin, {_words(ready[0])}:" if ready else "No trained one is within."
-        )
-    for sub in ready[:1]:
-        options = [word for key in ("rank", "depth") if sub[key] is not None for word in (f"--{key}", str(sub[key]))]
-        lines.append(f"    rankbench export {shlex.quote(str(folder))} {' '.join(options)} --to DIR")
-    return lines
+    if not found.within and found.told is not None:
+        places = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+        runs = shlex.join(map(str, places)) if len(places) < FEW else "RUNS"
+        words = shlex.join(["--metric", measured.metric, "--margin", f"{found.told[0]:g}"])
+        return ["Nothing is named for export. To take that margin:", f"    rankbench table choose_rank {runs} {words}"]
+    lines, chosen = [], measured.members[found.within[0]]
+    ready = [(measured.members[place], _command(measured, place)) for place in found.within]
+    ready = [(member, command) for member, command in ready if command]
+    if not ready or ready[0][0] is not chosen:
+        lines.append(_why_not(chosen, _best(measured, found.within[0])))
+        lines += [f"The smallest within the margin that can be exported, {member}:" for member, _ in ready[:1]]
+        lines += [] if ready else ["None within the margin can be exported."]
+    if ready and len(ready[0][0].trained) > 1:
+        lines.append(f"Of its {len(ready[0][0].trained)} seeds the one that scores best:")
+    return [*lines, *(f"    {command}" for _, command in ready[:1])]
 
 
-def _trained(note: dict[str, Any], sub: Submodel) -> bool:
-    return all(
-        sub[key] is None or sub[key] in note.get(trained, [])
-        for key, trained in (("rank", "trained_ranks"), ("depth", "trained_exits"))
+def _why_not(member: Member, folder: Path) -> str:
+    """Why no command exports this member of the run in a folder."""
+    if not (folder / "adapter").exists():
+        return f"{folder} holds no adapter/, so nothing can be exported from it; copy it there, or run it again."
+    if member.cut:
+        return f"{_begun(member)} is a cut that was measured alone: no export makes it."
+    svd = " (--svd cuts the trained rank down to another adapter than the one measured)" if member.rank else ""
+    return f"{_begun(member)} was measured and not trained, so it cannot be exported as it is{svd}."
+
+
+def _best(measured: Measured, place: int) -> Path:
+    """The folder of the training of a member, of all its seeds, that scores best."""
+    sign = 1 if measured.sums.rises else -1
+    trained = measured.members[place].trained.values()
+    return max(trained, key=lambda one: sign * one.sub["metrics"][measured.metric]).folder
+
+
+def _command(measured: Measured, place: int) -> str | None:
+    """The command that exports a member; None where there is none."""
+    member, folder = measured.members[place], _best(measured, place)
+    if not (folder / "adapter").exists() or (member.cut and member.cut not in SVD):
+        return None
+    note = kept(folder)[1]
+    trained = (("rank", "trained_ranks"), ("depth", "trained_exits"))
+    if not member.cut and any(member.sub[key] not in [None, *note.get(has, [])] for key, has in trained):
+        return None
+    options = [word for key, _ in trained if member.sub[key] is not None for word in (f"--{key}", str(member.sub[key]))]
+    return shlex.join(
+        ["rankbench", "export", str(folder), *options, *filter(None, [SVD.get(member.cut)]), "--to", "DIR"]
     )
 
 

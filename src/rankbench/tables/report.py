@@ -6,7 +6,7 @@ import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rankbench.errors import RequestError
 from rankbench.records.record import Paths, load_records, of_task
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from rankbench.tables.layout import Block
-    from rankbench.tables.shown import Shown
 
 # As comparisons.COMPARISONS has them, which takes seconds to load.
 NAMES = ("lora_search_vs_dylora", "glue", "distribution", "loss", "flop", "soft_vs_early_exit", "leaderboard")
@@ -78,8 +77,6 @@ class Table:
         from rankbench.tables import page
 
         title = self.name.replace("_", " ")
-        if self.name == "choose_rank":
-            return page.page(f"{title}: {Path(_only(self.runs)).name}", self.ours, [], self.closing)
         try:
             drawn = self.pictures()
         except RequestError:  # several tasks, or no ranks: the tables say it all
@@ -102,16 +99,16 @@ def table(name: str, runs: Paths, metric: str | None = None, margin: float = 0.5
     in points or nats, that choose_rank and lora_search_vs_dylora take for none. Raises RequestError for an unknown
     name, and where the runs cannot be compared.
     """
-    from rankbench.tables import choice, comparisons
+    from rankbench.tables import choice, closing, comparisons
     from rankbench.tables.comparisons.published import NOT_OURS
 
     if name not in EVERY:
         raise RequestError(f"{name} is no table; choose from {', '.join(EVERY)}")
     if task is not None:
         runs = of_task(runs, task)
-    closing: list[str] = []
+    told: list[str] = []
     if name == "choose_rank":
-        made, closing = choice.choose_rank(Path(_only(runs)), metric, margin)
+        made, told = choice.choose_rank(runs, metric, margin)
     elif name == "curve":
         made = [_curve(runs, metric)]
     elif name == "lora_search_vs_dylora":
@@ -119,19 +116,20 @@ def table(name: str, runs: Paths, metric: str | None = None, margin: float = 0.5
     else:
         made = comparisons.COMPARISONS[name](runs, metric)
     shown = {run: by for block in made for run, by in block.shown.items()}
-    closing = closing or _closing(load_records(runs), shown)
+    told = told or closing.lines(load_records(runs), shown)
     theirs = [block for block in made if block.caption.startswith(NOT_OURS)]
-    return Table(name, runs, metric, [block for block in made if block not in theirs], theirs, closing)
+    return Table(name, runs, metric, [block for block in made if block not in theirs], theirs, told)
 
 
-def choose_rank(run: str | os.PathLike[str], metric: str | None = None, margin: float = 0.5) -> Table:
-    """The ranks (or exits, or pairs) of a finished run held to its best; the closing lines name the one to ship.
+def choose_rank(runs: Paths, metric: str | None = None, margin: float = 0.5) -> Table:
+    """The sub-models of finished runs held to the best of them; the closing lines name the one to ship.
 
-    It is the smallest that is at most `margin` worse than the best, whichever that is, at 95 %, in points or nats, as
-    `rankbench table choose_rank` says.
-    Raises RequestError when the run is not done, has one sub-model, or its predictions are missing or not its own.
+    `runs` are runs folders, run folders or record files over one data set: a search, nested methods, cuts, exits and
+    seeds beside each other. Named is the smallest that is at most `margin` worse than the best, whichever that is, at
+    95 %, in points or nats, as `rankbench table choose_rank` says.
+    Raises RequestError when no run is done, there is one sub-model, or predictions are missing or not their run's.
     """
-    return table("choose_rank", run, metric, margin)
+    return table("choose_rank", runs, metric, margin)
 
 
 def main(words: list[str]) -> None:
@@ -141,7 +139,7 @@ def main(words: list[str]) -> None:
         "name",
         metavar="name",
         choices=EVERY,
-        help="curve: metric against rank or depth, for any set of runs; choose_rank: which rank of one run to ship; or "
+        help="curve: metric against rank or depth, for any set of runs; choose_rank: which method and rank to ship; or "
         f"a comparison: {', '.join(NAMES)}",
     )
     parser.add_argument("runs", nargs="+", help="runs folders, run folders or record files")
@@ -187,13 +185,6 @@ def _form(file: Path) -> str:
     return known[file.suffix]
 
 
-def _only(runs: Paths) -> str | os.PathLike[str]:
-    places = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
-    if len(places) != 1:
-        raise RequestError(f"choose_rank looks at one run, not {len(places)}; give the folder of one finished run")
-    return places[0]
-
-
 def _curve(runs: Paths, metric: str | None) -> Block:
     from rankbench.tables import curve, labels
     from rankbench.tables.layout import Block
@@ -201,23 +192,6 @@ def _curve(runs: Paths, metric: str | None) -> Block:
     made = curve.curve(runs, metric)
     records = curve.taken(load_records(runs), metric)
     return Block(f"{labels.title(records)}: {curve.caption(made)}.", made, curve.shown(records, metric))
-
-
-def _closing(given: list[dict[str, Any]], shown: Shown) -> list[str]:
-    """What must be said beside the scores of the runs shown, each sentence once, and which of those given are not."""
-    from rankbench.records.notes import notes
-    from rankbench.tables import labels
-    from rankbench.tables.shown import left_out
-
-    records = [record for record in given if record["run_id"] in shown]
-    names = labels.columns(records)
-    said: dict[str, dict[str, None]] = {}
-    for record in records:
-        for note in notes(record, shown[record["run_id"]]):
-            said.setdefault(note, {})[f"{names[record['run_id']]} seed {record['config']['seed']}"] = None
-    everyone = {f"{names[record['run_id']]} seed {record['config']['seed']}" for record in records}
-    told = [note if set(who) == everyone else f"{', '.join(who)}: {note}" for note, who in said.items()]
-    return [*labels.legend(records, shown), *told, *left_out(given, shown)]
 
 
 def _pictures(name: str, runs: Paths, metric: str | None) -> list[Figure]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,14 @@ class Pairs:
     low: Reals
     high: Reals
     p: Reals
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """Sub-models, at these `places`, that were trained with the same two seeds or more: `values` (seeds, places)."""
+
+    places: list[int]
+    values: Reals
 
 
 @dataclass(frozen=True)
@@ -85,23 +93,32 @@ def bootstrap(metric: Sums, reference: int, level: float = 0.95, resamples: int 
     return Differences(value, value - value[reference], low, high, p)
 
 
-def all_pairs(metric: Sums, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Pairs:
+def all_pairs(
+    metric: Sums,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+    trainings: Sequence[Trainings] = (),
+) -> Pairs:
     """Every sub-model less every other, with intervals that hold together: multiple comparisons with the best.
 
     One maximum over all pairs is bootstrapped: the largest distance of a resampled difference from the observed one, in
     units of that pair's standard error. Its quantile widens every interval (max-t; Romano and Wolf 2005). An interval
     of a member less each other bounds how far it lies behind the best, whichever that is (Hsu 1996). A pair that no
-    example tells apart still has the error of `metric.grain` examples. Raises RequestError for fewer than two examples.
+    example tells apart still has the error of `metric.grain` examples. Where sub-models are means over seeds,
+    `trainings` say how the seeds spread, and seeds are resampled beside the examples. Raises RequestError for fewer
+    than two examples.
     """
     _enough(metric.n)
     drawn = np.concatenate([metric.value(w @ metric.columns, metric.n) for w in _resampled(metric.n, resamples, seed)])
     value = metric.whole()
-    spread = np.cov(drawn.T)
+    luck, of_seeds = _of_seeds(trainings, len(value), resamples, seed)
+    spread = np.cov(drawn.T) + of_seeds
     own = np.diag(spread)
     error = np.sqrt(np.maximum(own[:, None] + own - 2 * spread, 0) + (metric.grain / metric.n) ** 2)
     one, other = np.triu_indices(len(value), 1)
     scale = np.where(error[one, other] > 0, error[one, other], np.inf)  # equal in every resample
-    away = drawn - value
+    away = drawn - value + luck
     rows = max(1, CELLS // len(one))
     largest = np.concatenate(
         [
@@ -115,6 +132,23 @@ def all_pairs(metric: Sums, level: float = 0.95, resamples: int = 10_000, seed: 
         observed = np.where(difference == 0, 0, np.abs(difference) / error)
     rarer = len(largest) - np.searchsorted(np.sort(largest), observed)
     return Pairs(value, difference, difference - wide, difference + wide, (1 + rarer) / (1 + resamples))
+
+
+def _of_seeds(trainings: Sequence[Trainings], k: int, resamples: int, seed: int) -> tuple[Reals, Reals]:
+    """How far seeds may have moved the means of k sub-models: draws (resamples, k) and their covariance (k, k).
+
+    A multiplier bootstrap: each seed's distance from the mean times a normal draw, all of them over the root of a
+    chi-square, since a spread that so few seeds show may be too small. Of one pair this is the t interval over seeds.
+    """
+    draws = generator(seed, "seeds")
+    luck, covariance = np.zeros((resamples, k)), np.zeros((k, k))
+    for group in trainings:
+        seeds = len(group.values)
+        away = (group.values - group.values.mean(0)) / np.sqrt(seeds * (seeds - 1))
+        few = np.sqrt((seeds - 1) / draws.chisquare(seeds - 1, (resamples, 1)))
+        luck[:, group.places] = draws.standard_normal((resamples, seeds)) @ away * few
+        covariance[np.ix_(group.places, group.places)] = away.T @ away
+    return luck, covariance
 
 
 def split_half(metric: Sums, repeats: int = 1000, seed: int = 0) -> Halves:
