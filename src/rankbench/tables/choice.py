@@ -144,13 +144,11 @@ def _block(runs: Runs, measured: Measured, found: Found, halves: stats.Halves, m
     }
     for column in ("minus best", "interval", "p"):
         rows[column][best] = "-"
-    family = {
-        key: ["-" if member.sub[key] is None else str(member.sub[key]) for member in members]
-        for key in ("rank", "depth")
-        if any(member.sub[key] is not None for member in members)
-    }
     if measured.kind == "candidate":
-        family = {"method": [member.label for member in members]} | family
+        family = {"candidate": [str(member) for member in members]}
+    else:
+        keys = [key for key in ("rank", "depth") if any(member.sub[key] is not None for member in members)]
+        family = {key: [str(member.sub[key]) for member in members] for key in keys}
     frame = pd.DataFrame(family | rows).set_index(next(iter(family)))
     record = next(iter(runs.values()))
     return Block(

@@ -64,7 +64,7 @@ class Member:
 
     def __str__(self) -> str:
         place = " at ".join(f"{key} {self.sub[key]}" for key in ("rank", "depth") if self.sub[key] is not None)
-        return " ".join(filter(None, [self.label, place]))
+        return ", ".join(filter(None, [self.label, place]))
 
 
 @dataclass(frozen=True)
