@@ -16,7 +16,7 @@ from rankbench.models import backbone
 from rankbench.settings.compose import CONF, build
 from rankbench.settings.run import Run
 from rankbench.system import progress
-from rankbench.tasks import data, encoding
+from rankbench.tasks import encoding, splits
 
 progress.quiet_libraries()
 
@@ -93,7 +93,7 @@ def task(data_dir: str, train_rows: int | None = None, eval_rows: int | None = N
     return ["task=sst2", f"task.data_dir={data_dir}", "task.validation_fraction=0.02", *limits], "SST-2"
 
 
-def encode(run: Run, split: data.Split) -> tuple[encoding.Encoded, Any]:
+def encode(run: Run, split: splits.Split) -> tuple[encoding.Encoded, Any]:
     """The tokenised split and the tokenizer."""
     tokenizer = backbone.load(run.model, 2, regression=False, seed=run.seed).tokenizer
     return encoding.encode(split, tokenizer, run.task.max_length), tokenizer

@@ -25,8 +25,8 @@ from rankbench.runs.life import execute
 from rankbench.settings.run import Run
 from rankbench.sweeps.status import standings
 from rankbench.tasks import data, token_cache
-from rankbench.tasks.data import Split
 from rankbench.tasks.encoding import encode, encode_responses
+from rankbench.tasks.splits import Split
 from rankbench.tasks.token_cache import Kept, tokenised
 
 TEXTS = [f"text {i}" + " more" * (i % 7) for i in range(50)]

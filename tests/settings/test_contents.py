@@ -68,16 +68,16 @@ def test_turned_labels_are_another_run(asked: list[str], tmp_path: Path, caplog:
 
 
 def test_no_checkpoint_of_other_data_is_gone_on_from(asked: list[str], tmp_path: Path) -> None:
-    from rankbench.training import loop
+    from rankbench.training import checkpoints
 
-    run, kept = compose_run(*asked, "train.checkpoint_steps=1"), loop._save
+    run, kept = compose_run(*asked, "train.checkpoint_steps=1"), checkpoints.keep
 
     def stop(*given: object) -> None:
         kept(*given)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "_save", stop)
+        patch.setattr(checkpoints, "keep", stop)
         execute(run)
     folder = run.folder
     assert contents.kept(folder) and (folder / "checkpoints").exists()

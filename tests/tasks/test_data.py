@@ -15,7 +15,7 @@ from conftest import REAL_DATA, compose_run, sentences, write_jsonl
 from rankbench.errors import RequestError
 from rankbench.models.backbone import byte_tokenizer
 from rankbench.settings.task import Task
-from rankbench.tasks import data
+from rankbench.tasks import data, splits
 from rankbench.tasks.encoding import Encoded, collate, encode, epoch_batches, sorted_batches
 
 SCORED_PAIRS = [
@@ -325,7 +325,7 @@ def test_an_empty_text_without_special_tokens_is_refused_by_row() -> None:
         def __call__(self, texts: list[str], **_: Any) -> dict[str, list[list[int]]]:
             return {"input_ids": [list(text.encode()) for text in texts]}
 
-    split = data.Split("train", (["some", "", "text"],), np.array([0, 1, 0]), np.array([4, 7, 9]))
+    split = splits.Split("train", (["some", "", "text"],), np.array([0, 1, 0]), np.array([4, 7, 9]))
     with pytest.raises(RequestError, match="row 7"):
         encode(split, Bare(), 16)
 

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from bitsandbytes.optim import PagedAdamW32bit
 from tiny import asked, attached, encoded, state
 
-from rankbench.training import loop
+from rankbench.training import checkpoints, loop
 
 DATA = encoded(40)
 
@@ -35,7 +35,7 @@ def trained(folder, steps, monkeypatch, *overrides):
     monkeypatch.setattr(loop, "make_optimizer", make)
     tuning = attached("train.batch_size=8", "train.max_steps=6", "train.checkpoint_steps=1", *overrides)
     before = state(tuning)
-    kept, count = loop._save, []
+    kept, count = checkpoints.keep, []
 
     def save(*args):
         kept(*args)
@@ -44,7 +44,7 @@ def trained(folder, steps, monkeypatch, *overrides):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_save", save)
+        patch.setattr(checkpoints, "keep", save)
         try:
             loop.train(*asked(tuning.run), tuning, DATA, 0, Accelerator(cpu=True), folder, lambda model: [])
         except KeyboardInterrupt:

@@ -6,14 +6,14 @@ import contextlib
 import functools
 import json
 import logging
-import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rankbench.errors import RequestError
 from rankbench.models import device, sharding
+from rankbench.runs import entries
 from rankbench.settings.identity import identity
 from rankbench.settings.metrics import GENERATED
 from rankbench.settings.run import Run
@@ -111,7 +111,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
     log.info("measure %d sub-models", len(chosen))
     scores = measure(model)
     speeds = _speeds(model, adapter, chosen, validation[0], pad_id, backbone.longest(body), responses)
-    entry = functools.partial(_entry, adapter=adapter, validation=validation, names=loaded.label_names)
+    entry = functools.partial(entries.entry, adapter=adapter, validation=validation, names=loaded.label_names)
     by_cut = {
         how: _measure_cut(adapter, how, chosen, functools.partial(measure, model), entry) for how in run.evaluate.cuts
     }
@@ -129,7 +129,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
     if processes.first():
         replace_folder(folder / "adapter", save)
         write_atomic(folder / "metrics.csv", loop.metrics_csv(past))
-        _write_predictions(folder / "predictions.parquet", scores, by_cut, validation)
+        entries.write_predictions(folder / "predictions.parquet", scores, by_cut, validation)
     return {
         "status": "done",
         "submodels": [entry(score) | speeds.get(score.submodel.depth, {}) for score in scores],
@@ -244,17 +244,9 @@ def _speeds(
     return {member.depth: {"tokens_per_second": speed} for member, speed in found.items()}
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """One way of cutting rank R down: its scores, and their entries for the record."""
-
-    scores: list[Any]
-    rows: list[dict[str, Any]]
-
-
 def _measure_cut(
     adapter: Any, how: str, chosen: list[Any], measure: Callable[[], list[Any]], entry: Callable[[Any], dict[str, Any]]
-) -> _Cut:
+) -> entries.Cut:
     from rankbench.methods.cuts import cut
 
     with cut(adapter, how):
@@ -263,72 +255,4 @@ def _measure_cut(
         rows = [entry(score) for score in scores]
         for row in rows if adapter.by_layer else ():
             row["ranks_by_layer"] = adapter.by_layer[row["rank"]]
-    return _Cut(scores, rows)
-
-
-def _entry(score: Any, adapter: Any, validation: list[Any], names: tuple[str, ...] | None) -> dict[str, Any]:
-    """A sub-model as the record has it."""
-    one = _one_class(score, validation, names) if names else _one_value(score, validation)
-    return {
-        "rank": score.submodel.rank,
-        "depth": score.submodel.depth,
-        "metrics": score.metrics,
-        "n": score.n,
-        "parameters": asdict(adapter.count(score.submodel)),
-        "eval_seconds": score.seconds,
-        **({"generated": asdict(score.generated)} if score.generated else {}),
-        **({"one_class" if names else "one_value": one} if one is not None else {}),
-    }
-
-
-def _one_class(score: Any, validation: list[Any], names: tuple[str, ...]) -> str | None:
-    """The class that a sub-model answers for every example, where the labels are of several; None otherwise."""
-    import numpy as np
-
-    said = {int(one) for split in validation for one in np.unique(score.predictions[split.name]["prediction"])}
-    true = {int(one) for split in validation for one in np.unique(split.labels)}
-    return names[said.pop()] if len(said) == 1 and len(true) > 1 else None
-
-
-def _one_value(score: Any, validation: list[Any]) -> str | None:
-    """The value that a regression answers for every example; None where it answers several, or texts."""
-    import numpy as np
-
-    if any(split.references for split in validation):
-        return None
-    said = np.concatenate([score.predictions[split.name]["prediction"] for split in validation])
-    return f"{said[0]:.4g}" if np.ptp(said) == 0 else None
-
-
-def _flat(columns: dict[str, Any]) -> dict[str, Any]:
-    """Columns (n,), with `score_I` for the probability of class I."""
-    scores = columns.get("scores")
-    split = {} if scores is None else {f"score_{i}": scores[:, i] for i in range(scores.shape[1])}
-    return {name: column for name, column in columns.items() if name != "scores"} | split
-
-
-def _write_predictions(file: Path, scores: list[Any], by_cut: dict[str, _Cut], validation: list[Any]) -> None:
-    """Every prediction of every sub-model; with cuts, the column `cut` says which, empty for the trained ones."""
-    import pandas as pd
-
-    all_scores: list[tuple[str | None, Any]] = [(None, score) for score in scores]
-    all_scores += [(how, score) for how, cut in by_cut.items() for score in cut.scores]
-
-    parts = [
-        pd.DataFrame(
-            {
-                "rank": pd.array([score.submodel.rank] * len(split), dtype="Int64"),
-                "depth": pd.array([score.submodel.depth] * len(split), dtype="Int64"),
-                **({"cut": how} if by_cut else {}),
-                "split": split.name,
-                "index": split.index,
-                **_flat(score.predictions[split.name]),
-                "reference": [answers[0] for answers in split.references] if split.references else split.labels,
-            }
-        )
-        for how, score in all_scores
-        for split in validation
-    ]
-    aside = file.with_name(f".{file.name}")
-    pd.concat(parts, ignore_index=True).to_parquet(aside, index=False)
-    os.replace(aside, file)
+    return entries.Cut(scores, rows)

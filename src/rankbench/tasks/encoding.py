@@ -11,7 +11,7 @@ import numpy as np
 from rankbench.errors import RequestError
 from rankbench.settings.metrics import ClassRoles
 from rankbench.system.seeds import generator
-from rankbench.tasks.data import Split
+from rankbench.tasks.splits import Split
 from rankbench.tasks.token_cache import Ids, tokenised
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ import numpy as np
 
 from rankbench.records.notes import nothing_said
 from rankbench.system.markup import on_one_line
-from rankbench.tasks.data import Data, Split
+from rankbench.tasks.data import Data
 from rankbench.tasks.encoding import IGNORED, Encoded
 from rankbench.tasks.labels import NOT_CLASSES, alike
+from rankbench.tasks.splits import Split
 
 log = logging.getLogger("rankbench")
 

@@ -6,11 +6,12 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from rankbench.system.files import flush, sha256
@@ -27,6 +28,62 @@ class Checkpoint:
     step: int
     tensors: dict[str, torch.Tensor]
     state: dict[str, Any]
+
+
+@dataclass
+class Progression:
+    """What training leaves for the record; a checkpoint holds it, so that a resumed run's is whole."""
+
+    step: int = 0
+    seconds: float = 0.0
+    examples: int = 0
+    pending_loss: float = 0.0  # summed since the last entry of `losses`
+    skipped: int = 0  # steps that fp16 overflowed in, so that nothing was trained
+    losses: list[dict[str, Any]] = field(default_factory=list)  # {step, loss, learning_rate, submodel, ...}
+    evaluations: list[dict[str, Any]] = field(default_factory=list)  # {step, rank, depth, metric, value}
+
+
+def keep(
+    folder: Path,
+    trained: dict[str, torch.nn.Parameter],
+    optimizer: Any,
+    accelerator: Accelerator,
+    past: Progression,
+) -> None:
+    """Write a checkpoint of all that training goes on with."""
+    tensors: dict[str, torch.Tensor] = {f"weights/{name}": p.data for name, p in trained.items()}
+    for index, parameter in enumerate(_parameters(optimizer)):  # state_dict() differs: bitsandbytes packs it for FSDP
+        moments = optimizer.state.get(parameter, {})
+        tensors |= {
+            f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in moments.items() if value is not None
+        }
+    scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
+    state = {"progression": vars(past), "scaler": scaler}
+    save(folder, past.step, tensors, state)
+
+
+def restore(
+    folder: Path, trained: dict[str, torch.nn.Parameter], optimizer: Any, accelerator: Accelerator
+) -> Progression:
+    """Put back what the newest good checkpoint holds, where there is one; returns what had happened by then."""
+    found = newest(folder)
+    if found is None:
+        return Progression()
+    moments: dict[int, dict[str, Any]] = {}
+    for name, tensor in found.tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind == "weights":
+            trained[rest].data.copy_(tensor)
+        elif kind == "optimizer":
+            index, _, key = rest.partition("/")
+            counter = tensor.dim() == 0 and not tensor.is_floating_point()  # bitsandbytes counts in plain integers
+            moments.setdefault(int(index), {})[key] = tensor.item() if counter else tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    _page(optimizer)
+    if accelerator.scaler and found.state["scaler"]:
+        accelerator.scaler.load_state_dict(found.state["scaler"])
+    log.info("resumed at step %d", found.step)
+    return Progression(**found.state["progression"])
 
 
 def save(folder: Path, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
@@ -76,3 +133,18 @@ def _load(folder: Path) -> Checkpoint:
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
+
+
+def _parameters(optimizer: Any) -> list[torch.Tensor]:
+    """The optimizer's tensors, in the order of its state's numbers."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _page(optimizer: Any) -> None:
+    """Put the moments of a paged optimizer back into pages: bitsandbytes restores them as tensors of the card."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    for parameter in _parameters(inner) if getattr(inner, "is_paged", False) else ():
+        for name in ("state1", "state2"):
+            restored = inner.state[parameter].get(name)
+            if restored is not None:
+                inner.state[parameter][name] = inner.get_state_buffer(parameter, dtype=restored.dtype).copy_(restored)

@@ -8,7 +8,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from rankbench.system import processes, seeds, stopping
 from rankbench.system.progress import Progress
 from rankbench.tasks.encoding import Encoded, collate, epoch_batches
 from rankbench.training import checkpoints
+from rankbench.training.checkpoints import Progression
 from rankbench.training.samplers import Draw, draw, draw_rows
 
 log = logging.getLogger("rankbench")
@@ -32,19 +32,6 @@ SKIPPED_LIMIT = 25  # overflowing fp16 steps in a row; the scaler halves from 2^
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what to try."""
-
-
-@dataclass
-class Progression:
-    """What training leaves for the record; a checkpoint holds it, so that a resumed run's is whole."""
-
-    step: int = 0
-    seconds: float = 0.0
-    examples: int = 0
-    pending_loss: float = 0.0  # summed since the last entry of `losses`
-    skipped: int = 0  # steps that fp16 overflowed in, so that nothing was trained
-    losses: list[dict[str, Any]] = field(default_factory=list)  # {step, loss, learning_rate, submodel, ...}
-    evaluations: list[dict[str, Any]] = field(default_factory=list)  # {step, rank, depth, metric, value}
 
 
 class Plan:
@@ -141,7 +128,7 @@ def train(
     trained = adapter.trained()
     apart = {id(p) for _, parameters in own for p in parameters}
     clipped = [p for p in trained.values() if id(p) not in apart]
-    past = _restore(folder, trained, optimizer, accelerator)
+    past = checkpoints.restore(folder, trained, optimizer, accelerator)
     for entry in past.losses:
         observe(entry)
     progress = Progress(plan.steps, past.step, folder / "progress.json")
@@ -222,7 +209,7 @@ def train(
         if last or stop or past.step % settings.checkpoint_steps == 0:
             past.pending_loss = sum(processes.gathered(recent.item()))
             if processes.first():
-                _save(folder, trained, optimizer, accelerator, past)
+                checkpoints.keep(folder, trained, optimizer, accelerator, past)
         if stop:
             processes.wait()  # for the first one's checkpoint
             stopping.leave()
@@ -269,59 +256,3 @@ def metrics_csv(past: Progression) -> str:
 def _checkpoint_activations(adapter: FineTuning) -> None:
     model: Any = adapter.model
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-
-def _save(
-    folder: Path,
-    trained: dict[str, torch.nn.Parameter],
-    optimizer: Any,
-    accelerator: Accelerator,
-    past: Progression,
-) -> None:
-    tensors: dict[str, torch.Tensor] = {f"weights/{name}": p.data for name, p in trained.items()}
-    for index, parameter in enumerate(_parameters(optimizer)):  # state_dict() differs: bitsandbytes packs it for FSDP
-        moments = optimizer.state.get(parameter, {})
-        tensors |= {
-            f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in moments.items() if value is not None
-        }
-    scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
-    state = {"progression": vars(past), "scaler": scaler}
-    checkpoints.save(folder, past.step, tensors, state)
-
-
-def _restore(
-    folder: Path, trained: dict[str, torch.nn.Parameter], optimizer: Any, accelerator: Accelerator
-) -> Progression:
-    found = checkpoints.newest(folder)
-    if found is None:
-        return Progression()
-    moments: dict[int, dict[str, Any]] = {}
-    for name, tensor in found.tensors.items():
-        kind, _, rest = name.partition("/")
-        if kind == "weights":
-            trained[rest].data.copy_(tensor)
-        elif kind == "optimizer":
-            index, _, key = rest.partition("/")
-            counter = tensor.dim() == 0 and not tensor.is_floating_point()  # bitsandbytes counts in plain integers
-            moments.setdefault(int(index), {})[key] = tensor.item() if counter else tensor
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    _page(optimizer)
-    if accelerator.scaler and found.state["scaler"]:
-        accelerator.scaler.load_state_dict(found.state["scaler"])
-    log.info("resumed at step %d", found.step)
-    return Progression(**found.state["progression"])
-
-
-def _parameters(optimizer: Any) -> list[torch.Tensor]:
-    """The optimizer's tensors, in the order of its state's numbers."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _page(optimizer: Any) -> None:
-    """Put the moments of a paged optimizer back into pages: bitsandbytes restores them as tensors of the card."""
-    inner = getattr(optimizer, "optimizer", optimizer)
-    for parameter in _parameters(inner) if getattr(inner, "is_paged", False) else ():
-        for name in ("state1", "state2"):
-            restored = inner.state[parameter].get(name)
-            if restored is not None:
-                inner.state[parameter][name] = inner.get_state_buffer(parameter, dtype=restored.dtype).copy_(restored)

@@ -1,0 +1,84 @@
+"""What was measured, as the record and predictions.parquet have it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One way of cutting rank R down: its scores, and their entries for the record."""
+
+    scores: list[Any]
+    rows: list[dict[str, Any]]
+
+
+def entry(score: Any, adapter: Any, validation: list[Any], names: tuple[str, ...] | None) -> dict[str, Any]:
+    """A sub-model as the record has it."""
+    one = _one_class(score, validation, names) if names else _one_value(score, validation)
+    return {
+        "rank": score.submodel.rank,
+        "depth": score.submodel.depth,
+        "metrics": score.metrics,
+        "n": score.n,
+        "parameters": asdict(adapter.count(score.submodel)),
+        "eval_seconds": score.seconds,
+        **({"generated": asdict(score.generated)} if score.generated else {}),
+        **({"one_class" if names else "one_value": one} if one is not None else {}),
+    }
+
+
+def _one_class(score: Any, validation: list[Any], names: tuple[str, ...]) -> str | None:
+    """The class that a sub-model answers for every example, where the labels are of several; None otherwise."""
+    import numpy as np
+
+    said = {int(one) for split in validation for one in np.unique(score.predictions[split.name]["prediction"])}
+    true = {int(one) for split in validation for one in np.unique(split.labels)}
+    return names[said.pop()] if len(said) == 1 and len(true) > 1 else None
+
+
+def _one_value(score: Any, validation: list[Any]) -> str | None:
+    """The value that a regression answers for every example; None where it answers several, or texts."""
+    import numpy as np
+
+    if any(split.references for split in validation):
+        return None
+    said = np.concatenate([score.predictions[split.name]["prediction"] for split in validation])
+    return f"{said[0]:.4g}" if np.ptp(said) == 0 else None
+
+
+def _flat(columns: dict[str, Any]) -> dict[str, Any]:
+    """Columns (n,), with `score_I` for the probability of class I."""
+    scores = columns.get("scores")
+    split = {} if scores is None else {f"score_{i}": scores[:, i] for i in range(scores.shape[1])}
+    return {name: column for name, column in columns.items() if name != "scores"} | split
+
+
+def write_predictions(file: Path, scores: list[Any], by_cut: dict[str, Cut], validation: list[Any]) -> None:
+    """Every prediction of every sub-model; with cuts, the column `cut` says which, empty for the trained ones."""
+    import pandas as pd
+
+    all_scores: list[tuple[str | None, Any]] = [(None, score) for score in scores]
+    all_scores += [(how, score) for how, cut in by_cut.items() for score in cut.scores]
+
+    parts = [
+        pd.DataFrame(
+            {
+                "rank": pd.array([score.submodel.rank] * len(split), dtype="Int64"),
+                "depth": pd.array([score.submodel.depth] * len(split), dtype="Int64"),
+                **({"cut": how} if by_cut else {}),
+                "split": split.name,
+                "index": split.index,
+                **_flat(score.predictions[split.name]),
+                "reference": [answers[0] for answers in split.references] if split.references else split.labels,
+            }
+        )
+        for how, score in all_scores
+        for split in validation
+    ]
+    aside = file.with_name(f".{file.name}")
+    pd.concat(parts, ignore_index=True).to_parquet(aside, index=False)
+    os.replace(aside, file)

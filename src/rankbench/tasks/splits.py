@@ -1,0 +1,160 @@
+"""A split's rows as texts with labels, or as prompts with responses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shlex
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rankbench.errors import RequestError
+from rankbench.settings.metrics import ClassRoles
+from rankbench.settings.task import Task
+from rankbench.tasks.columns import columns_of
+from rankbench.tasks.labels import (
+    NOT_CLASSES,
+    Classes,
+    classes_found,
+    classes_named,
+    number,
+    with_point,
+    written,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled texts: `texts` one or two columns of n strings, `labels` (n,), `index` the row in the file (n,).
+
+    For a causal_lm task `texts` are the prompts and the responses, `references` the accepted answers of each row, and
+    `labels` are empty. `roles` say which of its classes F1 is of.
+    """
+
+    name: str
+    texts: tuple[list[str], ...]
+    labels: np.ndarray
+    index: np.ndarray
+    references: tuple[tuple[str, ...], ...] = ()
+    roles: ClassRoles = field(default_factory=ClassRoles)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+def responses(name: str, frame: pd.DataFrame, task: Task, file: str) -> Split:
+    """Prompts and responses from the templates; the accepted answers are the response and its aliases."""
+    templates = [(template, columns_of(template)) for template in task.prompts or []]
+    prompts, responses, references = [], [], []
+    for row, values in zip(frame.index, frame.to_dict("records"), strict=True):
+        filled = {str(key): text for key, value in values.items() if (text := _text(value)) is not None}
+        fitting = [template for template, columns in templates if all(filled.get(c, "").strip() for c in columns)]
+        if not fitting:
+            lacking = ", ".join(c for c in templates[-1][1] if not filled.get(c, "").strip())
+            raise RequestError(f"{file} row {row} (from 0): {lacking} is empty, so no template of task.prompts fits")
+        wrong = [column for column in columns_of(task.response) if column not in filled]
+        if wrong:
+            found = values[wrong[0]]
+            what = "is empty" if found is None else f"holds {found!r}, not text"
+            raise RequestError(f"{file} row {row} (from 0): '{wrong[0]}' {what}; correct or remove the row")
+        prompts.append(fitting[0].format(**filled))
+        responses.append(task.response.format(**filled))
+        references.append((responses[-1].strip(), *_aliases(values, task, file, row)))
+    texts = (prompts, responses)
+    return Split(name, texts, np.zeros(0, np.int64), frame.index.to_numpy(), tuple(references))
+
+
+def _aliases(values: Mapping[Hashable, Any], task: Task, file: str, row: Any) -> list[str]:
+    if task.aliases_column is None:
+        return []
+    aliases = values.get(task.aliases_column)
+    if isinstance(aliases, str) and aliases.lstrip().startswith("["):  # a list as CSV can hold one
+        with contextlib.suppress(ValueError):
+            aliases = json.loads(aliases)
+    if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
+        raise RequestError(
+            f"{file} row {row} (from 0): '{task.aliases_column}' is {aliases!r}, not a list of texts; correct the row, "
+            "or set task.aliases_column=null"
+        )
+    return [alias.strip() for alias in aliases if alias.strip()]
+
+
+def _text(value: Any) -> str | None:
+    """A cell as text; None for what is neither text, nor a number, nor a date."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | date):
+        return None
+    return str(value) if isinstance(value, date) or math.isfinite(value) else None
+
+
+def classes_of(frame: pd.DataFrame, task: Task, file: str) -> Classes:
+    """The task's classes, from every row of the training split. Raises RequestError."""
+    labels = frame[task.label_column].tolist()
+    for row, value in zip(frame.index, labels, strict=True):
+        if isinstance(value, list | dict | tuple | np.ndarray):
+            what = "an object" if isinstance(value, dict) else "a list"
+            raise RequestError(
+                f"{file} row {row} (from 0): label {value!r} is {what}, and every row has one class; correct it"
+            )
+        if written(value) is None:
+            raise RequestError(
+                f"{file} row {row} (from 0) has no label in '{task.label_column}'; correct or remove the row"
+            )
+    if task.label_names is not None:
+        return classes_named(task.label_names, labels)
+    return classes_found(labels, f"column '{task.label_column}' of {file}")
+
+
+def roles_of(task: Task, classes: Classes) -> ClassRoles:
+    """Which class binary F1 is of: the one named, or the second of two that are named or are 0 and 1, no and yes.
+
+    Raises RequestError where nothing says which.
+    """
+    count, names = len(classes.names), ", ".join(classes.names[:8])
+    if task.positive_label is not None:
+        place = classes.by_name(task.positive_label)
+        if place is None:
+            raise RequestError(f"task.positive_label={task.positive_label} is none of the classes ({names})")
+        return ClassRoles(count, place)
+    known = count == 2 and (classes.given or classes.names in (("0", "1"), ("-1", "1"), ("False", "True")))
+    if "f1" in task.metrics and not known:
+        raise RequestError(
+            f"task.metrics has f1, which is of one class ({names}): say which with task.positive_label="
+            f"{shlex.quote(classes.names[0])}, or take f1_macro, the mean over all of them"
+        )
+    return ClassRoles(count)
+
+
+def labelled(name: str, frame: pd.DataFrame, task: Task, classes: Classes | None, file: str) -> Split:
+    """Texts with the numbers of their classes, or their values. Raises RequestError for a label that is none."""
+    column = frame[task.label_column].tolist()
+    numbers: list[Any] = [number(value) for value in column] if classes is None else classes.numbers(column)
+    if None in numbers:
+        row = numbers.index(None)
+        expected = "a number" if classes is None else classes.expected()
+        mend = "correct the row"
+        if classes is None and (comma := with_point(column[row])):
+            mend = f"a number has a decimal point: write {comma}"
+        if written(column[row]) is None:
+            where = f"{file} row {frame.index[row]} (from 0)"
+            raise RequestError(f"{where} has no label in '{task.label_column}'; correct or remove the row")
+        if written(column[row]) == "-1":
+            mend = "-1 marks a row without a label, as test splits of GLUE have: score validation"
+        elif classes and not classes.given and name != task.train_split and task.validation_fraction:
+            mend = "every row of that class was held out: task.validation_stratified=true leaves some to train on"
+        if classes and classes.unlike:
+            mend = f"{classes.unlike}; {NOT_CLASSES}"
+        raise RequestError(f"{file} row {frame.index[row]} (from 0): label {column[row]!r} is not {expected}; {mend}")
+    texts = tuple(frame[c].tolist() for c in task.text_columns)
+    kind = np.float32 if classes is None else np.int64
+    return Split(name, texts, np.array(numbers, kind), frame.index.to_numpy())
