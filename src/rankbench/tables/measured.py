@@ -25,7 +25,7 @@ class Measured:
 
     metric: str
     submodels: list[Submodel]
-    sums: metric_sums.Sums
+    sums: metric_sums.Resampled
     idle: list[bool]  # which have one answer for every example
     undefined: str | None  # why the metric says nothing
 
@@ -67,6 +67,8 @@ def measure(folder: Path, record: dict[str, Any], metric: str | None) -> Measure
             )
         raise RequestError(f"{file} does not give the {chosen} of the record; {again}")
     idle = [one_answer(sub) is not None for sub in subs]
+    if "scores" in columns:  # which may tell examples apart that are given one class
+        idle = [bool((said == said[0]).all()) for said in columns["scores"]]
     if known in CORRELATIONS:  # older records do not say it of a regression
         idle = [one or len(set(said)) == 1 for one, said in zip(idle, columns["prediction"].tolist(), strict=True)]
     labels = set(references.tolist()) if METRICS[known].kind != "causal_lm" else set()
@@ -74,7 +76,7 @@ def measure(folder: Path, record: dict[str, Any], metric: str | None) -> Measure
 
 
 def _roles(record: dict[str, Any]) -> ClassRoles:
-    """Which classes F1 is of: those that the record names; class 1 of two in older ones."""
+    """The classes and the positive one, as the record names them; class 1 of two in older ones."""
     data = record.get("data") or {}
     names = data.get("label_names") or ["0", "1"]
     positive = data.get("positive_label")
@@ -91,14 +93,18 @@ def _columns(
     names = {str(split): f"_{str(split).removeprefix('validation_')}" for split in frame["split"].unique()}
     base = metric
     if len(names) > 1:
-        split = next(name for name, suffix in names.items() if metric.removesuffix(suffix) in METRICS)
+        split = next(n for n, end in names.items() if metric.endswith(end) and metric.removesuffix(end) in METRICS)
         base, frame = metric.removesuffix(names[split]), frame[frame["split"] == split]
     if "cut" in frame:  # other ways to cut rank R down, which stand beside the trained ones
         frame = frame[frame["cut"].isna()]
     frame = frame.fillna({"rank": 0, "depth": 0}).sort_values(["depth", "rank", "index"])
     shape = len(places), -1
     answered = (base,) if base in MATCHES and base in frame else metric_sums.needs(base)
-    found = {key: frame[key].to_numpy().reshape(shape) for key in ("depth", "rank", "index", "reference", *answered)}
+    keys = ("depth", "rank", "index", "reference", *(key for key in answered if key != "scores"))
+    found: dict[str, npt.NDArray[Any]] = {key: frame[key].to_numpy().reshape(shape) for key in keys}
+    if "scores" in answered:
+        of_class = [f"score_{number}" for number in range(sum(str(name).startswith("score_") for name in frame))]
+        found["scores"] = frame[of_class].to_numpy().reshape(*found["index"].shape, len(of_class))
     for key in ("index", "reference"):
         if (found[key] != found[key][0]).any():
             raise ValueError(f"its sub-models differ in {key}")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankbench.errors import RequestError
-from rankbench.settings.metrics import ClassRoles, undefined
+from rankbench.settings.metrics import METRICS, ClassRoles, of_positive, undefined
 from rankbench.settings.sources import Source, fetch, locate
 from rankbench.settings.task import Task
 from rankbench.system.files import sha256
@@ -48,7 +48,7 @@ class Split:
     """Labelled texts: `texts` one or two columns of n strings, `labels` (n,), `index` the row in the file (n,).
 
     For a causal_lm task `texts` are the prompts and the responses, `references` the accepted answers of each row, and
-    `labels` are empty. `roles` say which of its classes F1 is of.
+    `labels` are empty. `roles` say which of its classes is the positive one.
     """
 
     name: str
@@ -143,7 +143,7 @@ def _load(
         "location": task.package if source.kind == "package" else source.hub or task.data_dir,
         "revision": source.revision,
         "label_names": list(label_names) if label_names else None,
-        **({"positive_label": label_names[roles.positive]} if label_names and "f1" in task.metrics else {}),
+        **({"positive_label": label_names[roles.positive]} if label_names and _asks(task, len(label_names)) else {}),
         **({"undefined": nothing} if (nothing := _undefined(task, splits)) else {}),
         "splits": {
             name: {
@@ -288,10 +288,16 @@ def _classes(frame: pd.DataFrame, task: Task, file: str) -> Classes:
     return classes_found(labels, f"column '{task.label_column}' of {file}")
 
 
-def _roles(task: Task, classes: Classes) -> ClassRoles:
-    """Which class binary F1 is of: the one named, or the second of two that are named or are 0 and 1, no and yes.
+def _asks(task: Task, classes: int) -> list[str]:
+    """The metrics that are of one class of so many; all that may be where the task says of which."""
+    given = task.positive_label is not None
+    return [name for name in task.metrics if of_positive(name, classes) or (given and METRICS[name].positive)]
 
-    Raises RequestError where nothing says which.
+
+def _roles(task: Task, classes: Classes) -> ClassRoles:
+    """Which class is the positive one: that named, or the second of two that are named or are 0 and 1, no and yes.
+
+    Raises RequestError where nothing says which, and a metric asks.
     """
     count, names = len(classes.names), ", ".join(classes.names[:8])
     if task.positive_label is not None:
@@ -300,10 +306,12 @@ def _roles(task: Task, classes: Classes) -> ClassRoles:
             raise RequestError(f"task.positive_label={task.positive_label} is none of the classes ({names})")
         return ClassRoles(count, place)
     known = count == 2 and (classes.given or classes.names in (("0", "1"), ("-1", "1"), ("False", "True")))
-    if "f1" in task.metrics and not known:
+    asking = [] if known else _asks(task, count)
+    if asking:
+        other = f", or take {asking[0]}_macro, the mean over all of them" if f"{asking[0]}_macro" in METRICS else ""
         raise RequestError(
-            f"task.metrics has f1, which is of one class ({names}): say which with task.positive_label="
-            f"{shlex.quote(classes.names[0])}, or take f1_macro, the mean over all of them"
+            f"task.metrics has {', '.join(asking)}, which {'is' if len(asking) == 1 else 'are'} of one class ({names}):"
+            f" say which with task.positive_label={shlex.quote(classes.names[0])}{other}"
         )
     return ClassRoles(count)
 
