@@ -62,7 +62,9 @@ class R2(Pairs):
     description = "coefficient of determination"
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"r2": float(sk.r2_score(references, predictions)) if len(references) > 1 else 0.0}
+        if np.ptp(references) == 0:  # whose mean may differ from them by rounding
+            return {"r2": float(len(references) > 1 and np.array_equal(predictions, references))}
+        return {"r2": float(sk.r2_score(references, predictions))}
 
 
 def _correlation(function: Any, predictions: Any, references: Any) -> float:
