@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, sample
 from scipy import stats as scipy_stats
+from sklearn import metrics as sk
 
 from rankbench.errors import RequestError
 from rankbench.settings.metrics import ClassRoles
@@ -16,8 +17,20 @@ from rankbench.tables import metric_sums, stats
 from rankbench.tasks import metrics
 from rankbench.tasks.metrics.text import bleu_counts
 
-CLASSES = ("accuracy", "f1", "f1_macro", "matthews_correlation")
-VALUES = ("pearson", "spearman")
+SCORES = ("roc_auc", "average_precision", "log_loss", "ece")
+CLASSES = (
+    "accuracy",
+    "balanced_accuracy",
+    "f1",
+    "f1_macro",
+    "precision",
+    "precision_macro",
+    "recall",
+    "recall_macro",
+    "matthews_correlation",
+    *SCORES,
+)
+VALUES = ("pearson", "spearman", "r2", "mse", "mae")
 TEXTS = ("exact_match", "exact_match_normalized")
 LOSSES = ("loss", "perplexity")
 BLEU = "bleu_sacre"
@@ -49,7 +62,10 @@ def some(metric: str, classes: int = 3, k: int = 4, n: int = 60) -> tuple[dict[s
     truth = draw.integers(classes, size=n)
     made = np.where(draw.random((k, n)) < 0.6, truth, draw.integers(classes, size=(k, n)))
     made[-1] = 1
-    return {"prediction": made}, truth
+    logits = 3 * draw.normal(size=(k, n, classes)).round(1) + np.eye(classes)[made]  # some are tied
+    logits[-1] = 0
+    scores = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    return {"scores": scores.astype("float32")} if metric in SCORES else {"prediction": made}, truth
 
 
 def recorded(
@@ -80,17 +96,44 @@ def test_a_metric_from_sums_is_the_recorded_metric(metric: str, classes: int) ->
     roles = ClassRoles(classes, classes - 1)
     found = metric_sums.sums(metric, columns, references, roles)
     assert found.whole() == pytest.approx(recorded(metric, columns, references, slice(None), roles), abs=1e-12)
-    assert found.rises == (metric not in LOSSES)
+    assert found.rises == (metric not in (*LOSSES, "log_loss", "ece", "mse", "mae"))
 
 
-@pytest.mark.parametrize("metric", [*CLASSES, "pearson", *TEXTS, BLEU, *LOSSES])
+@pytest.mark.parametrize("metric", [*CLASSES, *(m for m in VALUES if m != "spearman"), *TEXTS, BLEU, *LOSSES])
 def test_a_resample_by_weights_is_a_resample_by_rows(metric: str) -> None:
     columns, references = some(metric)
-    found = metric_sums.sums(metric, columns, references)
-    rows = np.random.default_rng(1).integers(found.n, size=found.n)
-    weights = np.bincount(rows, minlength=found.n)
-    expected = recorded(metric, columns, references, rows)
-    assert found.value(weights @ found.columns, found.n) == pytest.approx(expected, abs=1e-12)
+    roles = ClassRoles(3, 2)
+    found = metric_sums.sums(metric, columns, references, roles)
+    draw = np.random.default_rng(1)
+    each = [draw.integers(found.n, size=found.n), draw.integers(3, size=found.n), np.full(found.n, 5)]
+    weights = np.array([np.bincount(rows, minlength=found.n) for rows in each], dtype=float)
+    for rows, values in zip(each, found.at(weights), strict=True):
+        assert values == pytest.approx(recorded(metric, columns, references, rows, roles), abs=1e-12)
+
+
+@pytest.mark.parametrize("positive", [0, 1])
+@pytest.mark.parametrize("metric", ["roc_auc", "average_precision"])
+def test_an_area_by_weights_is_scikit_learns(metric: str, positive: int) -> None:
+    columns, truth = some(metric, classes=2)
+    weights = np.random.default_rng(2).random((3, len(truth))) * 4
+    function = sk.roc_auc_score if metric == "roc_auc" else sk.average_precision_score
+    expected = [
+        [function(truth == positive, own[:, positive], sample_weight=weight) for own in columns["scores"]]
+        for weight in weights
+    ]
+    found = metric_sums.sums(metric, columns, truth, ClassRoles(2, positive)).at(weights)
+    assert found == pytest.approx(np.array(expected), abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["recall", "precision", "f1", "recall_macro", "roc_auc", "average_precision"])
+def test_of_few_positives_one_example_weighs_more(metric: str) -> None:
+    """Sub-models that agree on 4 positives of 400 may differ by more than those that agree on 200."""
+    grains = []
+    for positives in (4, 200):
+        truth = (np.arange(400) < positives).astype(int)
+        made = np.array([truth, 1 - truth])
+        grains.append(metric_sums.sums(metric, {"prediction": made, "scores": np.eye(2)[made]}, truth).grain)
+    assert grains[0] > 4 * grains[1] and 0.99 < grains[1] < 1.5
 
 
 @pytest.mark.parametrize("texts", [["a b", "a"], ["a b c x", "y"], ["", ""], ["a b c d e f g", "a"], ["x", "y z"]])
@@ -367,7 +410,7 @@ def test_what_choose_rank_says_is_false_in_few_of_many_made_up_runs(k: int, n: i
 
 def means_of_seeds(
     k: int, seeds: int, n: int, spread: float, draw: int
-) -> tuple[metric_sums.Sums, list[stats.Trainings]]:
+) -> tuple[metric_sums.Means, list[stats.Trainings]]:
     """Models that are all right in 80 % of cases, give or take what their seeds add: each the mean of its seeds."""
     draws = np.random.default_rng(draw)
     shares = 0.8 + spread * draws.standard_normal(k * seeds)
@@ -375,8 +418,7 @@ def means_of_seeds(
     every = metric_sums.sums("accuracy", {"prediction": hits}, np.ones(n, dtype=bool))
     mean = np.kron(np.eye(k), np.full((seeds, 1), 1 / seeds))
     values = every.whole().reshape(k, seeds).T
-    sums = metric_sums.Sums(every.columns, lambda s, m: every.value(s, m) @ mean, True, every.grain)
-    return sums, [stats.Trainings(list(range(k)), values)]
+    return metric_sums.Means(every, mean), [stats.Trainings(list(range(k)), values)]
 
 
 @pytest.mark.parametrize("shape", sample([(2, 3, 400), (4, 2, 1000), (6, 5, 400)], (2, 3, 400)))
@@ -397,7 +439,8 @@ def test_over_seeds_alone_the_interval_of_two_is_the_t_interval() -> None:
     tokens = np.ones((6, 50))
     every = metric_sums.sums("loss", {"loss": tokens * values.T.reshape(6, 1), "tokens": tokens}, np.zeros(50))
     mean = np.kron(np.eye(2), np.full((3, 1), 1 / 3))
-    sums = metric_sums.Sums(every.columns, lambda s, n: every.value(s, n) @ mean, False, 0.0)
-    found = stats.all_pairs(sums, resamples=40_000, trainings=[stats.Trainings([0, 1], values)])
+    found = stats.all_pairs(
+        metric_sums.Means(every, mean), resamples=40_000, trainings=[stats.Trainings([0, 1], values)]
+    )
     theirs = scipy_stats.ttest_rel(*values.T[::-1]).confidence_interval(0.95)
     assert [found.low[1, 0], found.high[1, 0]] == pytest.approx([theirs.low, theirs.high], rel=0.03)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rankbench.settings.metrics import METRICS, base
+from rankbench.settings.metrics import METRICS, base, of_positive
 
 
 def notes(record: dict[str, Any], metric: str | None = None) -> list[str]:
-    """Sentences: which class F1 is of, which metrics say nothing, and which sub-models have one answer for all.
+    """Sentences: which class metrics are of, which metrics say nothing, and which sub-models have one answer for all.
 
     Where one `metric` is shown, those that are of it, and which others there are on other splits.
     """
@@ -16,8 +16,10 @@ def notes(record: dict[str, Any], metric: str | None = None) -> list[str]:
     have = list(subs[0]["metrics"]) if subs else []
     shown = have if metric is None else [metric]
     positive = data.get("positive_label")
-    if positive is not None and any(base(name) == "f1" for name in shown):
-        found.append(f"f1 is of the class {positive}.")
+    known = list(dict.fromkeys(own for name in shown if (own := base(name))))
+    classes = len(data.get("label_names") or ("0", "1"))
+    if positive is not None and (of_one := [name for name in known if of_positive(name, classes)]):
+        found.append(f"{', '.join(of_one)} {'is' if len(of_one) == 1 else 'are'} of the class {positive}.")
     if metric is not None and metric not in METRICS:
         others = [name for name in have if base(name) == base(metric) and name != metric]
         where = metric.removeprefix(f"{base(metric)}_")
@@ -26,8 +28,16 @@ def notes(record: dict[str, Any], metric: str | None = None) -> list[str]:
     for answer in dict.fromkeys(one for sub in subs if (one := one_answer(sub)) is not None):
         same = [sub for sub in subs if one_answer(sub) == answer]
         who = "Every sub-model" if len(same) == len(subs) > 1 else _who(same)
-        found.append(f"{who} answers {answer} for every example, so its score is that of no model at all.")
+        found.append(f"{who} answers {answer} for every example{_blank(known)}.")
     return found
+
+
+def _blank(known: list[str]) -> str:
+    """What one answer for all makes of these metrics; probabilities may still tell examples apart."""
+    blind = [name for name in known if not METRICS[name].of_scores]
+    if len(blind) == len(known):
+        return ", so its score is that of no model at all"
+    return f", so its {' and '.join(blind)} {'is' if len(blind) == 1 else 'are'} of no model at all" if blind else ""
 
 
 def nothing_said(data: dict[str, Any]) -> list[tuple[str, str]]:

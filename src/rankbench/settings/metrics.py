@@ -15,7 +15,7 @@ from rankbench.settings.outside import installed
 
 @dataclass(frozen=True)
 class ClassRoles:
-    """What F1 needs of a task's classes: how many there are, and the number of the one that binary F1 is of."""
+    """What metrics need of a task's classes: how many there are, and the number of the positive one."""
 
     count: int = 2
     positive: int = 1
@@ -31,15 +31,38 @@ class Measure:
     rises: bool = True
     generated: bool = False  # whether it scores a generated response
     of_classes: bool = False  # whether its `compute` takes `roles`, the task's ClassRoles
+    of_scores: bool = False  # whether its predictions are probabilities (n, classes), not class numbers (n,)
+    positive: bool = False  # whether it is of the positive class: always, or by scores where there are two
+
+
+def _of_classes(implementation: str, **told: bool) -> Measure:
+    return Measure("classification", f"rankbench.tasks.metrics.classification:{implementation}", **told)
+
+
+def _of_scores(implementation: str, times: int = 100, rises: bool = True, **told: bool) -> Measure:
+    place = f"rankbench.tasks.metrics.probabilities:{implementation}"
+    return Measure("classification", place, times, rises, of_scores=True, **told)
 
 
 METRICS: dict[str, Measure] = {
-    "accuracy": Measure("classification", "rankbench.tasks.metrics.classification:Accuracy"),
-    "f1": Measure("classification", "rankbench.tasks.metrics.classification:F1", of_classes=True),
-    "f1_macro": Measure("classification", "rankbench.tasks.metrics.classification:MacroF1", of_classes=True),
-    "matthews_correlation": Measure("classification", "rankbench.tasks.metrics.classification:MatthewsCorrelation"),
+    "accuracy": _of_classes("Accuracy"),
+    "balanced_accuracy": _of_classes("BalancedAccuracy"),
+    "f1": _of_classes("F1", of_classes=True, positive=True),
+    "f1_macro": _of_classes("MacroF1", of_classes=True),
+    "precision": _of_classes("Precision", of_classes=True, positive=True),
+    "precision_macro": _of_classes("MacroPrecision", of_classes=True),
+    "recall": _of_classes("Recall", of_classes=True, positive=True),
+    "recall_macro": _of_classes("MacroRecall", of_classes=True),
+    "matthews_correlation": _of_classes("MatthewsCorrelation"),
+    "roc_auc": _of_scores("RocAuc", of_classes=True, positive=True),
+    "average_precision": _of_scores("AveragePrecision", of_classes=True, positive=True),
+    "log_loss": _of_scores("LogLoss", times=1, rises=False),
+    "ece": _of_scores("CalibrationError", rises=False),
     "pearson": Measure("regression", "rankbench.tasks.metrics.regression:Pearson"),
     "spearman": Measure("regression", "rankbench.tasks.metrics.regression:Spearman"),
+    "r2": Measure("regression", "rankbench.tasks.metrics.regression:R2"),
+    "mse": Measure("regression", "rankbench.tasks.metrics.regression:MeanSquaredError", times=1, rises=False),
+    "mae": Measure("regression", "rankbench.tasks.metrics.regression:MeanAbsoluteError", times=1, rises=False),
     "exact_match": Measure("causal_lm", "rankbench.tasks.metrics.text:ExactMatch", generated=True),
     "exact_match_normalized": Measure("causal_lm", "rankbench.tasks.metrics.text:ExactMatchNormalized", generated=True),
     "bleu_sacre": Measure("causal_lm", "rankbench.tasks.metrics.text:BleuSacre", generated=True),
@@ -69,9 +92,16 @@ def rises(metric: str) -> bool:
 def undefined(metric: str, labels: Collection[float], roles: ClassRoles) -> str | None:
     """Why a metric says nothing of sub-models where these are the distinct labels; None where it does."""
     known = base(metric)
-    if known in CORRELATIONS and len(labels) < 2:
+    if known in VARYING and len(labels) < 2:
         return "every label is the same"
-    return "no label is of its class" if known == "f1" and roles.positive not in labels else None
+    of_one = known is not None and of_positive(known, roles.count)
+    return "no label is of its class" if of_one and roles.positive not in labels else None
+
+
+def of_positive(metric: str, classes: int) -> bool:
+    """Whether it changes a metric of a task of so many classes which of them is the positive one."""
+    measure = METRICS[metric]
+    return measure.positive and metric != "roc_auc" and (classes == 2 or not measure.of_scores)
 
 
 def base(metric: str) -> str | None:
@@ -86,6 +116,8 @@ def _measure(metric: str) -> Measure | None:
 
 
 CORRELATIONS = ("pearson", "spearman", "matthews_correlation")  # metrics of what varies with the labels
+VARYING = (*CORRELATIONS, "roc_auc", "average_precision", "r2")  # metrics that need labels of two values
+CALIBRATION_BINS = 15  # of equal width, of which `ece` is the mean gap
 
 
 MATCHES = ("exact_match", "exact_match_normalized")  # metrics by which a generated response is right or wrong

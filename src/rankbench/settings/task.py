@@ -49,7 +49,8 @@ class Task:
     label_names: list[str] | None = None
     """The classes in the order of their numbers (default: as the training split has them)."""
     positive_label: str | None = added(None)
-    """The class that f1 is of (default: the second of `label_names`, or 1 of 0 and 1, or True)."""
+    """The class that f1, precision, recall and, of two classes, average_precision are of (default: the second of
+    `label_names`, or 1 of 0 and 1, or True)."""
     regression: bool = False
     """The label is a number."""
     train_split: str = "train"
@@ -102,9 +103,11 @@ class Task:
             require(
                 metric in fitting, f"task.metrics: {metric} does not score a {self.kind} task; use {', '.join(fitting)}"
             )
+        of_one = [name for name, measure in METRICS.items() if measure.positive]
         require(
-            self.positive_label is None or "f1" in self.metrics,
-            f"task.positive_label={self.positive_label} is what f1 is of; give task.metrics=[f1] with it",
+            self.positive_label is None or bool({*self.metrics} & {*of_one}),
+            f"task.positive_label={self.positive_label} is what {', '.join(of_one)} are of; give task.metrics=[f1] "
+            "with it",
         )
         require(bool(self.metrics), "task.metrics is empty; name at least one metric")
         if self.kind == "causal_lm":

@@ -105,7 +105,7 @@ def scores(
     return found
 
 
-def _sums(metric: str, pair: list[dict[str, np.ndarray]], split: Encoded) -> metric_sums.Sums:
+def _sums(metric: str, pair: list[dict[str, np.ndarray]], split: Encoded) -> metric_sums.Resampled:
     if metric in MATCHES:  # a question may accept several texts, so what is compared are the right answers
         right = np.array([own[metric] for own in pair])
         return metric_sums.sums("accuracy", {"prediction": right}, np.ones(len(split), dtype=bool))

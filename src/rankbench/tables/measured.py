@@ -73,7 +73,7 @@ class Measured:
 
     metric: str
     members: list[Member]
-    sums: metric_sums.Sums
+    sums: metric_sums.Resampled
     idle: list[bool]  # which have one answer for every example
     undefined: str | None  # why the metric says nothing
     trainings: list[Trainings]  # how the seeds spread, where there are several
@@ -111,6 +111,8 @@ def measure(runs: Runs, metric: str) -> Measured:
     roles = _roles(next(iter(runs.values())))
     every = metric_sums.sums(first.metric, columns, first.scored, roles)
     idle = [one_answer(trained.sub) is not None for trained, _ in own]
+    if "scores" in columns:  # which may tell examples apart that are given one class
+        idle = [bool((said == said[0]).all()) for said in columns["scores"]]
     if first.metric in CORRELATIONS:  # older records do not say it of a regression
         idle = [one or len(set(said)) == 1 for one, said in zip(idle, columns["prediction"].tolist(), strict=True)]
     ends = np.cumsum([len(member.trained) for member in members])
@@ -126,14 +128,12 @@ def measure(runs: Runs, metric: str) -> Measured:
     )
 
 
-def _means(every: metric_sums.Sums, parts: Sequence[range]) -> metric_sums.Sums:
+def _means(every: metric_sums.Sums | metric_sums.Ranked, parts: Sequence[range]) -> metric_sums.Resampled:
     """The metric of each member as the mean of those of its trainings."""
     share = np.zeros((parts[-1].stop, len(parts)))
     for place, part in enumerate(parts):
         share[part, place] = 1 / len(part)
-    if len(parts) == len(share):
-        return every
-    return metric_sums.Sums(every.columns, lambda s, n: every.value(s, n) @ share, every.rises, every.grain)
+    return every if len(parts) == len(share) else metric_sums.Means(every, share)
 
 
 def _trainings(members: Sequence[Member], parts: Sequence[range], values: metric_sums.Reals) -> list[Trainings]:
@@ -237,7 +237,7 @@ def _digests(data: dict[str, Any]) -> list[str]:
 
 
 def _roles(record: dict[str, Any]) -> ClassRoles:
-    """Which classes F1 is of: those that the record names; class 1 of two in older ones."""
+    """The classes and the positive one, as the record names them; class 1 of two in older ones."""
     data = record.get("data") or {}
     names = data.get("label_names") or ["0", "1"]
     positive = data.get("positive_label")
@@ -254,15 +254,18 @@ def _columns(
     names = {str(split): f"_{str(split).removeprefix('validation_')}" for split in frame["split"].unique()}
     base = metric
     if len(names) > 1:
-        split = next(name for name, suffix in names.items() if metric.removesuffix(suffix) in METRICS)
+        split = next(n for n, end in names.items() if metric.endswith(end) and metric.removesuffix(end) in METRICS)
         base, frame = metric.removesuffix(names[split]), frame[frame["split"] == split]
     if "cut" not in frame:
         frame = frame.assign(cut="")
     frame = frame.fillna({"rank": 0, "depth": 0, "cut": ""}).sort_values(["cut", "depth", "rank", "index"])
     shape = len(places), -1
     answered = (base,) if base in MATCHES and base in frame else metric_sums.needs(base)
-    keys = ("cut", "depth", "rank", "index", "reference", *answered)
-    found = {key: frame[key].to_numpy().reshape(shape) for key in keys}
+    keys = ("cut", "depth", "rank", "index", "reference", *(key for key in answered if key != "scores"))
+    found: dict[str, npt.NDArray[Any]] = {key: frame[key].to_numpy().reshape(shape) for key in keys}
+    if "scores" in answered:
+        of_class = [f"score_{number}" for number in range(sum(str(name).startswith("score_") for name in frame))]
+        found["scores"] = frame[of_class].to_numpy().reshape(*found["index"].shape, len(of_class))
     for key in ("index", "reference"):
         if (found[key] != found[key][0]).any():
             raise ValueError(f"its sub-models differ in {key}")

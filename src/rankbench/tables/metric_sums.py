@@ -12,8 +12,10 @@ from scipy import stats as scipy_stats
 
 from rankbench.errors import RequestError
 from rankbench.settings.metrics import BLEU_COUNTS, MATCHES, METRICS, ClassRoles, normalized
+from rankbench.tables import class_sums, ranked
+from rankbench.tables.class_sums import Parts, Reals
+from rankbench.tables.ranked import Ranked
 
-Reals = npt.NDArray[np.float64]
 Truths = npt.NDArray[np.bool_]
 
 SHARES = ("accuracy", *MATCHES)  # metrics by which an example is right or wrong
@@ -24,8 +26,8 @@ class Sums:
     """A metric of k sub-models as a function of sums over the same n examples.
 
     `columns` (n, m) hold what is summed; `value` turns sums (..., m) over so many examples into metrics (..., k). So a
-    resample costs one product of its weights with `columns`, and all sub-models see the same resamples. `grain` is what
-    one example weighs where it is right or wrong: 1, or 0 for metrics of real numbers.
+    resample costs one product of its weights with `columns`, and all sub-models see the same resamples. `grain` is n
+    times what one example weighs where it is right or wrong: 1 for a share, or 0 for metrics of real numbers.
     """
 
     columns: Reals
@@ -42,6 +44,44 @@ class Sums:
         """The metric (k,) over all examples, once each."""
         return self.value(self.columns.sum(0), self.n)
 
+    def at(self, weights: Reals) -> Reals:
+        """The metric (r, k) of r resamples of one size that hold each example as often as `weights` (r, n) say."""
+        return self.value(weights @ self.columns, round(weights[0].sum()))
+
+
+@dataclass(frozen=True)
+class Means:
+    """A metric whose k values are means of those `of` others, of which each takes a `share` (others, k)."""
+
+    of: Sums | Ranked
+    share: Reals
+
+    @property
+    def n(self) -> int:
+        """The number of examples."""
+        return self.of.n
+
+    @property
+    def rises(self) -> bool:
+        """Whether more is better."""
+        return self.of.rises
+
+    @property
+    def grain(self) -> float:
+        """As that of the others."""
+        return self.of.grain
+
+    def whole(self) -> Reals:
+        """The means (k,) over all examples, once each."""
+        return self.of.whole() @ self.share
+
+    def at(self, weights: Reals) -> Reals:
+        """The means (r, k) of r resamples that hold each example as often as `weights` (r, n) say."""
+        return self.of.at(weights) @ self.share
+
+
+Resampled = Sums | Ranked | Means
+
 
 def right(metric: str, predictions: npt.ArrayLike, references: npt.ArrayLike) -> Truths:
     """Which predictions (k, n) are right, for a metric of `SHARES`; references (n,) are labels or accepted texts."""
@@ -53,51 +93,65 @@ def right(metric: str, predictions: npt.ArrayLike, references: npt.ArrayLike) ->
 
 
 def needs(metric: str) -> tuple[str, ...]:
-    """The columns of predictions.parquet that a metric is computed from, beside the reference."""
+    """The columns of predictions that a metric is computed from, beside the reference."""
     if metric == "bleu_sacre":
         return BLEU_COUNTS
+    if METRICS[metric].of_scores:
+        return ("scores",)
     return ("loss", "tokens") if metric in LOSSES else ("prediction",)
 
 
-def sums(metric: str, columns: Mapping[str, Any], references: npt.ArrayLike, roles: ClassRoles | None = None) -> Sums:
+def sums(
+    metric: str, columns: Mapping[str, Any], references: npt.ArrayLike, roles: ClassRoles | None = None
+) -> Sums | Ranked:
     """A metric of k sub-models over n examples, equal to `metrics.score` for each of them.
 
-    `columns` hold what the metric `needs`, each (k, n); `references` (n,) are labels, values, or texts; `roles` are as
-    there. The ranks of
-    Spearman are those in all n examples, also within resamples, where they are an approximation. Raises RequestError
-    for an unknown metric, columns of other lengths, and an infinite value.
+    `columns` hold what the metric `needs`, each (k, n), or (k, n, classes) for `scores`; `references` (n,) are labels,
+    values, or texts; `roles` are as there. The ranks of Spearman are those in all n examples, also within resamples,
+    where they are an approximation. Raises RequestError for an unknown metric, columns of other lengths, and an
+    infinite value.
     """
     if metric not in METRICS:
         raise RequestError(f"{metric} is no metric whose predictions are kept; choose from {', '.join(METRICS)}")
-    wanted = np.asarray(references)
+    wanted, roles = np.asarray(references), roles or ClassRoles()
     made = [np.asarray(columns[key]) for key in needs(metric)]
-    if any(part.ndim != 2 or part.shape[1:] != wanted.shape for part in made) or not wanted.size:
+    axes = 3 if METRICS[metric].of_scores else 2
+    if any(part.ndim != axes or part.shape[1:2] != wanted.shape for part in made) or not wanted.size:
         shapes = ", ".join(str(part.shape) for part in made)
-        raise RequestError(f"{metric} takes columns (k, n) and references (n,), not {shapes} and {wanted.shape}")
+        told = "(k, n, classes)" if axes == 3 else "(k, n)"
+        raise RequestError(f"{metric} takes columns {told} and references (n,), not {shapes} and {wanted.shape}")
+    result = _resampled(metric, made, wanted, roles)
+    if not np.isfinite(result.whole()).all():
+        raise RequestError(f"{metric} is not finite for every sub-model; compare by loss")
+    return result
+
+
+def _resampled(metric: str, made: list[npt.NDArray[Any]], wanted: npt.NDArray[Any], roles: ClassRoles) -> Sums | Ranked:
+    if metric in AREAS:
+        return ranked.of_scores(made[0].astype(float), wanted, roles.positive, metric == "average_precision")
+    grain = 1.0 if METRICS[metric].kind == "classification" or metric in MATCHES else 0.0
     if metric in SHARES:
         found = _shares(right(metric, made[0], wanted))
     elif metric == "bleu_sacre":
         found = _bleu(np.stack(made))
     elif metric in LOSSES:
         found = _losses(made[0], made[1], LOSSES[metric])
-    elif metric in ("f1", "f1_macro"):
-        found = _f1(made[0], wanted, roles or ClassRoles(), macro=metric == "f1_macro")
+    elif metric in class_sums.RATIOS:
+        each = np.array([roles.positive]) if METRICS[metric].positive else np.arange(roles.count)
+        each = np.unique(wanted) if metric == "balanced_accuracy" else each
+        found, grain = class_sums.by_class(metric, made[0], wanted, each), class_sums.grain(wanted, each)
+    elif metric in class_sums.OF_SCORES:
+        found, grain = class_sums.OF_SCORES[metric](made[0].astype(float), wanted), 0.0
     elif metric in OTHERS:
         found = OTHERS[metric](made[0], wanted)
     else:
         raise RequestError(
             f"{metric} is another package's, and its noise over examples is not known; choose another metric"
         )
-    grain = 1.0 if METRICS[metric].kind == "classification" or metric in MATCHES else 0.0
-    result = Sums(*found, METRICS[metric].rises, grain)
-    if not np.isfinite(result.whole()).all():
-        raise RequestError(f"{metric} is not finite for every sub-model; compare by loss")
-    return result
+    return Sums(*found, METRICS[metric].rises, grain)
 
 
 # Each metric as (columns, value), the two parts of `Sums`
-
-Parts = tuple[Reals, Callable[[Reals, int], Reals]]
 
 
 def _shares(hits: Truths) -> Parts:
@@ -130,43 +184,6 @@ def _bleu(counts: npt.NDArray[Any]) -> Parts:
     return counts.reshape(m * k, n).T.astype(float), value
 
 
-def _classes(predictions: npt.NDArray[Any], references: npt.NDArray[Any]) -> tuple[Reals, Reals]:
-    """Predicted (n, k, c) and true classes (n, c) as ones among zeros."""
-    each = np.arange(max(1, int(predictions.max()), int(references.max())) + 1)
-    return (predictions.T[..., None] == each).astype(float), (references[:, None] == each).astype(float)
-
-
-def _f1(predictions: npt.NDArray[Any], references: npt.NDArray[Any], roles: ClassRoles, macro: bool) -> Parts:
-    """F1 of the positive class, or the mean over all classes of the task."""
-    each = np.arange(roles.count) if macro else np.array([roles.positive])
-    made = (predictions.T[..., None] == each).astype(float)
-    true = (references[:, None] == each).astype(float)
-    n, k, c = made.shape
-
-    def value(s: Reals, _: int) -> Reals:
-        hits, all_made, all_true = np.split(s, [k * c, 2 * k * c], axis=-1)
-        size = all_made.reshape(*s.shape[:-1], k, c) + all_true[..., None, :]
-        return np.asarray((2 * hits.reshape(size.shape) / np.maximum(size, 1)).mean(-1))
-
-    return np.concatenate([(made * true[:, None]).reshape(n, -1), made.reshape(n, -1), true], axis=1), value
-
-
-def _matthews(predictions: npt.NDArray[Any], references: npt.NDArray[Any]) -> Parts:
-    """Matthews correlation from counts (Gorodkin 2004); 0 when one class alone is predicted or true."""
-    made, true = _classes(predictions, references)
-    _, k, c = made.shape
-
-    def value(s: Reals, n: int) -> Reals:
-        hits, all_made, all_true = np.split(s, [k, k + k * c], axis=-1)
-        all_made, all_true = all_made.reshape(*s.shape[:-1], k, c), all_true[..., None, :]
-        covariance = hits * n - (all_made * all_true).sum(-1)
-        return _ratio(covariance, n**2 - (all_made**2).sum(-1), n**2 - (all_true**2).sum(-1))
-
-    return np.concatenate(
-        [(predictions == references).T, made.reshape(len(made), -1), true], axis=1, dtype=float
-    ), value
-
-
 def _pearson(predictions: npt.NDArray[Any], references: npt.NDArray[Any]) -> Parts:
     """Pearson correlation from moments; 0 where one side is constant."""
     x, y = predictions.T.astype(float), references[:, None].astype(float)
@@ -175,9 +192,32 @@ def _pearson(predictions: npt.NDArray[Any], references: npt.NDArray[Any]) -> Par
 
     def value(s: Reals, n: int) -> Reals:
         x, xx, xy, y, yy = np.split(s, [k, 2 * k, 3 * k, 3 * k + 1], axis=-1)
-        return np.clip(_ratio(xy - x * y / n, _spread(x, xx, n), _spread(y, yy, n)), -1, 1)
+        return np.clip(class_sums.ratio(xy - x * y / n, _spread(x, xx, n), _spread(y, yy, n)), -1, 1)
 
     return np.concatenate([x, x**2, x * y, y, y**2], axis=1), value
+
+
+def _squared(predictions: npt.NDArray[Any], references: npt.NDArray[Any]) -> Parts:
+    return (predictions.T.astype(float) - references[:, None]) ** 2, lambda s, n: s / n
+
+
+def _absolute(predictions: npt.NDArray[Any], references: npt.NDArray[Any]) -> Parts:
+    return np.abs(predictions.T.astype(float) - references[:, None]), lambda s, n: s / n
+
+
+def _r2(predictions: npt.NDArray[Any], references: npt.NDArray[Any]) -> Parts:
+    """The coefficient of determination from moments; of equal labels 1 where all are met, else 0."""
+    errors, _ = _squared(predictions, references)
+    y = references[:, None].astype(float)
+    y = y - y[:1]  # as in _pearson
+
+    def value(s: Reals, n: int) -> Reals:
+        missed, y, yy = s[..., :-2], s[..., -2:-1], s[..., -1:]
+        whole = _spread(y, yy, n)
+        share = np.divide(missed, whole, out=np.where(missed > 0, 1.0, 0.0), where=whole > 0)
+        return 1 - share if n > 1 else np.zeros_like(missed)
+
+    return np.concatenate([errors, y, y**2], axis=1), value
 
 
 def _spearman(predictions: npt.NDArray[Any], references: npt.NDArray[Any]) -> Parts:
@@ -190,10 +230,13 @@ def _spread(x: Reals, squares: Reals, n: int) -> Reals:
     return np.where(found > 1e-12 * squares, found, 0)
 
 
-def _ratio(covariance: Reals, one: Reals, other: Reals) -> Reals:
-    below = np.sqrt(one * other)
-    return np.asarray(np.divide(covariance, below, out=np.zeros_like(below), where=below > 0))
-
-
 LOSSES: dict[str, Callable[[Reals], Reals]] = {"loss": np.asarray, "perplexity": _perplexity}
-OTHERS = {"matthews_correlation": _matthews, "pearson": _pearson, "spearman": _spearman}
+AREAS = ("roc_auc", "average_precision")
+OTHERS = {
+    "matthews_correlation": class_sums.matthews,
+    "pearson": _pearson,
+    "spearman": _spearman,
+    "mse": _squared,
+    "mae": _absolute,
+    "r2": _r2,
+}

@@ -11,7 +11,7 @@ from scipy import stats as scipy_stats
 
 from rankbench.errors import RequestError
 from rankbench.system.seeds import generator
-from rankbench.tables.metric_sums import Reals, Sums, Truths
+from rankbench.tables.metric_sums import Reals, Resampled, Truths
 
 CELLS = 2**21  # weights of a chunk of resamples: 16 MB
 EXACT_SEEDS = 16  # up to here all sign flips are counted
@@ -76,7 +76,9 @@ class Mean:
     p: float
 
 
-def bootstrap(metric: Sums, reference: int, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Differences:
+def bootstrap(
+    metric: Resampled, reference: int, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Differences:
     """Every sub-model less the one at place `reference`, by resampling examples; the same resamples for all of them.
 
     The paired bootstrap (Dror et al. 2018): the interval holds the middle `level` of the resampled differences; p is
@@ -84,7 +86,7 @@ def bootstrap(metric: Sums, reference: int, level: float = 0.95, resamples: int 
     examples.
     """
     _enough(metric.n)
-    drawn = np.concatenate([metric.value(w @ metric.columns, metric.n) for w in _resampled(metric.n, resamples, seed)])
+    drawn = np.concatenate([metric.at(weights) for weights in _resampled(metric.n, resamples, seed)])
     differences = drawn - drawn[:, [reference]]
     low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2], axis=0)
     rarer = np.minimum((differences <= 0).sum(0), (differences >= 0).sum(0))
@@ -94,7 +96,7 @@ def bootstrap(metric: Sums, reference: int, level: float = 0.95, resamples: int 
 
 
 def all_pairs(
-    metric: Sums,
+    metric: Resampled,
     level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
@@ -110,7 +112,7 @@ def all_pairs(
     than two examples.
     """
     _enough(metric.n)
-    drawn = np.concatenate([metric.value(w @ metric.columns, metric.n) for w in _resampled(metric.n, resamples, seed)])
+    drawn = np.concatenate([metric.at(weights) for weights in _resampled(metric.n, resamples, seed)])
     value = metric.whole()
     luck, of_seeds = _of_seeds(trainings, len(value), resamples, seed)
     spread = np.cov(drawn.T) + of_seeds
@@ -151,16 +153,14 @@ def _of_seeds(trainings: Sequence[Trainings], k: int, resamples: int, seed: int)
     return luck, covariance
 
 
-def split_half(metric: Sums, repeats: int = 1000, seed: int = 0) -> Halves:
+def split_half(metric: Resampled, repeats: int = 1000, seed: int = 0) -> Halves:
     """The honest score of "the best of k": chosen on a random half of the examples, scored on the other half.
 
     Of equals each counts for its part. Raises RequestError for fewer than two examples.
     """
     _enough(metric.n)
-    size, total = metric.n // 2, metric.columns.sum(0)
-    parts = [mask @ metric.columns for mask in _halves(metric.n, repeats, seed)]
-    own = np.concatenate([metric.value(part, size) for part in parts])
-    other = np.concatenate([metric.value(total - part, metric.n - size) for part in parts])
+    pairs = [(metric.at(half), metric.at(1 - half)) for half in _halves(metric.n, repeats, seed)]
+    own, other = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     sign = 1 if metric.rises else -1
     seen = (sign * own).max(1)
     best = (sign * own == seen[:, None]) / (sign * own == seen[:, None]).sum(1, keepdims=True)

@@ -21,7 +21,7 @@ from rankbench.tasks.columns import check_columns
 from rankbench.tasks.hold_out import hold_out
 from rankbench.tasks.labels import Classes, counts
 from rankbench.tasks.reading import called, read, split_files
-from rankbench.tasks.splits import Split, classes_of, labelled, responses, roles_of
+from rankbench.tasks.splits import Split, classes_of, labelled, of_one_class, responses, roles_of
 
 log = logging.getLogger("rankbench")
 
@@ -107,7 +107,11 @@ def _load(
         "location": task.package if source.kind == "package" else source.hub or task.data_dir,
         "revision": source.revision,
         "label_names": list(label_names) if label_names else None,
-        **({"positive_label": label_names[roles.positive]} if label_names and "f1" in task.metrics else {}),
+        **(
+            {"positive_label": label_names[roles.positive]}
+            if label_names and of_one_class(task, len(label_names))
+            else {}
+        ),
         **({"undefined": nothing} if (nothing := _undefined(task, splits)) else {}),
         "splits": {
             name: {

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankbench.errors import RequestError
-from rankbench.settings.metrics import ClassRoles
+from rankbench.settings.metrics import METRICS, ClassRoles, of_positive
 from rankbench.settings.task import Task
 from rankbench.tasks.columns import columns_of
 from rankbench.tasks.labels import (
@@ -37,7 +37,7 @@ class Split:
     """Labelled texts: `texts` one or two columns of n strings, `labels` (n,), `index` the row in the file (n,).
 
     For a causal_lm task `texts` are the prompts and the responses, `references` the accepted answers of each row, and
-    `labels` are empty. `roles` say which of its classes F1 is of.
+    `labels` are empty. `roles` say which of its classes is the positive one.
     """
 
     name: str
@@ -115,10 +115,16 @@ def classes_of(frame: pd.DataFrame, task: Task, file: str) -> Classes:
     return classes_found(labels, f"column '{task.label_column}' of {file}")
 
 
-def roles_of(task: Task, classes: Classes) -> ClassRoles:
-    """Which class binary F1 is of: the one named, or the second of two that are named or are 0 and 1, no and yes.
+def of_one_class(task: Task, classes: int) -> list[str]:
+    """The metrics that are of one class of so many; all that may be where the task says of which."""
+    given = task.positive_label is not None
+    return [name for name in task.metrics if of_positive(name, classes) or (given and METRICS[name].positive)]
 
-    Raises RequestError where nothing says which.
+
+def roles_of(task: Task, classes: Classes) -> ClassRoles:
+    """Which class is the positive one: that named, or the second of two that are named or are 0 and 1, no and yes.
+
+    Raises RequestError where nothing says which, and a metric asks.
     """
     count, names = len(classes.names), ", ".join(classes.names[:8])
     if task.positive_label is not None:
@@ -127,10 +133,12 @@ def roles_of(task: Task, classes: Classes) -> ClassRoles:
             raise RequestError(f"task.positive_label={task.positive_label} is none of the classes ({names})")
         return ClassRoles(count, place)
     known = count == 2 and (classes.given or classes.names in (("0", "1"), ("-1", "1"), ("False", "True")))
-    if "f1" in task.metrics and not known:
+    asking = [] if known else of_one_class(task, count)
+    if asking:
+        other = f", or take {asking[0]}_macro, the mean over all of them" if f"{asking[0]}_macro" in METRICS else ""
         raise RequestError(
-            f"task.metrics has f1, which is of one class ({names}): say which with task.positive_label="
-            f"{shlex.quote(classes.names[0])}, or take f1_macro, the mean over all of them"
+            f"task.metrics has {', '.join(asking)}, which {'is' if len(asking) == 1 else 'are'} of one class ({names}):"
+            f" say which with task.positive_label={shlex.quote(classes.names[0])}{other}"
         )
     return ClassRoles(count)
 

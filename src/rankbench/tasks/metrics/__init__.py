@@ -20,9 +20,9 @@ def score(
 ) -> dict[str, float]:
     """Each metric over n rows, as a share or correlation (not percent), or in nats.
 
-    `columns` hold `prediction` (n,), or `loss` and `tokens` (n,) for the metrics of a language model's loss;
-    `references` are the n labels, or the accepted texts of each row. `roles` say which classes F1 is of (default: class
-    1 of two).
+    `columns` hold `prediction` (n,), for metrics of probabilities `scores` (n, classes), or `loss` and `tokens` (n,)
+    for the metrics of a language model's loss; `references` are the n labels, or the accepted texts of each row.
+    `roles` say how many classes there are and which is the positive one (default: class 1 of two).
     """
     result: dict[str, float] = {}
     for name in names:
@@ -31,7 +31,8 @@ def score(
         if isinstance(metric, Loss):
             found = metric.compute(predictions=np.asarray(columns["loss"]), references=np.asarray(columns["tokens"]))
         else:
-            found = metric.compute(predictions=np.asarray(columns["prediction"]), references=references, **more)
+            key = "scores" if METRICS[name].of_scores else "prediction"
+            found = metric.compute(predictions=np.asarray(columns[key]), references=references, **more)
         result.update(found or {})
     return result
 

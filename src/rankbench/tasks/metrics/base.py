@@ -17,3 +17,14 @@ class Pairs(evaluate.Metric):
             {"predictions": datasets.Value(self.value), "references": datasets.Value(self.value)}
         )
         return evaluate.MetricInfo(description=self.description, citation="", features=features)
+
+
+class Probabilities(evaluate.Metric):
+    """A metric of (probabilities of all classes, class number) pairs."""
+
+    description = ""
+
+    def _info(self) -> evaluate.MetricInfo:
+        number = datasets.Value("float64")
+        features = datasets.Features({"predictions": datasets.Sequence(number), "references": datasets.Value("int64")})
+        return evaluate.MetricInfo(description=self.description, citation="", features=features)
