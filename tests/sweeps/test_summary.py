@@ -150,7 +150,7 @@ def test_a_killed_run_goes_on_as_itself_and_logs_no_step_twice(
     env = server.env if online else {}
     kill_after(120, words, env, tmp_path / "runs")
     assert command_line(*words, env=env).rc == 0
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").glob("classification-*")
     assert "resumed at step 1" in (folder / "run.log").read_text()
     if not online:
         assert len(tracking.unsent(folder)) == 1
