@@ -41,6 +41,18 @@ def cut(adapter: DyLora, how: str) -> Iterator[None]:
         adapter.activate(active)
 
 
+@contextlib.contextmanager
+def off(adapter: DyLora) -> Iterator[None]:
+    """While open, the adapter adds nothing when its largest rank is made active; after that all is as before."""
+    active, by_layer = adapter.active(), adapter.by_layer
+    try:
+        adapter.by_layer = {adapter.r: [0] * len(adapter.layers)}
+        yield
+    finally:
+        adapter.by_layer = by_layer
+        adapter.activate(active)
+
+
 def _turn(a: torch.nn.Parameter, b: torch.nn.Parameter, scale: float) -> torch.Tensor:
     """Turn the factors so that every prefix of them is the SVD cut of scale B A; returns the singular values (R,)."""
     turned_a, turned_b = closest(a.detach(), b.detach(), scale, a.shape[0])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from rankbench.settings.metrics import METRICS, base, of_positive
+from rankbench.settings.metrics import METRICS, base, of_positive, times, unit
+
+RANK_0 = "rank 0"  # of a record's baselines, the backbone with the adapter switched off
 
 
 def notes(record: dict[str, Any], metric: str | None = None) -> list[str]:
-    """Sentences: which class metrics are of, which metrics say nothing, and which sub-models have one answer for all.
+    """Sentences: which class metrics are of, which say nothing, which sub-models have one answer, and what that scores.
 
     Where one `metric` is shown, those that are of it, and which others there are on other splits.
     """
@@ -29,7 +32,32 @@ def notes(record: dict[str, Any], metric: str | None = None) -> list[str]:
         same = [sub for sub in subs if one_answer(sub) == answer]
         who = "Every sub-model" if len(same) == len(subs) > 1 else _who(same)
         found.append(f"{who} answers {answer} for every example{_blank(known)}.")
+    return [*found, *constants(record, shown)]
+
+
+def constants(record: dict[str, Any], metrics: Sequence[str]) -> list[str]:
+    """What answering every example alike scores."""
+    return [line for name, line in _baselines(record, metrics) if name != RANK_0]
+
+
+def without_adapter(record: dict[str, Any], metrics: Sequence[str]) -> list[str]:
+    """What the backbone scores with the adapter switched off."""
+    return [line for name, line in _baselines(record, metrics) if name == RANK_0]
+
+
+def _baselines(record: dict[str, Any], metrics: Sequence[str]) -> list[tuple[str, str]]:
+    found = []
+    for row in record.get("baselines") or []:
+        name = str(row["baseline"])
+        values = [f"{unit(key)} {read(key, row['metrics'][key])}" for key in metrics if key in row["metrics"]]
+        told = f"{name} (the adapter off)" if name == RANK_0 else f"the {name}"
+        found += [(name, f"Baseline: {told} has {', '.join(values)}.")] if values else []
     return found
+
+
+def read(metric: str, value: float) -> str:
+    """A value as people read the metric."""
+    return f"{times(metric) * value:.{1 if times(metric) > 1 else 3}f}"
 
 
 def _blank(known: list[str]) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
 
     from rankbench import methods
     from rankbench.models import backbone, quantization
+    from rankbench.runs import baselines
     from rankbench.scoring import evaluation
     from rankbench.shipping import loading
     from rankbench.training import loop
@@ -77,12 +78,12 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
         *(f"{n:,}" for n in (sum(p.numel() for p in adapter.trained().values()), adapter.count(chosen[-1]).total)),
     )
 
-    def measure(model: Any) -> list[evaluation.Score]:
+    def measure(model: Any, members: Sequence[Any] = chosen) -> list[evaluation.Score]:
         return evaluation.evaluate(
             model,
             adapter,
             validation,
-            chosen,
+            members,
             run.task.metrics,
             batch_size=run.train.eval_batch_size,
             pad_id=pad_id,
@@ -115,6 +116,10 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
     by_cut = {
         how: _measure_cut(adapter, how, chosen, functools.partial(measure, model), entry) for how in run.evaluate.cuts
     }
+    beside = []
+    if run.evaluate.baselines:
+        alone = functools.partial(measure, model)
+        beside = baselines.measured(adapter, encoded, validation, run.task.metrics, loaded.num_labels, alone)
     adapter.activate(adapter.family[-1])
 
     def save(place: Path) -> None:
@@ -134,6 +139,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
         "status": "done",
         "submodels": [entry(score) | speeds.get(score.submodel.depth, {}) for score in scores],
         **({"cuts": [{"cut": how} | row for how, cut in by_cut.items() for row in cut.rows]} if by_cut else {}),
+        **({"baselines": beside} if beside else {}),
         "training": {
             "steps": past.step,
             "seconds": past.seconds,

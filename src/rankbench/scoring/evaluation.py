@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -235,6 +235,18 @@ def _losses(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[di
     return {"loss": loss, "tokens": (inputs["labels"] != IGNORED).sum(1)}, loss
 
 
+def of_splits(
+    splits: Sequence[Encoded], columns: Mapping[str, Mapping[str, np.ndarray]], metrics: list[str]
+) -> dict[str, float]:
+    """Each metric of predictions, which are columns (n, ...) by split; of several splits each by its own name."""
+    values: dict[str, float] = {}
+    for split in splits:
+        suffix = f"_{split.name.removeprefix('validation_')}" if len(splits) > 1 else ""
+        for name, value in score(metrics, columns[split.name], split.references or split.labels, split.roles).items():
+            values[name + suffix] = value
+    return values
+
+
 def _score(
     member: Submodel,
     place: int,
@@ -244,12 +256,7 @@ def _score(
     seconds: float,
     generated: Generated,
 ) -> Score:
-    values: dict[str, float] = {}
-    for split in splits:
-        suffix = f"_{split.name.removeprefix('validation_')}" if len(splits) > 1 else ""
-        columns = {key: column[place] for key, column in outputs[split.name].items()}
-        for name, value in score(metrics, columns, split.references or split.labels, split.roles).items():
-            values[name + suffix] = value
     predictions = {split.name: {key: column[place] for key, column in outputs[split.name].items()} for split in splits}
     whole = seconds + generated.seconds
+    values = of_splits(splits, predictions, metrics)
     return Score(member, values, sum(map(len, splits)), whole, predictions, generated if generated.seconds else None)

@@ -22,6 +22,9 @@ class Evaluate:
     cuts: list[str] = added([])
     """Other ways to cut rank R down, measured at the same ranks: svd, svd_global, alpha_over_b."""
 
+    baselines: bool = added(True)
+    """Score beside the sub-models what they have to beat: the majority class or mean, and the untuned backbone."""
+
     def measures(self, rank: int | None, depth: int | None) -> bool:
         """Whether a sub-model is measured: a list names ranks, or the depths of a family over exits."""
         return self.submodels == "all" or (rank if depth is None else depth) in (None, *self.submodels)
