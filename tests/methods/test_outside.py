@@ -21,14 +21,14 @@ SHOWN = re.compile(r"^`([\w./]+)`\n\n```\w+\n(.*?)^```$", flags=re.M | re.S)
 METRIC = """
 from rankbench.settings.metrics import Measure
 
-LONGEST = Measure("classification", "rankbench_fa.extra:Longest")
+LONGEST = Measure("classification", "rankbench_fa.extra:Longest", of_scores=True)
 """
 EXTRA = """
 from dataclasses import dataclass
 from typing import ClassVar
 
 from rankbench.settings.samplers.base import OverRanks
-from rankbench.tasks.metrics.classification import Accuracy
+from rankbench.tasks.metrics.base import Probabilities
 
 
 @dataclass
@@ -40,9 +40,9 @@ def ends(sampler, members, u):
     return ((members[0], 0.5), (members[-1], 0.5))
 
 
-class Longest(Accuracy):
+class Longest(Probabilities):
     def _compute(self, predictions, references):
-        return {"longest": 1.0}
+        return {"longest": float(min(len(row) == 2 and 0.99 < sum(row) < 1.01 for row in predictions))}
 """
 PROCESS = """
 import contextlib, glob, io, json, sys
@@ -74,7 +74,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     points += '\n[project.entry-points."rankbench.metrics"]\nlongest = "rankbench_fa.metric:LONGEST"\n'
     files["pyproject.toml"] = files["pyproject.toml"].replace("\n[tool.", f"{points}\n[tool.")
     files["rankbench_fa/sampler.py"] = EXTRA.split("\n\n\ndef")[0].replace(
-        "from rankbench.tasks.metrics.classification import Accuracy\n", ""
+        "from rankbench.tasks.metrics.base import Probabilities\n", ""
     )
     files["rankbench_fa/metric.py"], files["rankbench_fa/extra.py"] = METRIC, EXTRA
     files["rankbench_fa/conf/sampler/ends.yaml"] = "defaults:\n  - /settings/sampler@_here_: ends\nname: ends\n"

@@ -32,7 +32,9 @@ COMMON += ["+model.random.hidden_dropout_prob=0", "+model.random.attention_probs
 ANSWERS = ["model=tiny_llama", "task=instruction", "task.metrics=[loss,exact_match]", "task.max_new_tokens=4"]
 QUICK = {
     "a rank a step": [],
-    "a rank a row": ["sampler=sandwich", "sampler.per_row=true", "adapter.reorder_at=[0.5]"],
+    "a rank a row": [
+        *("sampler=sandwich", "sampler.per_row=true", "adapter.reorder_at=[0.5]", "task.class_weights=[1,5]")
+    ],
     "gates": ["adapter=lora_gated"],
     "fewer prompts than processes": [*ANSWERS, "train.max_steps=2", "task.max_eval_examples=1"],
 }

@@ -43,9 +43,12 @@ def a_run(
     folder.mkdir(parents=True)
     parts, subs = [], []
     for (rank, depth), own in columns.items():
+        scores = own.get("scores")
+        flat = {} if scores is None else {f"score_{i}": scores[:, i] for i in range(scores.shape[1])}
+        flat |= {name: column for name, column in own.items() if name != "scores"}
         place = {"rank": pd.array([rank] * len(references), "Int64"), "depth": pd.array([depth] * N, "Int64")}
         parts.append(
-            pd.DataFrame(place | {"split": "validation", "index": np.arange(N), **own, "reference": references})
+            pd.DataFrame(place | {"split": "validation", "index": np.arange(N), **flat, "reference": references})
         )
         subs.append(
             {
@@ -405,7 +408,11 @@ FLAT = np.full(N, 2.5)
         ("pearson", FLAT, {1: SPREAD, 2: SPREAD**2}),
         ("spearman", FLAT, {1: SPREAD, 2: SPREAD**2}),
         ("matthews_correlation", np.ones(N, int), {1: np.arange(N) % 2, 2: np.arange(N) // 7 % 2}),
-        ("f1", np.zeros(N, int), {1: np.arange(N) % 2, 2: np.arange(N) // 7 % 2}),
+        ("r2", FLAT, {1: SPREAD, 2: SPREAD**2}),
+        *(
+            (one, np.zeros(N, int), {1: np.arange(N) % 2, 2: np.arange(N) // 7 % 2})
+            for one in ("f1", "precision", "recall")
+        ),
     ],
 )
 def test_no_rank_is_named_by_a_metric_that_is_undefined(
@@ -415,6 +422,44 @@ def test_no_rank_is_named_by_a_metric_that_is_undefined(
     assert closing[0].startswith(f"No rank is named: {metric} is undefined, since ")
     assert closing[1:] == ["So there is nothing here to ship."]
     assert [shown(made, rank)["within 0.5"] for rank in said] == ["?", "?"]
+
+
+CHANCES = np.array([SPREAD, 1 - SPREAD]).T
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "average_precision"])
+def test_no_rank_is_named_by_an_area_over_one_class(metric: str, tmp_path: Path) -> None:
+    columns: dict[Place, dict[str, np.ndarray]] = {(1, None): {"scores": CHANCES}, (2, None): {"scores": 1 - CHANCES}}
+    closing = choice.choose_rank(a_run(tmp_path / "run", columns, np.ones(N, int), (metric,)))[1]
+    assert closing[0] == f"No rank is named: {metric} is undefined, since every label is the same."
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "average_precision", "log_loss", "ece"])
+def test_a_rank_is_named_by_its_probabilities(metric: str, tmp_path: Path) -> None:
+    """Rank 2 says one class of every example, and ranks them rightly all the same; rank 1 and 4 are sure of nothing."""
+    truth = (SPREAD > 0.9).astype(int)
+    sure = np.where(truth, 0.4, 0.05 * SPREAD)
+    columns: dict[Place, dict[str, np.ndarray]] = {
+        (rank, None): {"prediction": np.zeros(N, int), "scores": np.array([1 - own, own]).T}
+        for rank, own in ((1, np.full(N, 0.49)), (2, sure), (4, np.full(N, 0.48)))
+    }
+    run = a_run(tmp_path / "run", columns, truth, (metric,))
+    record = json.loads((run / "record.json").read_text())
+    for sub in record["submodels"]:
+        sub["one_class"] = "ham"
+    (run / "record.json").write_text(json.dumps(record))
+    closing = choice.choose_rank(run, margin=0.1)[1]
+    assert closing[0].startswith("Rank 2: better than every other rank"), closing[0]
+    assert "Every sub-model answers ham for every example." in closing
+
+
+@pytest.mark.parametrize("metric", ["mse", "mae", "r2"])
+def test_a_rank_is_named_by_its_errors(metric: str, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(size=N)
+    made = of_scores(
+        tmp_path / "run", {1: SPREAD + noise, 2: SPREAD + noise / 50, 4: SPREAD + noise / 2}, SPREAD, metric
+    )
+    assert choice.choose_rank(made, margin=0.01)[1][0].startswith("Rank 2: better than every other rank")
 
 
 @pytest.mark.parametrize("metric", ["pearson", "spearman"])

@@ -11,6 +11,7 @@ import pytest
 from conftest import write_jsonl
 
 from rankbench.errors import RequestError
+from rankbench.settings.metrics import METRICS
 from rankbench.settings.task import Task
 from rankbench.tasks import data
 from rankbench.tasks.labels import Classes, classes_found, classes_named, written
@@ -241,6 +242,41 @@ def test_f1_of_named_classes_and_of_0_and_1_is_of_the_second(tmp_path: Path) -> 
 def test_f1_of_classes_of_which_none_is_the_positive_one_asks_which(tmp_path: Path, labels: list[Any]) -> None:
     with pytest.raises(RequestError, match=r"which is of one class .* task\.positive_label=\S+, or take f1_macro"):
         roles(tmp_path, labels, metrics=["f1"])
+
+
+@pytest.mark.parametrize("metric", ["precision", "recall", "average_precision", "f1", "roc_auc"])
+def test_a_metric_of_one_class_is_of_the_one_that_is_named(tmp_path: Path, metric: str) -> None:
+    assert roles(tmp_path, FRAUD, metrics=[metric], positive_label="fraud") == (2, 0, "fraud")
+
+
+@pytest.mark.parametrize("metric", ["precision", "recall", "average_precision"])
+def test_a_metric_of_one_class_asks_which(tmp_path: Path, metric: str) -> None:
+    with pytest.raises(RequestError, match=rf"{metric}, which is of one class .* task\.positive_label=fraud"):
+        roles(tmp_path, FRAUD, metrics=["accuracy", metric])
+
+
+def test_what_is_the_same_for_either_class_or_over_all_asks_nothing(tmp_path: Path) -> None:
+    assert roles(tmp_path, FRAUD, metrics=["roc_auc", "log_loss", "ece", "recall_macro"]) == (2, 1, None)
+    assert roles(tmp_path, ["a", "b", "c"], metrics=["roc_auc", "average_precision"]) == (3, 1, None)
+
+
+def test_a_positive_label_that_no_metric_is_of_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"is what f1, precision, recall, roc_auc, average_precision are of"):
+        Task(name="made_up", metrics=["accuracy", "log_loss"], positive_label="a").check()
+
+
+@pytest.mark.parametrize(
+    ("metric", "more", "kind"),
+    [
+        *((name, {"regression": True}, "regression") for name in ("roc_auc", "precision", "log_loss", "ece", "loss")),
+        *((name, {}, "classification") for name in ("mse", "mae", "r2", "loss", "bleu_sacre")),
+        *((name, {"prompts": ["{a}"], "response": "{b}"}, "causal_lm") for name in ("log_loss", "roc_auc", "r2")),
+    ],
+)
+def test_a_metric_of_another_kind_is_refused_with_those_that_fit(metric: str, more: dict[str, Any], kind: str) -> None:
+    fitting = [name for name, measure in METRICS.items() if measure.kind == kind]
+    with pytest.raises(RequestError, match=f"{metric} does not score a {kind} task; use {', '.join(fitting)}"):
+        Task(name="made_up", metrics=[metric], **more).check()
 
 
 def test_a_positive_label_that_is_no_class_is_refused(tmp_path: Path) -> None:

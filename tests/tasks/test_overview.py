@@ -184,7 +184,10 @@ SAME = "where every label is the same"
         ("pearson", [2.5, 2.5], {"regression": True}, SAME),
         ("spearman", [2.5, 2.5], {"regression": True}, SAME),
         ("matthews_correlation", [1, 1], {}, SAME),
-        ("f1", [0, 0], {}, "where no label is of its class"),
+        ("r2", [2.5, 2.5], {"regression": True}, SAME),
+        ("roc_auc", [1, 1], {}, SAME),
+        ("average_precision", [0, 0], {}, SAME),
+        *((one, [0, 0], {}, "where no label is of its class") for one in ("f1", "precision", "recall")),
     ],
 )
 def test_a_metric_that_is_undefined_over_the_labels_is_warned_of(

@@ -34,6 +34,7 @@ class FineTuning(ABC):
     model: nn.Module
     family: tuple[Submodel, ...]
     stacks = False  # whether `activate_rows` works
+    class_weights: torch.Tensor | None = None  # (classes,), by which the training loss weighs rows
     reorder_at: Sequence[float] = ()  # shares of the steps after which `reorder` is called
 
     @abstractmethod
@@ -90,11 +91,10 @@ class FineTuning(ABC):
         self.activate_rows(submodels)
         return self._accumulate_active(model, batch, weight, backward)
 
-    @staticmethod
     def _accumulate_active(
-        model: Any, batch: dict[str, torch.Tensor], weight: float, backward: Backward
+        self, model: Any, batch: dict[str, torch.Tensor], weight: float, backward: Backward
     ) -> torch.Tensor:
-        loss = objective.loss(model, batch) * weight
+        loss = objective.loss(model, batch, self.class_weights) * weight
         backward(loss)
         return loss.detach()
 

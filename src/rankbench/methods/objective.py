@@ -56,8 +56,14 @@ def row_losses(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor
     return each, torch.ones_like(labels, dtype=torch.long)
 
 
-def loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The mean loss of a batch: per response token, or per example of a classifier."""
-    if batch["labels"].dim() == 1:
+def loss(model: Any, batch: dict[str, torch.Tensor], class_weights: torch.Tensor | None = None) -> torch.Tensor:
+    """The mean loss of a batch: per response token, or per example of a classifier, by `class_weights` (classes,).
+
+    With weights it is torch's mean: the sum of w l over the sum of w, where w is the weight of the row's class.
+    """
+    if batch["labels"].dim() > 1:
+        return response_nll(model, batch).sum() / (batch["labels"] != IGNORED).sum()
+    if class_weights is None:
         return model(**batch).loss
-    return response_nll(model, batch).sum() / (batch["labels"] != IGNORED).sum()
+    logits = model(**{key: value for key, value in batch.items() if key != "labels"}).logits.float()
+    return F.cross_entropy(logits, batch["labels"], weight=class_weights.to(logits.device))

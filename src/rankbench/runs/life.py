@@ -228,7 +228,8 @@ def summary(record: dict[str, Any]) -> str:
     family = [key for key in ("rank", "depth") if any(row.get(key) is not None for row in rows)] or ["rank"]
     columns = [[key, *("all" if row.get(key) is None else str(row[key]) for row in rows)] for key in family]
     for name in rows[0]["metrics"]:
-        columns.append([f"{name:>10}", *(f"{times(name) * row['metrics'][name]:.2f}" for row in rows)])
+        digits = 2 if times(name) > 1 else 3
+        columns.append([f"{name:>10}", *(f"{times(name) * row['metrics'][name]:.{digits}f}" for row in rows)])
     columns.append([f"{'parameters':>11}", *(f"{row['parameters']['trainable']:,}" for row in rows)])
     columns.append(["seconds", *(f"{row['eval_seconds']:.1f}" for row in rows)])
     widths = [max(map(len, column)) for column in columns]

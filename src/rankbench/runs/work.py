@@ -36,6 +36,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
 
     Leaves everything but the record on disk.
     """
+    import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.utils import InitProcessGroupKwargs
@@ -65,6 +66,8 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
         if run.adapter.begins_with is not None:
             loading.begin_from(run, body.model)
         adapter = methods.attach(run, body.model)
+        if loaded.class_weights is not None:
+            adapter.class_weights = torch.tensor(loaded.class_weights)
         if over:
             sharding.shard(body.model, adapter.trained().values(), over, split)
     accelerator.prepare_model(adapter.model, evaluation_mode=True)  # placed, and under the run's autocast from here on

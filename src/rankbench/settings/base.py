@@ -45,7 +45,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}  # a class may be called 1, or true
     if isinstance(value, list):
         return [plain(v) for v in value]
     return value

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from string import Formatter
+from typing import Any
 
 from omegaconf import MISSING
 
 from rankbench.errors import RequestError
 from rankbench.settings import names
-from rankbench.settings.base import added, require
+from rankbench.settings.base import added, finite, require
 from rankbench.settings.metrics import METRICS
 
 
@@ -51,6 +52,8 @@ class Task:
     positive_label: str | None = added(None)
     """The class that f1, precision, recall and, of two classes, average_precision are of (default: the second of
     `label_names`, or 1 of 0 and 1, or True)."""
+    class_weights: Any = added(None)
+    """What each class weighs in the training loss: `balanced`, or numbers in the order of the classes or by name."""
     regression: bool = False
     """The label is a number."""
     train_split: str = "train"
@@ -110,8 +113,25 @@ class Task:
             "with it",
         )
         require(bool(self.metrics), "task.metrics is empty; name at least one metric")
+        if self.class_weights is not None:
+            self._check_class_weights()
         if self.kind == "causal_lm":
             self._check_prompts()
+
+    def _check_class_weights(self) -> None:
+        given = self.class_weights
+        require(
+            self.kind == "classification",
+            f"task.class_weights weighs the classes of a classification, and this is a {self.kind} task; leave it out",
+        )
+        numbers = given.values() if isinstance(given, dict) else given if isinstance(given, list) else []
+        known = given == "balanced" or bool(numbers)
+        require(
+            known
+            and all(isinstance(one, int | float) and not isinstance(one, bool) and finite(one) for one in numbers),
+            f"task.class_weights={given} must be balanced, or numbers above 0: a list in the order of the classes, "
+            "such as [1,5], or by name, such as {ham: 1, spam: 5}; null for none",
+        )
 
     def _check_prompts(self) -> None:
         for template in [*(self.prompts or []), self.response]:

@@ -213,7 +213,7 @@ def _measured(found: Finished, made: Made) -> str:
         if own and len(rows) > 1:
             places = [f"**{place}**" for place in places]
             places[-1] += " (this one)"
-        values = [f"{times(name) * row['metrics'][name]:.2f}" for name in names]
+        values = [f"{times(name) * row['metrics'][name]:.{2 if times(name) > 1 else 3}f}" for name in names]
         lines.append([*places, *values, f"{row['parameters']['trainable']:,}"])
     lines.insert(1, ["---:"] * len(lines[0]))
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)

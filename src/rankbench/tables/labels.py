@@ -189,13 +189,15 @@ def _whole(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _word(value: Any) -> Any:
+    if isinstance(value, dict):
+        return json.dumps(value, sort_keys=True, separators=(",", ":"))
     return json.dumps(value) if isinstance(value, list) else value
 
 
 def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key != "class_weights":  # one setting, whose keys are the data's words
             flat |= _flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = _word(value)

@@ -4,41 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 Reals = npt.NDArray[np.float64]
-Places = npt.NDArray[np.intp]
+Truths = npt.NDArray[np.bool_]
 
-
-@dataclass(frozen=True)
-class Order:
-    """Examples by their probability of one class, the highest first, and where each one's ties begin and end."""
-
-    examples: Places  # (n,)
-    first: Places  # (n,): how many lie before the ties of each
-    last: Places  # (n,): how many lie before or among them
-
-    @classmethod
-    def of(cls, chances: Reals) -> Order:
-        """The order of probabilities (n,)."""
-        examples = np.argsort(-chances, kind="stable")
-        ordered = -chances[examples]
-        first, last = (np.searchsorted(ordered, ordered, side) for side in ("left", "right"))
-        return cls(examples, first, last)
+CELLS = 2**16  # weights of resamples that are ranked at a time: they stay in a processor's cache
 
 
 @dataclass(frozen=True)
 class Ranked:
     """The area under a curve of k sub-models over n examples: as `metric_sums.Sums`, but ranked anew in each resample.
 
-    `orders` are of each sub-model for each class, `true` (classes, n) which examples are of it. With `precision` it is
-    average precision, else the area under the ROC curve: the mean over classes that a resample has (and has others).
+    `steps` are those of each sub-model for each class, `true` (classes, n) which examples are of it. With `precision`
+    it is average precision, else the area under the ROC curve: the mean over classes that a resample has, and not
+    alone.
     """
 
-    orders: Sequence[Sequence[Order]]
-    true: npt.NDArray[np.bool_]
+    steps: Sequence[Sequence[Any]]
+    true: Truths
     precision: bool
     rises: bool = True
 
@@ -60,53 +48,55 @@ class Ranked:
 
     def at(self, weights: Reals) -> Reals:
         """The metric (r, k) of r resamples that hold each example as often as `weights` (r, n) say."""
+        rows = max(1, CELLS // self.n)
+        return np.concatenate([self._at(weights[start : start + rows]) for start in range(0, len(weights), rows)])
+
+    def _at(self, weights: Reals) -> Reals:
         by_example = np.ascontiguousarray(weights.T)
-        whole = by_example.sum(0)
         of_class = self.true @ by_example
-        there = (of_class > 0) & (self.precision | (of_class < whole))
-        values = np.zeros((len(weights), len(self.orders)))
-        for k, orders in enumerate(self.orders):
-            for true, order, have, counts in zip(self.true, orders, of_class, there, strict=True):
-                ordered = by_example[order.examples]
-                places = np.flatnonzero(true[order.examples])
-                area = (_precision if self.precision else _roc)(ordered, places, order, have)
-                values[:, k] += np.where(counts, area, 0)
-        number = there.sum(0)[:, None]
-        return np.where(number, values / np.maximum(number, 1), 0.0 if self.precision else 0.5)
+        others = by_example.sum(0) - of_class
+        there = (of_class > 0) & (self.precision | (others > 0))
+        sizes = [*zip(of_class, others, strict=True)]
+        areas = [
+            [_area(own @ by_example, *size, self.precision) for own, size in zip(steps, sizes, strict=True)]
+            for steps in self.steps
+        ]
+        found = np.where(there, np.array(areas).reshape(len(self.steps), *there.shape), 0).sum(1)
+        return np.where(there.any(0), found / np.maximum(there.sum(0), 1), 0.0 if self.precision else 0.5).T
 
 
 def of_scores(scores: Reals, truth: npt.NDArray[np.int_], positive: int, precision: bool) -> Ranked:
     """From probabilities (k, n, classes) and classes (n,); of two classes the positive one alone is told."""
     classes = range(scores.shape[2]) if scores.shape[2] > 2 else [positive]
     each = [one for one in classes if (truth == one).any()]
-    orders = [[Order.of(own[:, one]) for one in each] for own in scores]
-    return Ranked(orders, np.array([truth == one for one in each]).reshape(len(each), len(truth)), precision)
+    true = np.array([truth == one for one in each]).reshape(len(each), len(truth))
+    steps = [[_steps(own[:, one], is_one) for one, is_one in zip(each, true, strict=True)] for own in scores]
+    return Ranked(steps, true, precision)
 
 
-def _before(weights: Reals) -> Reals:
-    """The weight (n + 1, r) before each place."""
-    return np.concatenate([np.zeros((1, weights.shape[1])), np.cumsum(weights, axis=0)])
+def _steps(chances: Reals, true: Truths) -> Any:
+    """What sums weights of examples for each step: a probability (n,) that examples of the class have, highest first.
 
-
-def _roc(weights: Reals, true: Places, order: Order, have: Reals) -> Reals:
-    """The share (r,) of pairs of an example of the class and another that are ordered rightly, ties counted half.
-
-    `weights` (n, r) in order, `true` the places of the class, `have` (r,) its weight.
+    A sparse matrix (3 steps, n): the class's examples at each step, the others above it (and below the step before),
+    and the others at it.
     """
-    others = weights.copy()
-    others[true] = 0
-    before = _before(others)
-    above = (before[order.first[true]] + before[order.last[true]]) / 2
-    pairs = have * before[-1]
-    right = pairs - np.einsum("pr,pr->r", weights[true], above)
-    return np.divide(right, pairs, out=np.zeros_like(pairs), where=pairs > 0)
+    levels = -np.unique(-chances[true])
+    step = np.searchsorted(-levels, -chances)  # the step of each example, or the next below it
+    tied = (step < len(levels)) & (levels[np.minimum(step, len(levels) - 1)] == chances)
+    row = step + len(levels) * np.where(true, 0, np.where(tied, 2, 1))
+    used = step < len(levels)
+    places = row[used], np.flatnonzero(used)
+    return sparse.csr_array((np.ones(used.sum()), places), shape=(3 * len(levels), len(chances)))
 
 
-def _precision(weights: Reals, true: Places, order: Order, have: Reals) -> Reals:
-    """The mean (r,), over the examples of the class, of its share among all from their probability up."""
-    own = np.zeros_like(weights)
-    own[true] = weights[true]
-    last = order.last[true]
-    hits, made = _before(own)[last], _before(weights)[last]
-    shares = np.divide(hits, made, out=np.zeros_like(hits), where=made > 0)
-    return np.divide(np.einsum("pr,pr->r", weights[true], shares), have, out=np.zeros_like(have), where=have > 0)
+def _area(sums: Reals, of_class: Reals, others: Reals, precision: bool) -> Reals:
+    """The area (r,) from sums at `_steps` (3 steps, r), and the weights (r,) of the class and of the others."""
+    true, above, tied = np.split(sums, 3)
+    above = np.cumsum(above + tied, axis=0) - tied
+    if precision:
+        hits = np.cumsum(true, axis=0)
+        made = hits + above + tied
+        true, share, whole = true * hits, 1 / np.maximum(made, np.finfo(float).tiny), of_class
+    else:
+        share, whole = others - above - tied / 2, of_class * others
+    return np.divide(np.einsum("sr,sr->r", true, share), whole, out=np.zeros_like(whole), where=whole > 0)

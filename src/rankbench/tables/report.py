@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # As comparisons.COMPARISONS has them, which takes seconds to load.
 NAMES = ("lora_search_vs_dylora", "glue", "distribution", "loss", "flop", "soft_vs_early_exit", "leaderboard")
-EVERY = ("curve", *NAMES, "choose_rank")
+EVERY = ("curve", *NAMES, "choose_rank", "classes")
 FORMS = ("md", "csv", "latex", "html")
 PICTURES = (".png", ".svg", ".pdf")
 WIDTH = 80  # of what a terminal shows
@@ -92,23 +92,36 @@ class Table:
         return "\n".join([*map(layout.figure, [*self.ours, *self.published]), *map(page.line, self.closing)])
 
 
-def table(name: str, runs: Paths, metric: str | None = None, margin: float = 0.5, task: str | None = None) -> Table:
+def table(
+    name: str,
+    runs: Paths,
+    metric: str | None = None,
+    margin: float = 0.5,
+    task: str | None = None,
+    rank: int | None = None,
+    depth: int | None = None,
+) -> Table:
     """The comparison that `rankbench table NAME RUNS` prints.
 
     `runs` are runs folders, run folders or record files, of which `task` keeps one task's. `margin` is the difference,
-    in points or nats, that choose_rank and lora_search_vs_dylora take for none. Raises RequestError for an unknown
-    name, and where the runs cannot be compared.
+    in points or nats, that choose_rank and lora_search_vs_dylora take for none. `rank` and `depth` say of which
+    sub-model `classes` is (default: the largest). Raises RequestError for an unknown name, and where the runs cannot be
+    compared.
     """
-    from rankbench.tables import choice, closing, comparisons
+    from rankbench.tables import choice, classes, closing, comparisons
     from rankbench.tables.comparisons.published import NOT_OURS
 
     if name not in EVERY:
         raise RequestError(f"{name} is no table; choose from {', '.join(EVERY)}")
+    if name != "classes" and (rank, depth) != (None, None):
+        raise RequestError(f"--rank and --depth say of which sub-model table classes is; leave them out for {name}")
     if task is not None:
         runs = of_task(runs, task)
     told: list[str] = []
     if name == "choose_rank":
         made, told = choice.choose_rank(runs, metric, margin)
+    elif name == "classes":
+        made = classes.classes(runs, rank, depth)
     elif name == "curve":
         made = [_curve(runs, metric)]
     elif name == "lora_search_vs_dylora":
@@ -139,8 +152,8 @@ def main(words: list[str]) -> None:
         "name",
         metavar="name",
         choices=EVERY,
-        help="curve: metric against rank or depth, for any set of runs; choose_rank: which method and rank to ship; or "
-        f"a comparison: {', '.join(NAMES)}",
+        help="curve: metric against rank or depth, for any set of runs; choose_rank: which method and rank to ship; "
+        f"classes: one run by class; or a comparison: {', '.join(NAMES)}",
     )
     parser.add_argument("runs", nargs="+", help="runs folders, run folders or record files")
     parser.add_argument("--metric", help="which metric (default: the records' first)")
@@ -151,6 +164,8 @@ def main(words: list[str]) -> None:
         default=0.5,
         help="choose_rank, lora_search_vs_dylora: how much worse is as good, in points or nats (0.5)",
     )
+    parser.add_argument("--rank", type=int, help="classes: of this rank (default: the largest)")
+    parser.add_argument("--depth", type=int, help="classes: of this exit (default: the largest)")
     parser.add_argument("--format", choices=FORMS, help="how to print it (default: by the ending of --to, or md)")
     parser.add_argument("--to", type=Path, help="write it to this file; .png, .svg and .pdf draw the picture instead")
     asked = parser.parse_args(words)
@@ -165,7 +180,7 @@ def main(words: list[str]) -> None:
 
             plots.save(_pictures(asked.name, runs, asked.metric)[0], asked.to)
             return
-        made = table(asked.name, runs, asked.metric, asked.margin)
+        made = table(asked.name, runs, asked.metric, asked.margin, None, asked.rank, asked.depth)
         if asked.to is None:
             print(made.text(asked.format or "md", WIDTH), end="")
         else:
@@ -198,6 +213,8 @@ def _pictures(name: str, runs: Paths, metric: str | None) -> list[Figure]:
     from rankbench.tables import curve, labels, plots
     from rankbench.tables.comparisons import depth, ranks
 
+    if name == "classes":
+        raise RequestError("classes has tables and no picture; end --to in .html, .md, .csv or .tex")
     if name in ("curve", "choose_rank"):
         long = curve.curve_long(runs, metric)
         title = labels.title(curve.taken(load_records(runs), metric))

@@ -17,6 +17,7 @@ from rankbench.settings.task import Task
 from rankbench.system.files import sha256
 from rankbench.system.memo import Last
 from rankbench.system.seeds import generator
+from rankbench.tasks.class_weights import class_weights
 from rankbench.tasks.columns import check_columns
 from rankbench.tasks.hold_out import hold_out
 from rankbench.tasks.labels import Classes, counts
@@ -36,6 +37,7 @@ class Data:
     origin: dict[str, Any]
     kind: str = "classification"
     unlike: str = ""  # why its labels seem to be no classes
+    class_weights: tuple[float, ...] | None = None  # by which the training loss weighs rows; None for none
 
     @property
     def num_labels(self) -> int | None:
@@ -99,6 +101,9 @@ def _load(
         else:
             splits[name] = labelled(name, frame, task, classes, file_of[name])
     label_names = classes.names if classes else None
+    weights = None
+    if classes and task.class_weights is not None:
+        weights = class_weights(task.class_weights, classes, splits[task.train_split].labels)
     if classes:
         roles = roles_of(task, classes)
         splits = {name: replace(split, roles=roles) for name, split in splits.items()}
@@ -112,6 +117,7 @@ def _load(
             if label_names and of_one_class(task, len(label_names))
             else {}
         ),
+        **({"class_weights": dict(zip(label_names, weights, strict=True))} if label_names and weights else {}),
         **({"undefined": nothing} if (nothing := _undefined(task, splits)) else {}),
         "splits": {
             name: {
@@ -130,6 +136,7 @@ def _load(
         origin=origin,
         kind=task.kind,
         unlike=classes.unlike if classes else "",
+        class_weights=weights,
     )
 
 

@@ -52,6 +52,11 @@ def tell(
                     *(split.name, f"{again:,}", f"{len(split):,}", data.train.name),
                 )
             _warn_of_classes(split, data)
+    if data.class_weights is not None:
+        weights = data.origin["class_weights"]
+        shown = on_one_line(", ".join(f"{name} {weight:.3g}" for name, weight in list(weights.items())[:SHOWN]))
+        more = f", and {len(weights) - SHOWN} classes more" if len(weights) > SHOWN else ""
+        log.info("class weights of the training loss, not of the scores: %s%s", shown, more)
     if data.unlike:
         log.warning("%s: nearly a class for each; %s", data.unlike, NOT_CLASSES)
     for twins in alike(data.label_names or ()):

@@ -37,8 +37,8 @@ class TrainingError(RuntimeError):
 class Plan:
     """Optimizer step -> micro-batches of row numbers, each with its share of the step's targets.
 
-    Targets are examples, or the response tokens of a language model: the step's loss is the mean over all of them,
-    however they fall into micro-batches.
+    Targets are examples, each as often as its class weighs, or the response tokens of a language model: the step's loss
+    is the mean over all of them, however they fall into micro-batches.
     """
 
     def __init__(self, lengths: np.ndarray, settings: Train, seed: int, targets: np.ndarray | None = None) -> None:
@@ -59,7 +59,7 @@ class Plan:
             self._batches = epoch_batches(self.lengths, s.batch_size, self.seed, epoch, s.group_by_length)
         n = self.settings.gradient_accumulation_steps
         batches = self._batches[within * n : (within + 1) * n]
-        counts = [int(self.targets[rows].sum()) for rows in batches]
+        counts = [self.targets[rows].sum().item() for rows in batches]
         return [(rows, count / sum(counts)) for rows, count in zip(batches, counts, strict=True)]
 
 
@@ -119,7 +119,7 @@ def train(
     rank, depth and metric. `observe(entry)` sees each entry of `losses`, a checkpoint's first. Raises TrainingError
     when the loss is not finite or fp16 keeps overflowing, and Stopped, after a checkpoint, when a signal asks for that.
     """
-    plan = Plan(data.lengths, settings, seed, data.targets)
+    plan = Plan(data.lengths, settings, seed, _targets(adapter, data))
     if settings.gradient_checkpointing:
         _checkpoint_activations(adapter)
     model = accelerator.prepare_model(adapter.model, evaluation_mode=True)  # gradients are added up here, not in hooks
@@ -224,6 +224,13 @@ def _step(optimizer: Any, scaler: Any) -> bool:
     before = scaler.get_scale() if scaler else 0.0
     optimizer.step()
     return bool(scaler and scaler.get_scale() < before)
+
+
+def _targets(adapter: FineTuning, data: Encoded) -> np.ndarray:
+    """What each row counts in the loss, (n,)."""
+    if adapter.class_weights is None:
+        return data.targets
+    return adapter.class_weights.cpu().double().numpy()[data.labels]
 
 
 def _part(plan: Plan, rows: np.ndarray, share: float) -> tuple[np.ndarray, float]:
