@@ -153,7 +153,9 @@ def _answers(
     return texts
 
 
-def classes(model: torch.nn.Module, adapter: FineTuning, split: Encoded, batch_size: int, pad_id: int) -> dict[str, Any]:
+def classes(
+    model: torch.nn.Module, adapter: FineTuning, split: Encoded, batch_size: int, pad_id: int
+) -> dict[str, Any]:
     """Columns (n, ...) of what a classifier or a regression says of a split, its labels unread, at what is active.
 
     Raises FloatingPointError when a logit is not finite.

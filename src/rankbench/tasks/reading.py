@@ -209,7 +209,7 @@ def _values(column: Any) -> list[Any]:
 
 
 def _delimited(file: Path, encoding: str) -> Iterator[list[Any]]:
-    """The header, then the rows, each as long: CSV with quotes, or TSV as GLUE writes it, where a quote is a character."""
+    """The header, then rows as long: CSV with quotes, or TSV as GLUE writes it, where a quote is a character."""
     tabs = _ending(file) == ".tsv"
     how: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
     csv.field_size_limit(2**31 - 1)
