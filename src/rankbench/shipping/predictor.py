@@ -84,7 +84,8 @@ class Predicts(torch.nn.Module):
 
 def answering(model: Any, found: Finished) -> Predicts:
     """The same model, which has `predict` from here on; it holds no reference to itself, so it goes when let go."""
-    model.__class__ = _kind(type(model))
+    kind: Any = type(model)
+    model.__class__ = _kind(kind)
     model.told = Told(found)
     return model
 

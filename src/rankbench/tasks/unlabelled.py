@@ -34,7 +34,7 @@ def unlabelled(task: Task, names: Sequence[str], rows: Sequence[Sequence[Any]], 
         texts: tuple[list[str], ...] = (
             [
                 prompt_of(templates, filled({name: row[place] for place, name in used}), _place(file, number))
-                for number, row in zip(index, rows, strict=True)
+                for number, row in enumerate(rows, first)
             ],
         )
     else:
