@@ -29,8 +29,8 @@ from rankbench.errors import RequestError
 from rankbench.methods import cuts
 from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone, quantization
-from rankbench.records.finished import of_settings
 from rankbench.records.finished import finished as read_back
+from rankbench.records.finished import of_settings
 from rankbench.runs.life import execute
 from rankbench.settings.run import Run
 from rankbench.shipping import adapter_files, export

@@ -59,7 +59,7 @@ class Predicts(torch.nn.Module):
         names, rows = _rows(task, texts)
         if scores and task.kind != "classification":
             raise RequestError(
-                f"scores=True gives probabilities of classes, and this is a {task.kind} task; leave it out"
+                f"scores=True gives the probabilities of classes; a {task.kind} task has none, leave it out"
             )
         if not rows:
             return []
@@ -116,9 +116,7 @@ class Predictor:
             if given is not None and given < 1:
                 raise RequestError(f"a {name} of {given} must be at least 1")
         if new_tokens is not None and run.task.kind != "causal_lm":
-            raise RequestError(
-                f"new tokens are those of an answer, and a {run.task.kind} generates none; leave them out"
-            )
+            raise RequestError(f"a {run.task.kind} task generates no answer; leave out how many new tokens it may have")
         self.model, self.task, self.name = model, run.task, run.model.name
         self.tokenizer = told.tokenizer
         base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
