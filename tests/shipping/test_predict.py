@@ -77,7 +77,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
             for split, n in (("train", 48), ("validation", 30)):
                 write_jsonl(root / "data" / f"{split}.jsonl", rows(n))
             base = base_folder(root / "base", "tiny_llama" if "model=tiny_llama" in settings else "tiny_bert")
-            more = [f"model.path={base}", "train.max_steps=25", "train.learning_rate=0.03"]
+            more = [f"model.path={base}", "train.max_steps=30", "train.learning_rate=0.02"]
             found[name] = compose_run(*tiny_overrides(root / "data", root / "runs"), *more, *settings)
             assert execute(found[name])["status"] == "done"
         return found[name]
@@ -271,10 +271,10 @@ def test_a_label_is_kept_whatever_it_is(word_run: Run, tmp_path: Path) -> None:
     assert found["label"].tolist()[0] == -1 and pd.isna(found["label"].tolist()[1])
 
 
-def test_texts_that_are_cut_are_counted(runs: Callable[[str], Run], tmp_path: Path, call_main: Call) -> None:
-    data = write_jsonl(tmp_path / "rows.jsonl", [{"text": "a"}, {"text": "good " * 9}])
-    answer = call_main("predict", str(runs("cut").folder), "--data", str(data), "--to", str(tmp_path / "out.csv"))
-    assert answer.rc == 0 and "1 of the texts are longer than 8 tokens and were cut there" in answer.err
+def test_texts_that_are_cut_are_counted(word_run: Run, tmp_path: Path, call_main: Call) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", [{"text": "a"}, {"text": "good " * 30}])
+    answer = call_main("predict", str(word_run.folder), "--data", str(data), "--to", str(tmp_path / "out.csv"))
+    assert answer.rc == 0 and "1 of the texts are longer than 128 tokens and were cut there" in answer.err
     assert "2/2 rows" in answer.err
     assert (
         answer.out

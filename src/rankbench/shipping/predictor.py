@@ -20,8 +20,8 @@ from rankbench.scoring.generation import generate
 from rankbench.settings.task import Task
 from rankbench.shipping.beside import tokenizer_of
 from rankbench.tasks import unlabelled
-from rankbench.tasks.data import Split
 from rankbench.tasks.encoding import Encoded, encode, encode_prompts, sorted_batches
+from rankbench.tasks.splits import Split
 
 
 @dataclass(frozen=True)

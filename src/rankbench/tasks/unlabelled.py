@@ -10,7 +10,7 @@ import numpy as np
 from rankbench.errors import RequestError
 from rankbench.settings.task import Task
 from rankbench.tasks.columns import check_text, columns_of, filled, lacks, prompt_of
-from rankbench.tasks.data import Split
+from rankbench.tasks.splits import Split
 
 
 def check_names(task: Task, names: Sequence[str], file: str) -> None:
