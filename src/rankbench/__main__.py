@@ -135,6 +135,13 @@ def layers(words: list[str]) -> None:
     layer_ranks.main(words)
 
 
+def predict(words: list[str]) -> None:
+    """`rankbench predict RUN --data FILE --to OUT`: a run's rank, or an export, on the rows of a file."""
+    from rankbench.shipping import predict
+
+    predict.main(words)
+
+
 def status(words: list[str]) -> None:
     """`rankbench status RUNS`: which runs are done, running, stopped, failed or missing."""
     from rankbench.sweeps import status
@@ -148,6 +155,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "export": export,
     "layers": layers,
     "plan": plan,
+    "predict": predict,
     "status": status,
     "table": table,
 }

@@ -29,8 +29,8 @@ from rankbench.errors import RequestError
 from rankbench.methods import cuts
 from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone, quantization
-from rankbench.records.finished import _settings
 from rankbench.records.finished import finished as read_back
+from rankbench.records.finished import of_settings
 from rankbench.runs.life import execute
 from rankbench.settings.run import Run
 from rankbench.shipping import adapter_files, export
@@ -791,7 +791,7 @@ def test_merging_into_a_shared_matrix_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "benchmarks" / "results").rglob("record.json"))[::7])
 def test_the_settings_of_every_earlier_record_are_understood(file: Path) -> None:
     record = json.loads(file.read_text())
-    run = _settings(file.parent, record)
+    run = of_settings(file.parent, record)
     assert run.adapter.r == record["config"]["adapter"]["r"]
     task = record["config"]["task"]
     kind = "causal_lm" if task.get("prompts") else "regression" if task["name"] == "stsb" else "classification"

@@ -17,7 +17,7 @@ from rankbench.errors import RequestError
 from rankbench.settings.sources import Source, fingerprint
 from rankbench.settings.task import Task
 from rankbench.tasks import data
-from rankbench.tasks.reading import read
+from rankbench.tasks.reading import pieces, read
 
 
 def task(folder: Path, **settings: Any) -> Task:
@@ -304,3 +304,37 @@ def test_a_header_of_another_kind_is_named(tmp_path: Path, name: str, content: s
     with pytest.raises(RequestError) as refusal:
         loaded(tmp_path)
     assert message in str(refusal.value)
+
+
+CONTENTS = {
+    "rows.csv": 'a,b\n1,"x\ny"\n\n2,\n3,z\n',
+    "rows.tsv": 'a\tb\n1\t"x\n2\t\n3\tz\n',
+    "rows.jsonl": '{"a": 1}\n\n{"a": 2, "b": "x"}\n{"b": null}\n',
+    "rows.json": '[{"a": 1}, {"a": 2, "b": "x"}, {"b": null}]',
+    "columns.json": '{"a": [1, 2, 3], "b": ["x", null, "z"]}',
+    "none.csv": "a,b\n",
+}
+
+
+@pytest.mark.parametrize("name", [*CONTENTS, "rows.parquet", "none.parquet"])
+def test_a_file_read_in_pieces_has_the_same_rows(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    if name in CONTENTS:
+        file.write_text(CONTENTS[name])
+    else:
+        rows = [] if name == "none.parquet" else [(1, 0.1), (2, 0.2), (3, 0.3)]
+        frame = pd.DataFrame(rows, columns=["a", "b"]).astype({"a": "int64", "b": "float32"})
+        frame.to_parquet(file, row_group_size=2)
+    whole = read([file], "utf-8")
+    parts = list(pieces(file, "utf-8", 2))
+    assert all(len(part.rows) <= 2 for part in parts) and len(parts) == (1 if name.startswith("none") else 2)
+    found = [dict(zip(part.names, row, strict=True)) for part in parts for row in part.rows]
+    assert [[row.get(key) for key in whole.columns] for row in found] == whole.to_numpy().tolist()
+
+
+def test_a_fault_behind_the_first_pieces_is_named_as_ever(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n3,4\n5\n")
+    read_on = pieces(tmp_path / "rows.csv", "utf-8", 1)
+    assert next(read_on).rows == [["1", "2"]]
+    with pytest.raises(RequestError, match=r"rows\.csv line 4 has 1 comma-separated field where the header has 2"):
+        list(read_on)

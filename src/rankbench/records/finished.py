@@ -78,7 +78,7 @@ def finished(folder: Path) -> Finished:
     Raises RequestError when it is not there, not done or not whole, or its method is not installed.
     """
     record, note = kept(folder)
-    return Finished(folder, record, _settings(folder, record), note)
+    return Finished(folder, record, of_settings(folder, record), note)
 
 
 def kept(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -120,7 +120,7 @@ def kept(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return record, note
 
 
-def _settings(folder: Path, record: dict[str, Any]) -> Run:
+def of_settings(folder: Path, record: dict[str, Any]) -> Run:
     """The run of a record; settings that came after it are neutral."""
     try:
         return of_record(record["config"])

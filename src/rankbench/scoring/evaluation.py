@@ -37,6 +37,10 @@ class Responses:
     ends: frozenset[int]
     decode: Callable[[list[int]], str]
 
+    def text(self, answer: list[int]) -> str:
+        """A response's tokens as the text that is scored."""
+        return self.decode(answer).strip()
+
 
 @dataclass
 class Generated:
@@ -141,12 +145,25 @@ def _answers(
         generated[member].tokens += sum(count for count, _ in of_all)
         generated[member].seconds += max(spent for _, spent in of_all)
     texts = np.empty((len(members), len(split.prompts)), dtype=object)
-    own = [[responses.decode(answer).strip() for answer in row] for row in tokens]
+    own = [[responses.text(answer) for answer in row] for row in tokens]
     parts = _gathered(adapter, own)
     for place, part in enumerate(parts):
         for i, answers in enumerate(part):
             texts[i, place :: len(parts)] = answers
     return texts
+
+
+def classes(
+    model: torch.nn.Module, adapter: FineTuning, split: Encoded, batch_size: int, pad_id: int
+) -> dict[str, Any]:
+    """Columns (n, ...) of what a classifier or a regression says of a split, its labels unread, at what is active.
+
+    Raises FloatingPointError when a logit is not finite.
+    """
+    member, device = adapter.active(), next(adapter.model.parameters()).device
+    with torch.no_grad():
+        found = _predict(model, adapter, split, [member], batch_size, pad_id, 0, device, {member: 0.0})
+    return {name: column[0] for name, column in found.items()}
 
 
 def tokens_of_logits(model: Any) -> int:

@@ -30,8 +30,8 @@ def of(run: Run) -> Contents:
     return {group: files for group, files in found.items() if files}
 
 
-def of_source(source: Source, runs: Path) -> dict[str, str]:
-    """The SHA-256 of each file of one source; sums are kept below `runs`, a folder of runs."""
+def of_source(source: Source, runs: Path | None) -> dict[str, str]:
+    """The SHA-256 of each file of one source; sums are kept below `runs`, a folder of runs, where there is one."""
     return _Sums(runs).of(source)
 
 
@@ -69,14 +69,14 @@ def changed(before: Contents, now: Contents) -> list[str]:
 class _Sums:
     """SHA-256 by path, kept in a file for those that have not been touched since."""
 
-    def __init__(self, runs: Path) -> None:
-        self.file = runs / ".cache" / "sums.json"
-        self.known: dict[str, str] = _read(self.file)
+    def __init__(self, runs: Path | None) -> None:
+        self.file = None if runs is None else runs / ".cache" / "sums.json"
+        self.known: dict[str, str] = {} if self.file is None else _read(self.file)
 
     def of(self, source: Source) -> dict[str, str]:
         before = len(self.known)
         found = {name: self._one(file) for name, file in files_of(source).items()}
-        if len(self.known) > before:
+        if self.file is not None and len(self.known) > before:
             with contextlib.suppress(OSError):  # then they are made anew the next time
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(self.file, json.dumps(self.known))

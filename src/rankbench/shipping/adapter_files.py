@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from rankbench.errors import RequestError
 from rankbench.methods.cuts import closest
+from rankbench.shipping.shipped import CONFIG
 
-CONFIG, WEIGHTS, NOTE = "adapter_config.json", "adapter_model.safetensors", "rankbench.json"
+WEIGHTS = "adapter_model.safetensors"
 A, B = "lora_A.weight", "lora_B.weight"
 _LAYER = re.compile(r"\.(?:layers|layer|h)\.(\d+)\.")  # as methods.layer_stack.PLACES has them
 AGAIN = "run the same command again with fresh=true"

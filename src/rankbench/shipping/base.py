@@ -14,6 +14,7 @@ from rankbench.records.finished import Finished
 from rankbench.settings import contents
 from rankbench.settings.model import Model
 from rankbench.settings.sources import Source, fingerprint, hub_of, locate
+from rankbench.shipping.shipped import CONFIG, Shipped
 
 log = logging.getLogger("rankbench")
 
@@ -42,7 +43,12 @@ def same_backbone(found: Finished) -> Model:
         try:
             source = locate("model", found.model)
         except RequestError as error:
-            raise RequestError(f"the backbone of {found.folder} is not where the run found it: {error}") from error
+            moved = ""
+            if isinstance(found, Shipped):
+                moved = f"; or write where it lies now into {found.folder / CONFIG}, as base_model_name_or_path"
+            raise RequestError(
+                f"the backbone of {found.folder} is not where the run found it: {error}{moved}"
+            ) from error
         raise RequestError(f"{source.path} holds no weights any more; put back those that {found.folder} trained on")
     return model
 
@@ -130,6 +136,8 @@ def _places(found: Finished) -> Iterator[Model]:
     given = found.model.path
     if given and not Path(given).expanduser().is_absolute() and Path(location).is_absolute():
         yield dataclasses.replace(found.model, path=location)
+    for place in found.elsewhere() if isinstance(found, Shipped) else ():
+        yield dataclasses.replace(found.model, path=str(place))
 
 
 def _changed(found: Finished, source: Source) -> list[str]:
@@ -137,7 +145,8 @@ def _changed(found: Finished, source: Source) -> list[str]:
     before = (found.record.get("contents") or {}).get("model")
     if not before:
         return []
-    return contents.changed({"model": before}, {"model": contents.of_source(source, found.folder.parent)})
+    runs = None if isinstance(found, Shipped) else found.folder.parent
+    return contents.changed({"model": before}, {"model": contents.of_source(source, runs)})
 
 
 def _other(now: str, before: str | None) -> str:

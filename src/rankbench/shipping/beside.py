@@ -64,17 +64,36 @@ def cut_at(found: Finished) -> int | None:
     return min(found.run.task.max_length, own or found.run.task.max_length)
 
 
+def tokenizer_of(found: Finished) -> Any:
+    """The tokenizer that the run saved; for a run that saved none, the backbone's. Raises RequestError."""
+    if not _saved(found):
+        return _tokenizer(found)
+    quiet_libraries()
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(found.adapter, trust_remote_code=found.run.model.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise RequestError(f"{found.adapter} gives no tokenizer: {str(error).splitlines()[0]}") from error
+
+
 def _write_tokenizer(found: Finished, folder: Path) -> None:
+    if files := _saved(found):
+        copied(files, folder)
+        return
+    quiet_libraries()
+    _tokenizer(found).save_pretrained(folder)
+
+
+def _saved(found: Finished) -> list[Path]:
+    """The files of the tokenizer beside the weights; none where none was saved."""
     saved = [
         file
         for file in sorted(found.adapter.iterdir())
         if file.is_file() and file.name not in OF_MODEL and not any(file.match(pattern) for pattern in NOT_TOKENIZER)
     ]
-    if any(file.name.startswith(("tokenizer", "vocab")) or file.suffix == ".model" for file in saved):
-        copied(saved, folder)
-        return
-    quiet_libraries()
-    _tokenizer(found).save_pretrained(folder)
+    known = any(file.name.startswith(("tokenizer", "vocab")) or file.suffix == ".model" for file in saved)
+    return saved if known else []
 
 
 def _tokenizer(found: Finished) -> Any:

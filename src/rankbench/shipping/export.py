@@ -25,6 +25,7 @@ from rankbench.shipping.card_code import NAMED, Made, one_line, stock
 from rankbench.shipping.finished_adapter import cut, global_cut, head_width
 from rankbench.shipping.loading import whole, with_adapter
 from rankbench.shipping.new_folder import new_folder, vacant
+from rankbench.shipping.shipped import write_note
 from rankbench.system.progress import quiet_libraries, speak
 
 if TYPE_CHECKING:
@@ -111,12 +112,13 @@ def ship(found: Finished, adapter: Adapter, made: Made, place: Path, merge: bool
 
 
 def _write(found: Finished, made: Made, place: Path, write: Callable[[Path], None]) -> list[str]:
-    """The folder, with the run's tokenizer and the card."""
+    """The folder, with the run's tokenizer, the note and the card."""
     with new_folder(place) as folder:
         write(folder)
         write_tokenizer(found, folder)
         if made.form != "adapter" and found.run.task.kind == "causal_lm":
             write_generation(found, folder)
+        write_note(found, made, folder)
         _write_card(card(found, made, place.resolve().name), folder)
     return _said(found, made, place)
 

@@ -19,14 +19,11 @@ def cut(found: Finished, rank: int | None, svd: bool, layers: int | None = None)
     from rankbench.shipping import adapter_files
 
     largest, trained = int(found.note["r"]), sorted(found.note["trained_ranks"])
+    if not svd:
+        refuse_untrained(found, rank)
     rank = largest if rank is None else rank
     if svd and not 1 <= rank <= trained[-1]:
         raise RequestError(f"--rank {rank} is outside 1 to {trained[-1]}, the trained rank that --svd cuts down")
-    if not svd and rank not in trained:
-        raise RequestError(
-            f"rank {rank} is none that this run trained ({ranks_in_words(trained)}); choose one, or cut rank "
-            f"{trained[-1]} down: rankbench export --svd"
-        )
     whole = adapter_files.read(found.adapter)
     if whole.rank != largest:
         raise RequestError(f"{found.adapter} is damaged (rank {whole.rank}, not {largest}); {adapter_files.AGAIN}")
@@ -34,6 +31,16 @@ def cut(found: Finished, rank: int | None, svd: bool, layers: int | None = None)
         whole = adapter_files.first_layers(whole, layers)
     prefix = adapter_files.prefix(whole, trained[-1] if svd else rank, found.note["scale"])
     return adapter_files.svd_cut(prefix, rank) if svd else prefix
+
+
+def refuse_untrained(found: Finished, rank: int | None) -> None:
+    """Refuse a rank (None: the largest) that the run did not train. Raises RequestError."""
+    rank, trained = int(found.note["r"]) if rank is None else rank, sorted(found.note["trained_ranks"])
+    if rank not in trained:
+        raise RequestError(
+            f"rank {rank} is none that this run trained ({ranks_in_words(trained)}); choose one, or cut rank "
+            f"{trained[-1]} down: rankbench export --svd"
+        )
 
 
 def global_cut(found: Finished, rank: int | None, layers: int | None = None) -> tuple[Adapter, dict[str, int]]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankbench.errors import RequestError
-from rankbench.records.finished import Finished, exit_of, finished, refuse_rank
+from rankbench.records.finished import Finished, exit_of, finished
 from rankbench.settings.identity import start_folder
 from rankbench.settings.model import Model
 from rankbench.settings.run import Run
 from rankbench.settings.sources import Source, fingerprint, locate
 from rankbench.shipping.base import same_backbone
 from rankbench.shipping.finished_adapter import cut, head_width
+from rankbench.shipping.shipped import Shipped, mended, opened, refuse_lacking
 from rankbench.system.progress import quiet_libraries
 
 if TYPE_CHECKING:
@@ -25,20 +26,50 @@ if TYPE_CHECKING:
     from rankbench.methods.lora import DyLora
     from rankbench.models.backbone import Backbone
     from rankbench.shipping.adapter_files import Adapter
+    from rankbench.shipping.predictor import Predicts
 
 
-def load(run: str | os.PathLike[str], rank: int | None = None, depth: int | None = None) -> torch.nn.Module:
-    """The model of a finished run at a trained rank and depth (default: the largest), in eval mode.
+def load(
+    run: str | os.PathLike[str],
+    rank: int | None = None,
+    depth: int | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> Predicts:
+    """The model of a finished run at a trained rank and depth (default: the largest), in eval mode; or an export's.
 
     It is an ordinary PEFT model, or where every weight was trained an ordinary transformers model, pruned weights as
     factors; at a depth it has so many layers. Its backbone is stored as the run stored it, quantization included, on
-    the GPU if there is one, and it computes in the run's precision, by autocast. Raises RequestError as `export` does,
-    and when the backbone has other weights now than the run trained on.
+    the GPU if there is one, and it computes in the run's precision, by autocast. `model.predict(texts)` answers texts
+    in the data's words. Code that came with an export's model runs only where `trust_remote_code` allows it. Raises
+    RequestError as `export` does, and when the backbone has other weights now than the run trained on.
     """
-    found = finished(Path(run))
-    layers = exit_of(found, depth)
-    refuse_rank(found, rank)
-    return in_the_runs_precision(found, _loaded(found, rank, layers))
+    return loaded(opened(Path(run), trust_remote_code), rank, depth)
+
+
+def loaded(found: Finished, rank: int | None, depth: int | None) -> Predicts:
+    """As `load`, of what was opened."""
+    refuse_lacking(found, rank, depth)
+    quiet_libraries()
+    from rankbench.shipping.predictor import answering
+
+    if isinstance(found, Shipped):
+        try:
+            model = _of_export(found)
+        except RequestError as error:
+            raise mended(error) from error
+    else:
+        model = _loaded(found, rank, exit_of(found, depth))
+    return answering(in_the_runs_precision(found, model), found)
+
+
+def _of_export(found: Shipped) -> Any:
+    from rankbench.shipping import adapter_files
+
+    if found.whole:
+        return whole(found, None)
+    adapter = adapter_files.read(found.adapter)
+    return with_adapter(found, adapter, head_width(found, adapter), as_stored=True, layers=found.layers).eval()
 
 
 def _loaded(found: Finished, rank: int | None, layers: int | None) -> Any:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from datetime import date
+from decimal import Decimal
 from string import Formatter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rankbench.errors import RequestError
 from rankbench.settings.task import Task
@@ -26,7 +30,7 @@ def check_columns(frame: pd.DataFrame, task: Task, file: str) -> None:
         keys += [("task.label_column", task.label_column)]
     for key, column in keys:
         if column not in frame.columns:
-            raise RequestError(_lacks(file, column, frame, key))
+            raise RequestError(lacks(file, column, list(map(str, frame.columns)), f"set {key}"))
         if (frame.columns == column).sum() > 1:
             raise RequestError(f"{file} has two columns '{column}'; rename one")
     for column in task.text_columns if task.kind != "causal_lm" else ():
@@ -35,22 +39,50 @@ def check_columns(frame: pd.DataFrame, task: Task, file: str) -> None:
         if written_so and all(number(value) is not None for value in values):
             raise RequestError(f"{file}: column '{column}' holds numbers, not text; set task.text_columns")
         for row, value in zip(frame.index, values, strict=True):
-            if not isinstance(value, str):
-                what = "empty" if value is None else f"{value!r}, not text"
-                raise RequestError(f"{file} row {row} (from 0): '{column}' is {what}; correct or remove the row")
+            check_text(value, f"{file} row {row} (from 0)", column)
 
 
-def _lacks(file: str, column: str, frame: pd.DataFrame, key: str) -> str:
-    names = [str(name) for name in frame.columns]
+def check_text(value: Any, place: str, column: str) -> None:
+    """Refuse a cell that holds no text. Raises RequestError."""
+    if not isinstance(value, str):
+        what = "empty" if value is None else f"{value!r}, not text"
+        raise RequestError(f"{place}: '{column}' is {what}; correct or remove the row")
+
+
+def lacks(file: str, column: str, names: Sequence[str], mend: str) -> str:
+    """What to say of a file without a column that is needed; it has those of `names`."""
     said = f"{file} has no column '{column}'"
-    if len(names) == 1 and (mend := other_separator(file, names[0])):
-        return f"{said}: {mend}"
+    if len(names) == 1 and (separator := other_separator(file, names[0])):
+        return f"{said}: {separator}"
     twin = [name for name in names if name.strip().casefold() == column.strip().casefold()]
     meant = f"did you mean {shown(twin)}? " if twin else ""
-    return f"{said} (it has {shown(names)}); {meant}set {key}"
+    return f"{said} (it has {shown(names)}); {meant}{mend}"
 
 
 def columns_of(*templates: str) -> list[str]:
     """The columns that templates name, each once."""
     fields = [name for template in templates for _, name, _, _ in Formatter().parse(template) if name]
     return list(dict.fromkeys(fields))
+
+
+def filled(values: Mapping[Any, Any]) -> dict[str, str]:
+    """The cells of a row that have a text: what templates may be filled with."""
+    return {str(key): text for key, value in values.items() if (text := _text(value)) is not None}
+
+
+def prompt_of(templates: Sequence[tuple[str, list[str]]], texts: Mapping[str, str], place: str) -> str:
+    """The first template whose columns all hold something, filled; each comes with its columns. Raises RequestError."""
+    for template, columns in templates:
+        if all(texts.get(column, "").strip() for column in columns):
+            return template.format(**texts)
+    empty = ", ".join(column for column in templates[-1][1] if not texts.get(column, "").strip())
+    raise RequestError(f"{place}: {empty} is empty, so no template of task.prompts fits")
+
+
+def _text(value: Any) -> str | None:
+    """A cell as text; None for what is neither text, nor a number, nor a date."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | date):
+        return None
+    return str(value) if isinstance(value, date) or math.isfinite(value) else None

@@ -94,9 +94,8 @@ def encode_responses(split: Split, tokenizer: Any, max_length: int, ids: Callabl
     """
     if tokenizer.eos_token_id is None:
         raise RequestError("the model's tokenizer has no end mark; set eos_token in its tokenizer_config.json")
-    prompts, responses = (ids(tokenizer, [texts], add_special_tokens=False)["input_ids"] for texts in split.texts)
-    begin = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
-    prompts = [[*begin, *prompt] for prompt in prompts]
+    prompts = encode_prompts(split.texts[0], tokenizer, ids)
+    responses = ids(tokenizer, [split.texts[1]], add_special_tokens=False)["input_ids"]
     too_long = [i for i, prompt in enumerate(prompts) if not 0 < len(prompt) < max_length]
     if too_long:
         i = too_long[0]
@@ -114,6 +113,12 @@ def encode_responses(split: Split, tokenizer: Any, max_length: int, ids: Callabl
     return Encoded(
         split.name, features, np.zeros(0, np.int64), split.index, lengths, prompts, split.references, cut=cut
     )
+
+
+def encode_prompts(texts: list[str], tokenizer: Any, ids: Callable[..., Ids] = tokenised) -> list[list[int]]:
+    """The tokens of prompts alone, behind the mark that begins a text where the tokenizer sets one."""
+    begin = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
+    return [[*begin, *prompt] for prompt in ids(tokenizer, [texts], add_special_tokens=False)["input_ids"]]
 
 
 def packed(data: Encoded, max_length: int) -> Encoded:

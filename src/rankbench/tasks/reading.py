@@ -6,7 +6,9 @@ import codecs
 import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,7 @@ def split_files(task: Task, root: Path) -> dict[str, list[Path]]:
         return {task.train_split: [root]}
     files = {}
     for name in (task.train_split, *task.validation_splits):
-        found = _of_split(root, name)
+        found = of_split(root, name)
         if found:
             files[name] = found
         elif name == task.train_split or not task.validation_fraction:
@@ -42,7 +44,12 @@ def split_files(task: Task, root: Path) -> dict[str, list[Path]]:
     return files
 
 
-def _of_split(root: Path, name: str) -> list[Path]:
+def splits_in(root: Path) -> list[str]:
+    """The names of the splits that a folder may hold: those of its files, shards counted as one."""
+    return sorted({_SHARD.sub("", p.stem) for p in root.iterdir() if _ending(p) in SUFFIXES and p.is_file()})
+
+
+def of_split(root: Path, name: str) -> list[Path]:
     """The file of a split, or its shards `NAME-00000-of-00002.parquet` in order. Raises RequestError."""
     of = {suffix: [p for p in sorted(root.iterdir()) if _ending(p) == suffix and p.is_file()] for suffix in SUFFIXES}
     found = [p for files in of.values() for p in files if p.stem == name]
@@ -107,26 +114,52 @@ def read(files: Sequence[Path], encoding: str) -> pd.DataFrame:
 
     frames = []
     for file in files:
-        columns, rows = _read(file, encoding)
-        frames.append(pd.DataFrame(rows, columns=columns, dtype=object))
+        (piece,) = pieces(file, encoding, None)
+        frames.append(pd.DataFrame(piece.rows, columns=piece.names, dtype=object))
         if list(frames[-1].columns) != list(frames[0].columns):
             raise RequestError(f"{file.name} has other columns than {files[0].name}; these shards are not of one split")
     return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
 
 
-def _read(file: Path, encoding: str) -> tuple[list[str], list[Any]]:
-    """The names of the columns and the rows."""
+@dataclass(frozen=True)
+class Piece:
+    """Rows of a file with the names of their columns, and as parquet stores them where it does."""
+
+    names: list[str]
+    rows: list[Any]
+    stored: Any = None
+
+
+def pieces(file: Path, encoding: str, size: int | None) -> Iterator[Piece]:
+    """A file's rows as `read` has them, `size` at a time, or all together; one piece at least.
+
+    So a file may be larger than memory; .json alone is read whole. A piece of JSON has the columns that its own rows
+    have. Raises RequestError as `read` does.
+    """
     encoding = _checked(file, encoding)
     try:
         if _ending(file) == ".parquet":
-            return _parquet(file)
-        if _ending(file) in (".csv", ".tsv"):
-            return _delimited(file, encoding)
-        return _objects(_json(file, encoding) if _ending(file) == ".json" else _json_lines(file, encoding))
+            yield from _parquet(file, size)
+        elif _ending(file) in (".csv", ".tsv"):
+            lines = _delimited(file, encoding)
+            names = next(lines)
+            yield from (Piece(names, rows) for rows in _parts(lines, size))
+        else:
+            objects = _json(file, encoding) if _ending(file) == ".json" else _json_lines(file, encoding)
+            yield from map(_objects, _parts(objects, size))
     except UnicodeDecodeError as error:
         raise RequestError(f"{file} is not {encoding} ({error.reason}); set task.encoding=latin-1, say") from error
     except (ValueError, OSError) as error:  # the parsing errors of json and pyarrow are ValueErrors
         raise RequestError(f"{file} cannot be read as {_ending(file)[1:]}: {str(error).splitlines()[0]}") from error
+
+
+def _parts(rows: Iterable[Any], size: int | None) -> Iterator[list[Any]]:
+    """The rows in lists of `size`, the last of those that are left; an empty one where there are no rows."""
+    left = iter(rows)
+    part = list(islice(left, size))
+    yield part
+    while size is not None and (part := list(islice(left, size))):
+        yield part
 
 
 def _checked(file: Path, encoding: str) -> str:
@@ -154,28 +187,32 @@ def _checked(file: Path, encoding: str) -> str:
     return "utf-8-sig" if codec == "utf-8" else encoding
 
 
-def _parquet(file: Path) -> tuple[list[str], list[Any]]:
-    import numpy as np
-    import pyarrow as pa
+def _parquet(file: Path, size: int | None) -> Iterator[Piece]:
     import pyarrow.parquet as pq
 
-    table = pq.read_table(file)
-    columns = []
-    for column in table.columns:
-        values = column.to_pylist()
-        if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):
-            short = np.float32 if pa.types.is_float32(column.type) else np.float16
-            values = [value if value is None else float(str(short(value))) for value in values]
-        columns.append(values)
-    return list(table.column_names), list(zip(*columns, strict=True))
+    with pq.ParquetFile(file) as opened:
+        batches = [opened.read()] if size is None or not opened.metadata.num_rows else opened.iter_batches(size)
+        for batch in batches:
+            columns = map(_values, batch.columns)
+            yield Piece(list(batch.schema.names), list(zip(*columns, strict=True)), batch)
 
 
-def _delimited(file: Path, encoding: str) -> tuple[list[str], list[list[str | None]]]:
-    """CSV with quotes, or TSV as GLUE writes it, where a quote is a character. Every row is as long as the header."""
+def _values(column: Any) -> list[Any]:
+    import numpy as np
+    import pyarrow as pa
+
+    values: list[Any] = column.to_pylist()
+    if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):
+        short = np.float32 if pa.types.is_float32(column.type) else np.float16
+        values = [value if value is None else float(str(short(value))) for value in values]
+    return values
+
+
+def _delimited(file: Path, encoding: str) -> Iterator[list[Any]]:
+    """The header, then rows as long: CSV with quotes, or TSV as GLUE writes it, where a quote is a character."""
     tabs = _ending(file) == ".tsv"
     how: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
     csv.field_size_limit(2**31 - 1)
-    rows: list[list[str | None]] = []
     with open(file, encoding=encoding, newline="") as stream:
         lines = csv.reader(stream, **how)
         begin = 1
@@ -183,18 +220,18 @@ def _delimited(file: Path, encoding: str) -> tuple[list[str], list[list[str | No
             names = next((row for row in lines if row), None)
             if names is None:
                 raise RequestError(f"{file} has no header; its first line names the columns")
+            yield names
             begin = lines.line_num + 1
             for row in lines:
                 if len(row) != len(names) and row:
                     raise RequestError(_uneven(file, begin, len(row), names, tabs))
                 if row:
-                    rows.append([field or None for field in row])
+                    yield [field or None for field in row]
                 begin = lines.line_num + 1
         except csv.Error as error:
             raise RequestError(
                 f"{file.name} line {begin}: {error}; write a quote inside a quoted field twice, and close the field"
             ) from error
-    return names, rows
 
 
 def _uneven(file: Path, line: int, fields: int, names: list[str], tabs: bool) -> str:
@@ -213,13 +250,11 @@ def _uneven(file: Path, line: int, fields: int, names: list[str], tabs: bool) ->
     )
 
 
-def _json_lines(file: Path, encoding: str) -> list[Any]:
-    rows = []
+def _json_lines(file: Path, encoding: str) -> Iterator[Any]:
     with open(file, encoding=encoding) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                rows.append(_parsed(file, number, line))
-    return rows
+                yield _parsed(file, number, line)
 
 
 def _parsed(file: Path, number: int, line: str) -> Any:
@@ -263,10 +298,10 @@ def _of_columns(file: Path, found: dict[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _objects(rows: list[dict[str, Any]]) -> tuple[list[str], list[Any]]:
+def _objects(rows: list[dict[str, Any]]) -> Piece:
     """Columns in the order in which they first come; a key that a row lacks is None there."""
     names = list(dict.fromkeys(_keys(rows)))
-    return names, [[row.get(name) for name in names] for row in rows]
+    return Piece(names, [[row.get(name) for name in names] for row in rows])
 
 
 def _keys(rows: list[dict[str, Any]]) -> Iterator[str]:

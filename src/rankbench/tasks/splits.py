@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import shlex
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +14,7 @@ import numpy as np
 from rankbench.errors import RequestError
 from rankbench.settings.metrics import METRICS, ClassRoles, of_positive
 from rankbench.settings.task import Task
-from rankbench.tasks.columns import columns_of
+from rankbench.tasks.columns import columns_of, filled, prompt_of
 from rankbench.tasks.labels import (
     NOT_CLASSES,
     Classes,
@@ -56,21 +53,16 @@ def responses(name: str, frame: pd.DataFrame, task: Task, file: str) -> Split:
     templates = [(template, columns_of(template)) for template in task.prompts or []]
     prompts, responses, references = [], [], []
     for row, values in zip(frame.index, frame.to_dict("records"), strict=True):
-        filled = {str(key): text for key, value in values.items() if (text := _text(value)) is not None}
-        fitting = [template for template, columns in templates if all(filled.get(c, "").strip() for c in columns)]
-        if not fitting:
-            lacking = ", ".join(c for c in templates[-1][1] if not filled.get(c, "").strip())
-            raise RequestError(f"{file} row {row} (from 0): {lacking} is empty, so no template of task.prompts fits")
-        wrong = [column for column in columns_of(task.response) if column not in filled]
+        texts = filled(values)
+        prompts.append(prompt_of(templates, texts, f"{file} row {row} (from 0)"))
+        wrong = [column for column in columns_of(task.response) if column not in texts]
         if wrong:
             found = values[wrong[0]]
             what = "is empty" if found is None else f"holds {found!r}, not text"
             raise RequestError(f"{file} row {row} (from 0): '{wrong[0]}' {what}; correct or remove the row")
-        prompts.append(fitting[0].format(**filled))
-        responses.append(task.response.format(**filled))
+        responses.append(task.response.format(**texts))
         references.append((responses[-1].strip(), *_aliases(values, task, file, row)))
-    texts = (prompts, responses)
-    return Split(name, texts, np.zeros(0, np.int64), frame.index.to_numpy(), tuple(references))
+    return Split(name, (prompts, responses), np.zeros(0, np.int64), frame.index.to_numpy(), tuple(references))
 
 
 def _aliases(values: Mapping[Hashable, Any], task: Task, file: str, row: Any) -> list[str]:
@@ -86,15 +78,6 @@ def _aliases(values: Mapping[Hashable, Any], task: Task, file: str, row: Any) ->
             "or set task.aliases_column=null"
         )
     return [alias.strip() for alias in aliases if alias.strip()]
-
-
-def _text(value: Any) -> str | None:
-    """A cell as text; None for what is neither text, nor a number, nor a date."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | date):
-        return None
-    return str(value) if isinstance(value, date) or math.isfinite(value) else None
 
 
 def classes_of(frame: pd.DataFrame, task: Task, file: str) -> Classes:

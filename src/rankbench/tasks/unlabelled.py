@@ -1,0 +1,74 @@
+"""Rows to predict, labelled or not: their texts, or the prompts that a task's templates make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rankbench.errors import RequestError
+from rankbench.settings.task import Task
+from rankbench.tasks.columns import check_text, columns_of, filled, lacks, prompt_of
+from rankbench.tasks.splits import Split
+
+
+def check_names(task: Task, names: Sequence[str], file: str) -> None:
+    """Refuse columns that lack those of the task's texts, or of all its templates. Raises RequestError."""
+    for column in _needed(task, names):
+        if column not in names:
+            raise RequestError(lacks(file, column, names, "the texts are read from columns of the task's names"))
+        if names.count(column) > 1:
+            raise RequestError(f"{file} has two columns '{column}'; rename one")
+
+
+def unlabelled(task: Task, names: Sequence[str], rows: Sequence[Sequence[Any]], file: str, first: int = 0) -> Split:
+    """The rows' texts, or their prompts alone, as a split whose labels are all 0; row `first` of the file comes first.
+
+    Raises RequestError for a row without a text, or that no template fits.
+    """
+    index = np.arange(first, first + len(rows))
+    if task.kind == "causal_lm":
+        templates = [(template, columns_of(template)) for template in task.prompts or []]
+        used = [(place, name) for place, name in enumerate(names) if name in columns_read(task)]
+        texts: tuple[list[str], ...] = (
+            [
+                prompt_of(templates, filled({name: row[place] for place, name in used}), _place(file, number))
+                for number, row in enumerate(rows, first)
+            ],
+        )
+    else:
+        texts = tuple(_column(column, names, rows, file, first) for column in task.text_columns)
+    return Split(file, texts, np.zeros(len(rows), np.int64), index)
+
+
+def columns_read(task: Task) -> list[str]:
+    """The columns of a task's texts, or all that its templates name."""
+    return columns_of(*(task.prompts or [])) if task.kind == "causal_lm" else task.text_columns
+
+
+def one_column(task: Task) -> str | None:
+    """The column that a text alone is for: the only one, or the only one of some template; None where there is none."""
+    if task.kind != "causal_lm":
+        return task.text_columns[0] if len(task.text_columns) == 1 else None
+    return next((columns[0] for columns in map(columns_of, task.prompts or []) if len(columns) == 1), None)
+
+
+def _needed(task: Task, names: Sequence[str]) -> list[str]:
+    """The columns to look for: of templates, those of one that is all there, or else of the last."""
+    if task.kind != "causal_lm":
+        return task.text_columns
+    templates = [columns_of(template) for template in task.prompts or []]
+    return next((columns for columns in templates if set(columns) <= set(names)), templates[-1])
+
+
+def _column(column: str, names: Sequence[str], rows: Sequence[Sequence[Any]], file: str, first: int) -> list[str]:
+    place = names.index(column) if column in names else None
+    cells: list[Any] = [None if place is None else row[place] for row in rows]
+    for number, cell in enumerate(cells, first):
+        check_text(cell, _place(file, number), column)
+    return cells
+
+
+def _place(file: str, row: int) -> str:
+    return f"{file} row {row} (from 0)"
