@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rankbench.settings.train import Keep, Train
+
+if TYPE_CHECKING:
+    from rankbench.training.checkpoints import Progression
+    from rankbench.training.selection import Judge
 
 
 @dataclass(frozen=True)
@@ -14,6 +20,16 @@ class Cut:
 
     scores: list[Any]
     rows: list[dict[str, Any]]
+
+
+def selected(settings: Train, judge: Judge | None, past: Progression) -> dict[str, Any]:
+    """Of a training that its evaluations decided: the step whose weights were kept, and where it stopped early."""
+    if judge is None:
+        return {}
+    best = past.best or {"step": past.step, "value": None}
+    told = {"step": best["step"], "value": best["value"], "by": str(judge)}
+    stopped = {"stopped_early": {"step": past.step, "patience": settings.patience, "best": told}}
+    return ({"kept": told} if settings.keep is Keep.best else {}) | (stopped if past.stopped else {})
 
 
 def entry(score: Any, adapter: Any, validation: list[Any], names: tuple[str, ...] | None) -> dict[str, Any]:

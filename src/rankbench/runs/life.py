@@ -21,7 +21,7 @@ from rankbench.errors import RequestError, RunFailed
 from rankbench.models import device, sharding
 from rankbench.records import lock
 from rankbench.records import record as records
-from rankbench.records.notes import notes
+from rankbench.records.notes import how_it_ended, notes
 from rankbench.runs import work
 from rankbench.runs.environment import environment
 from rankbench.settings import contents
@@ -236,7 +236,8 @@ def summary(record: dict[str, Any]) -> str:
         del columns[-1], widths[-1]  # the record has them
     lines = zip(*columns, strict=True)
     table = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join([*table, *(line for note in notes(record) for line in textwrap.wrap(note, 80))])
+    told = [*notes(record), *how_it_ended(record)]
+    return "\n".join([*table, *(line for note in told for line in textwrap.wrap(note, 80))])
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from rankbench.errors import RequestError
 from rankbench.models import device, sharding
+from rankbench.records.notes import how_it_ended
 from rankbench.runs import entries
 from rankbench.settings.identity import identity
 from rankbench.settings.metrics import GENERATED
@@ -44,7 +45,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
     from rankbench.models import backbone, quantization
     from rankbench.scoring import evaluation
     from rankbench.shipping import loading
-    from rankbench.training import loop
+    from rankbench.training import loop, selection
 
     AcceleratorState._reset_state(True)  # a run before this one in the same process may have had another precision
     group = InitProcessGroupKwargs(timeout=processes.PATIENCE)
@@ -71,6 +72,11 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
     pad_id = body.tokenizer.pad_token_id
     _check_chosen(run, adapter.family)
     chosen = [m for m in adapter.family if run.evaluate.measures(m.rank, m.depth)]
+    judge = None
+    if run.train.selects:
+        _refuse_undefined(run, loaded)
+        metric = evaluation.named(run.task.metrics[0], validation[0], validation)
+        judge = selection.judge(run.train, run.sampler, metric, chosen, adapter.learners)
     log.info(
         "train %d examples, score %d; %s parameters trained of %s",
         *(encoded.examples.sum(), sum(map(len, validation))),
@@ -105,8 +111,12 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
         folder / "checkpoints",
         values,
         tracker.loss,
+        judge,
     )
     peak = device.peak_memory(accelerator.device.type)  # training's, without what scoring adds
+    selected = entries.selected(run.train, judge, past)
+    for line in how_it_ended({"training": selected | {"steps": past.step}}):
+        log.info("%s", line)
     pruning = adapter.finish()
     log.info("measure %d sub-models", len(chosen))
     scores = measure(model)
@@ -141,6 +151,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
             "peak_memory_bytes": peak,
             "loss_curve": past.losses,
             "evaluations": past.evaluations,
+            **selected,
         },
         **({"pruning": pruning} if pruning else {}),
         "memory": memory,
@@ -211,6 +222,16 @@ def _encode(run: Run, loaded: Any, body: Any, model: Any) -> tuple[Any, list[Any
         generation.check_room(prompts, run.task.max_new_tokens, backbone.longest(body), run.model.name)
     decode = functools.partial(body.tokenizer.decode, skip_special_tokens=True)
     return train, validation, Responses(run.task.max_new_tokens, ends, decode), told
+
+
+def _refuse_undefined(run: Run, loaded: Any) -> None:
+    """Refuse to choose weights by a metric that says nothing of them. Raises RequestError."""
+    first, metric = loaded.validation[0].name, run.task.metrics[0]
+    if why := loaded.origin.get("undefined", {}).get(first, {}).get(metric):
+        raise RequestError(
+            f"task.metrics: {metric} is undefined on {first}, where {why}, so train.keep=best and train.patience have "
+            "nothing to go by; put another metric first, or give other rows"
+        )
 
 
 def _check_chosen(run: Run, family: Any) -> None:

@@ -235,6 +235,11 @@ def _losses(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[di
     return {"loss": loss, "tokens": (inputs["labels"] != IGNORED).sum(1)}, loss
 
 
+def named(metric: str, split: Encoded, splits: Sequence[Encoded]) -> str:
+    """What a metric of a split is called: with the split's name where there are several."""
+    return f"{metric}_{split.name.removeprefix('validation_')}" if len(splits) > 1 else metric
+
+
 def _score(
     member: Submodel,
     place: int,
@@ -246,10 +251,9 @@ def _score(
 ) -> Score:
     values: dict[str, float] = {}
     for split in splits:
-        suffix = f"_{split.name.removeprefix('validation_')}" if len(splits) > 1 else ""
         columns = {key: column[place] for key, column in outputs[split.name].items()}
         for name, value in score(metrics, columns, split.references or split.labels, split.roles).items():
-            values[name + suffix] = value
+            values[named(name, split, splits)] = value
     predictions = {split.name: {key: column[place] for key, column in outputs[split.name].items()} for split in splits}
     whole = seconds + generated.seconds
     return Score(member, values, sum(map(len, splits)), whole, predictions, generated if generated.seconds else None)

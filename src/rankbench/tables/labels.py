@@ -185,7 +185,10 @@ def _whole(record: dict[str, Any]) -> dict[str, Any]:
     if (record.get("backbone") or {}).get("source", "random") != "random":
         config = config | {"model": config["model"] | {"random": None}}
     shared = {f"{group}.{key}": value for group, once in ONCE_SHARED.items() for key, value in once.items()}
-    return {key: _word(value) for key, value in (NEUTRAL | shared).items()} | _flatten(config)
+    whole = {key: _word(value) for key, value in (NEUTRAL | shared).items()} | _flatten(config)
+    if whole["train.keep"] == "last" and whole["train.patience"] is None:
+        whole.pop("train.eval_steps", None)  # looking on changes nothing
+    return whole
 
 
 def _word(value: Any) -> Any:
@@ -223,7 +226,7 @@ def _telling(configs: dict[str, dict[str, Any]]) -> list[str]:
 
 def _silent(key: str) -> bool:
     key = key.removeprefix("start.")
-    return key in _SILENT or any(key == v or key.startswith(v + ".") for v in VOLATILE)
+    return key in _SILENT or any(key == v or key.startswith(v + ".") for v in VOLATILE if v != "train.eval_steps")
 
 
 _CHOICES = {"sampler.name", "quantization.name"} | {
