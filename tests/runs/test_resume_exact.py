@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -12,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import write_tiny
+from conftest import sample, write_tiny
 from tiny import a_run
 
 from rankbench.errors import RunFailed
@@ -55,6 +56,7 @@ def outcome(folder: Path) -> dict:
         "losses": training["loss_curve"],
         "evaluations": training["evaluations"],
         "steps": training["steps"],
+        "selected": {key: training.get(key) for key in ("kept", "stopped_early")},
         "csv": (folder / "metrics.csv").read_text(),
         "predictions": (folder / "predictions.parquet").read_bytes(),
         "checkpoints": (folder / "checkpoints").exists(),
@@ -110,6 +112,21 @@ MOMENTS = {
     "before the record": (runs, "_finish", 1, False),
     "after the record": (runs, "_finish", 1, True),
 }
+# A correlation moves with every step, so that which evaluation is best depends on all of them.
+SELECTING = ("task.regression=true", "task.metrics=[pearson]", "train.keep=best", "train.eval_steps=2")
+SELECTING += ("train.learning_rate=0.02", "train.schedule=constant")
+LATE = "before the best is put back"
+BEST_MOMENTS = {
+    "before a best is kept": (checkpoints, "keep_best", 2, False),
+    "after a best that no checkpoint knows": (checkpoints, "keep_best", 2, True),
+    "while a best is written": (checkpoints, "save_file", 3, False),
+    "before older ones are dropped": (checkpoints, "_drop", 3, False),
+    "right after a checkpoint": (checkpoints, "save", 2, True),
+    "before the last evaluation": (loop, "draw", STEPS, False),
+    LATE: (checkpoints, "put_back", 1, False),
+    "after the best is put back": (checkpoints, "put_back", 1, True),
+    "before the record": (runs, "_finish", 1, False),
+}
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -124,6 +141,31 @@ def test_killed_once(moment, whole, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "moment",
+    sample(
+        BEST_MOMENTS, "after a best that no checkpoint knows", "while a best is written", "before the best is put back"
+    ),
+)
+@pytest.mark.parametrize("more", sample([(), ("train.patience=2",)], ()), ids=str)
+def test_killed_once_while_the_best_is_kept(moment, more, whole, tmp_path, monkeypatch):
+    run = a_run(*settings(tmp_path, *SELECTING, *more), f"runs_dir={tmp_path / 'runs'}")
+    with monkeypatch.context() as patch:
+        dies_at(patch, *BEST_MOMENTS[moment])
+        with contextlib.suppress(Killed):  # with patience the last evaluation may never come
+            runs.execute(run)
+    assert (run.folder / "checkpoints").exists() or more
+    runs.execute(run)
+    assert outcome(run.folder) == whole(*SELECTING, *more)
+
+
+def test_the_runs_above_keep_neither_their_first_nor_their_last_weights(whole):
+    kept = whole(*SELECTING)["selected"]["kept"]
+    assert 2 < kept["step"] < STEPS and kept["by"] == "pearson, the mean of 3 sub-models"
+    stopped = whole(*SELECTING, "train.patience=2")
+    assert stopped["steps"] < STEPS and stopped["selected"]["stopped_early"]["step"] == stopped["steps"]
+
+
+@pytest.mark.parametrize(
     "variant",
     [
         ("adapter.update=frozen_strict",),
@@ -133,6 +175,9 @@ def test_killed_once(moment, whole, tmp_path, monkeypatch):
         ("adapter=lora",),
         ("train.optimizer=sgd", "train.schedule=cosine"),
         ("model=tiny_gpt2", "train.gradient_checkpointing=true"),
+        (*SELECTING, "adapter.reorder_at=[0.25,0.5,1.0]"),
+        (*SELECTING, "adapter=lora_gated", "adapter.r=4", "train.patience=2", "adapter.sparsity_warmup=0"),
+        (*SELECTING, "train.patience=1", "train.keep_by=2"),
     ],
     ids=" ".join,
 )

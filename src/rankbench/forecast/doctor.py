@@ -262,8 +262,7 @@ def _cached(run: Run, group: str, source: Source) -> bool:
     from huggingface_hub import snapshot_download
 
     inside, kind = f"{source.part}/" if source.part else "", "model" if group == "model" else "dataset"
-    splits = [run.task.train_split, *([] if run.task.validation_fraction else run.task.validation_splits)]
-    needed: list[tuple[str, ...]] = [(f"{inside}{split}-*.parquet",) for split in splits]  # as data.load has it
+    needed: list[tuple[str, ...]] = [(f"{inside}{split}-*.parquet",) for split in run.task.files]  # as data.load has it
     if group == "model":
         needed = [("config.json",), ("*.safetensors",), ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")]
     with contextlib.suppress(OSError, ValueError):

@@ -234,13 +234,14 @@ def _with(fits: Callable[[Sequence[Change]], bool], before: list[Change], after:
 
 def _steps(run: Run, loaded: data.Data | None) -> str:
     train = run.train
+    most = "at most " if train.patience else ""
     if train.max_steps:
-        return f"{train.max_steps:,} (train.max_steps)"
+        return f"{most}{train.max_steps:,} (train.max_steps)"
     if loaded is None:
         return "unknown until the data is here"
     rows = len(loaded.train)
     plan = Plan(np.ones(rows, np.int64), train, run.seed)
-    most = "at most " if run.task.packing else ""
+    most = most or ("at most " if run.task.packing else "")
     epochs = "1 epoch" if train.epochs == 1 else f"{train.epochs} epochs"
     return f"{most}{plan.steps:,} ({epochs} of {plan.steps_per_epoch:,}; {rows:,} rows)"
 

@@ -114,6 +114,10 @@ class FineTuning(ABC):
         """Numbers that an entry of the loss curve holds beside the loss."""
         return {}
 
+    def settled(self, step: int, steps: int) -> bool:
+        """Whether a model left at this step would be what was asked for, so that its evaluation may be the best."""
+        return True
+
     def finish(self) -> dict[str, Any] | None:
         """Called when training is over, before the last evaluation; returns the record's `pruning`, if anything."""
         return None

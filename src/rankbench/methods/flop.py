@@ -98,6 +98,13 @@ class Pruned(FineTuning):
         return {"sparsity": self.sparsity().item(), "lambda_1": first, "lambda_2": second}
 
     @torch.no_grad()
+    def settled(self, step: int, steps: int) -> bool:
+        """Whether the target has risen whole and is reached: what is pruned less scores better unasked."""
+        adapter = self.run.adapter
+        risen = step >= math.ceil(adapter.sparsity_warmup * steps)
+        return risen and self.sparsity().item() >= adapter.target_sparsity - MISSED
+
+    @torch.no_grad()
     def finish(self) -> dict[str, Any]:
         """Cut out each layer's round(E||z||_0) likeliest components, their mean gates folded into the second factor.
 

@@ -68,6 +68,31 @@ def _blank(known: list[str]) -> str:
     return f", so its {' and '.join(blind)} {'is' if len(blind) == 1 else 'are'} of no model at all" if blind else ""
 
 
+def how_it_ended(record: dict[str, Any]) -> list[str]:
+    """Sentences: where a run stopped early, and the weights of which step it kept by which value."""
+    training, lines = record.get("training") or {}, []
+    if stopped := training.get("stopped_early"):
+        best = stopped["best"]
+        lines.append(
+            f"Stopped at step {stopped['step']:,}: {stopped['patience']} evaluations without a better one than that "
+            f"of step {best['step']:,} ({_value(best)})."
+        )
+    if kept := training.get("kept"):
+        line = f"Kept the weights of step {kept['step']:,} of {training['steps']:,}, the best by {_value(kept)}."
+        if kept["value"] is None:
+            line = f"Kept the last weights: no evaluation gave a finite {kept['by']}."
+        lines.append(line)
+    return lines
+
+
+def _value(best: dict[str, Any]) -> str:
+    """`accuracy of rank 4: 81.25`, in the units people read."""
+    if best["value"] is None:
+        return f"{best['by']}: never finite"
+    factor = times(best["by"].split(",")[0].split(" ")[0])
+    return f"{best['by']}: {factor * best['value']:.{2 if factor > 1 else 4}f}"
+
+
 def nothing_said(data: dict[str, Any]) -> list[tuple[str, str]]:
     """Each metric that is undefined over the labels of a split, by what a record says of its data, with a sentence."""
     return [

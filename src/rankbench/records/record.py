@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankbench.errors import RequestError
+from rankbench.records import tested
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,19 +90,23 @@ def records_by_folder(path: Paths) -> dict[Path, dict[str, Any]]:
     return {file.parent: record for file, record in _records(path).items()}
 
 
-def load_runs(path: Paths) -> pd.DataFrame:
+def load_runs(path: Paths, split: str = "validation") -> pd.DataFrame:
     """Records as a tidy table: one row per (run, sub-model, metric), columns `COLUMNS`.
 
+    With `split="test"` the values and `n` are those of `task.test_splits`: to report what was chosen by the others,
+    never to choose by. A run without test splits then has no measurements, and the seconds are those of validation.
     Sub-models that a run only cut out (`evaluate.cuts`) come after its own, as `lora+svd` in the column `adapter`.
     `value` is a share or a correlation, not percent; a run without measurements has one row with an empty metric.
     Ranks and depths are nullable integers. Raises RequestError as `load_records` does.
     """
     import pandas as pd
 
+    if split not in ("validation", "test"):
+        raise RequestError(f"split={split!r}: give 'validation', by which is chosen, or 'test', which is reported")
     rows: list[list[Any]] = []
     for file, record in _records(path).items():
         try:
-            rows += _rows(record)
+            rows += _rows(record, split == "test")
         except (KeyError, TypeError, AttributeError) as error:
             raise RequestError(f"{file} lacks a part ({error!r}); remove it or run that run again") from error
     frame = pd.DataFrame(rows, columns=COLUMNS)
@@ -149,18 +154,20 @@ def _records(path: Paths) -> dict[Path, dict[str, Any]]:
     return dict(found[key] for key in sorted(found))
 
 
-def _rows(record: dict[str, Any]) -> Iterable[list[Any]]:
+def _rows(record: dict[str, Any], test: bool) -> Iterable[list[Any]]:
     config, training = record["config"], record.get("training") or {}
     group = [config[key]["name"] for key in ("task", "model", "adapter", "sampler", "quantization")]
     common = [record["run_id"], *group, config["seed"]]
     train_seconds, memory = training.get("seconds"), training.get("peak_memory_bytes")
     submodels = [*(record.get("submodels") or []), *(record.get("cuts") or [])]
+    submodels = [sub for sub in submodels if not test or sub.get("test")]
     for sub in submodels:
         cut = [f"{config['adapter']['name']}+{sub['cut']}"] if "cut" in sub else []
-        for metric, value in sub["metrics"].items():
+        for metric, value in sub["test" if test else "metrics"].items():
+            n = tested.rows(record, metric, sub["test_n"]) if test else _rows_behind(record, metric, sub["n"])
             yield [
                 *(*common[:3], *cut, *common[3 + len(cut) :]),
-                *(sub["rank"], sub["depth"], metric, value, _rows_behind(record, metric, sub["n"]), record["status"]),
+                *(sub["rank"], sub["depth"], metric, value, n, record["status"]),
                 *(train_seconds, sub["eval_seconds"], memory, sub["parameters"]["trainable"]),
             ]
     if not submodels:

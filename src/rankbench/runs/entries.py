@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rankbench.settings.train import Keep, Train
+
+if TYPE_CHECKING:
+    from rankbench.training.checkpoints import Progression
+    from rankbench.training.selection import Judge
 
 
 @dataclass(frozen=True)
-class Cut:
-    """One way of cutting rank R down: its scores, and their entries for the record."""
+class Measured:
+    """The sub-models as trained or cut in one way: their scores, those on test splits, and the record's entries."""
 
     scores: list[Any]
+    tests: list[Any]
     rows: list[dict[str, Any]]
+
+
+def selected(settings: Train, judge: Judge | None, past: Progression) -> dict[str, Any]:
+    """Of a training that its evaluations decided: the step whose weights were kept, and where it stopped early."""
+    if judge is None:
+        return {}
+    best = past.best or {"step": past.step, "value": None}
+    told = {"step": best["step"], "value": best["value"], "by": str(judge)}
+    stopped = {"stopped_early": {"step": past.step, "patience": settings.patience, "best": told}}
+    return ({"kept": told} if settings.keep is Keep.best else {}) | (stopped if past.stopped else {})
 
 
 def entry(score: Any, adapter: Any, validation: list[Any], names: tuple[str, ...] | None) -> dict[str, Any]:
@@ -57,13 +75,13 @@ def _flat(columns: dict[str, Any]) -> dict[str, Any]:
     return {name: column for name, column in columns.items() if name != "scores"} | split
 
 
-def write_predictions(file: Path, scores: list[Any], by_cut: dict[str, Cut], validation: list[Any]) -> None:
-    """Every prediction of every sub-model; with cuts, the column `cut` says which, empty for the trained ones."""
+def write_predictions(
+    file: Path, trained: Measured, by_cut: Mapping[str, Measured], validation: Sequence[Any], test: Sequence[Any]
+) -> None:
+    """Every prediction of every sub-model; where there are cuts the column `cut` says which, empty for the trained."""
     import pandas as pd
 
-    all_scores: list[tuple[str | None, Any]] = [(None, score) for score in scores]
-    all_scores += [(how, score) for how, cut in by_cut.items() for score in cut.scores]
-
+    every: list[tuple[str | None, Measured]] = [(None, trained), *by_cut.items()]
     parts = [
         pd.DataFrame(
             {
@@ -76,8 +94,10 @@ def write_predictions(file: Path, scores: list[Any], by_cut: dict[str, Cut], val
                 "reference": [answers[0] for answers in split.references] if split.references else split.labels,
             }
         )
-        for how, score in all_scores
-        for split in validation
+        for splits, of in ((validation, "scores"), (test, "tests"))
+        for how, measured in every
+        for score in getattr(measured, of)
+        for split in splits
     ]
     aside = file.with_name(f".{file.name}")
     pd.concat(parts, ignore_index=True).to_parquet(aside, index=False)

@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 
 from rankbench.errors import RequestError, RunFailed
 from rankbench.models import device, sharding
-from rankbench.records import lock
+from rankbench.records import lock, tested
 from rankbench.records import record as records
-from rankbench.records.notes import notes, without_adapter
+from rankbench.records.notes import how_it_ended, notes, without_adapter
 from rankbench.runs import work
 from rankbench.runs.environment import environment
 from rankbench.settings import contents
@@ -223,22 +223,35 @@ def _finish(folder: Path, record: dict[str, Any]) -> None:
 
 
 def summary(record: dict[str, Any]) -> str:
-    """The record's table as the command line prints it, at most 80 columns wide: a line per sub-model."""
+    """The record's table as the command line prints it, at most 80 columns wide: a line per sub-model.
+
+    What test splits say stands apart, below it.
+    """
     rows = record["submodels"]
+    own = _table(rows, [(name, [row["metrics"][name] for row in rows]) for name in rows[0]["metrics"]], costs=True)
+    beside = without_adapter(record, list(rows[0]["metrics"]))
+    told = [line for note in [*notes(record), *beside, *how_it_ended(record)] for line in textwrap.wrap(note, 80)]
+    if not rows[0].get("test"):
+        return "\n".join([*own, *told])
+    head = f"On {', '.join(tested.splits(record))} ({rows[0]['test_n']:,} examples), by which nothing was chosen:"
+    report = _table(rows, [(name, [row["test"][name] for row in rows]) for name in rows[0]["test"]])
+    return "\n".join([*own, *told, "", *textwrap.wrap(head, 80), *report])
+
+
+def _table(rows: list[dict[str, Any]], metrics: list[tuple[str, list[float]]], costs: bool = False) -> list[str]:
     family = [key for key in ("rank", "depth") if any(row.get(key) is not None for row in rows)] or ["rank"]
     columns = [[key, *("all" if row.get(key) is None else str(row[key]) for row in rows)] for key in family]
-    for name in rows[0]["metrics"]:
+    for name, values in metrics:
         digits = 2 if times(name) > 1 else 3
-        columns.append([f"{name:>10}", *(f"{times(name) * row['metrics'][name]:.{digits}f}" for row in rows)])
-    columns.append([f"{'parameters':>11}", *(f"{row['parameters']['trainable']:,}" for row in rows)])
-    columns.append(["seconds", *(f"{row['eval_seconds']:.1f}" for row in rows)])
+        columns.append([f"{name:>10}", *(f"{times(name) * value:.{digits}f}" for value in values)])
+    if costs:
+        columns.append([f"{'parameters':>11}", *(f"{row['parameters']['trainable']:,}" for row in rows)])
+        columns.append(["seconds", *(f"{row['eval_seconds']:.1f}" for row in rows)])
     widths = [max(map(len, column)) for column in columns]
-    while sum(widths) + 2 * (len(widths) - 1) > 80 and len(columns) > len(family) + len(rows[0]["metrics"]):
+    while sum(widths) + 2 * (len(widths) - 1) > 80 and len(columns) > len(family) + len(metrics):
         del columns[-1], widths[-1]  # the record has them
     lines = zip(*columns, strict=True)
-    table = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    told = [*notes(record), *without_adapter(record, list(rows[0]["metrics"]))]
-    return "\n".join([*table, *(line for note in told for line in textwrap.wrap(note, 80))])
+    return ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -60,6 +60,7 @@ class Wandb(Silent):
             self.run.define_metric("train/*", step_metric="train/step")
             self.run.define_metric("rank")
             self.run.define_metric("by_rank/*", step_metric="rank")
+            self.run.define_metric("test_by_rank/*", step_metric="rank")
         except Exception as error:
             self._give_up(error)
 
@@ -83,6 +84,9 @@ class Wandb(Silent):
             names = list(submodels[0]["metrics"]) if submodels else []
             for sub in submodels:
                 self.run.log({"rank": sub["rank"] or 0} | {f"by_rank/{name}": sub["metrics"][name] for name in names})
+                if sub.get("test"):  # apart: nothing is chosen by it
+                    own = {f"test_by_rank/{name}": value for name, value in sub["test"].items()}
+                    self.run.log({"rank": sub["rank"] or 0} | own)
             if submodels:
                 rows: list[Any] = [
                     [s["rank"], s["depth"], *(s["metrics"][n] for n in names), s["parameters"]["trainable"]]

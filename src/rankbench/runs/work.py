@@ -13,6 +13,7 @@ from typing import Any
 
 from rankbench.errors import RequestError
 from rankbench.models import device, sharding
+from rankbench.records.notes import how_it_ended
 from rankbench.runs import entries
 from rankbench.settings.identity import identity
 from rankbench.settings.metrics import GENERATED
@@ -46,7 +47,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
     from rankbench.runs import baselines
     from rankbench.scoring import evaluation
     from rankbench.shipping import loading
-    from rankbench.training import loop
+    from rankbench.training import loop, selection
 
     AcceleratorState._reset_state(True)  # a run before this one in the same process may have had another precision
     group = InitProcessGroupKwargs(timeout=processes.PATIENCE)
@@ -71,21 +72,27 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
         if over:
             sharding.shard(body.model, adapter.trained().values(), over, split)
     accelerator.prepare_model(adapter.model, evaluation_mode=True)  # placed, and under the run's autocast from here on
-    encoded, validation, responses, told = _encode(run, loaded, body, adapter.model)
+    encoded, validation, test, responses, told = _encode(run, loaded, body, adapter.model)
     pad_id = body.tokenizer.pad_token_id
     _check_chosen(run, adapter.family)
     chosen = [m for m in adapter.family if run.evaluate.measures(m.rank, m.depth)]
+    judge = None
+    if run.train.selects:
+        _refuse_undefined(run, loaded)
+        metric = evaluation.named(run.task.metrics[0], validation[0], validation)
+        judge = selection.judge(run.train, run.sampler, metric, chosen, adapter.learners)
     log.info(
-        "train %d examples, score %d; %s parameters trained of %s",
+        "train %d examples, score %d%s; %s parameters trained of %s",
         *(encoded.examples.sum(), sum(map(len, validation))),
+        f", and {sum(map(len, test))} of {', '.join(split.name for split in test)} at the end" if test else "",
         *(f"{n:,}" for n in (sum(p.numel() for p in adapter.trained().values()), adapter.count(chosen[-1]).total)),
     )
 
-    def measure(model: Any, members: Sequence[Any] = chosen) -> list[evaluation.Score]:
+    def measure(model: Any, splits: list[Any] = validation, members: Sequence[Any] = chosen) -> list[evaluation.Score]:
         return evaluation.evaluate(
             model,
             adapter,
-            validation,
+            splits,
             members,
             run.task.metrics,
             batch_size=run.train.eval_batch_size,
@@ -109,19 +116,25 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
         folder / "checkpoints",
         values,
         tracker.loss,
+        judge,
     )
     peak = device.peak_memory(accelerator.device.type)  # training's, without what scoring adds
+    selected = entries.selected(run.train, judge, past)
+    for line in how_it_ended({"training": selected | {"steps": past.step}}):
+        log.info("%s", line)
     pruning = adapter.finish()
+
+    def both() -> tuple[list[evaluation.Score], list[evaluation.Score]]:
+        return measure(model), measure(model, test) if test else []
+
     log.info("measure %d sub-models", len(chosen))
-    scores = measure(model)
-    speeds = _speeds(model, adapter, chosen, validation[0], pad_id, backbone.longest(body), responses)
     entry = functools.partial(entries.entry, adapter=adapter, validation=validation, names=loaded.label_names)
-    by_cut = {
-        how: _measure_cut(adapter, how, chosen, functools.partial(measure, model), entry) for how in run.evaluate.cuts
-    }
+    measured = _measured(both, entry)
+    speeds = _speeds(model, adapter, chosen, validation[0], pad_id, backbone.longest(body), responses)
+    by_cut = {how: _measure_cut(adapter, how, chosen, both, entry) for how in run.evaluate.cuts}
     beside = []
     if run.evaluate.baselines:
-        alone = functools.partial(measure, model)
+        alone = functools.partial(measure, model, validation)
         beside = baselines.measured(adapter, encoded, validation, run.task.metrics, loaded.num_labels, alone)
     adapter.activate(adapter.family[-1])
 
@@ -137,10 +150,10 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
     if processes.first():
         replace_folder(folder / "adapter", save)
         write_atomic(folder / "metrics.csv", loop.metrics_csv(past))
-        entries.write_predictions(folder / "predictions.parquet", scores, by_cut, validation)
+        entries.write_predictions(folder / "predictions.parquet", measured, by_cut, validation, test)
     return {
         "status": "done",
-        "submodels": [entry(score) | speeds.get(score.submodel.depth, {}) for score in scores],
+        "submodels": [row | speeds.get(row["depth"], {}) for row in measured.rows],
         **({"cuts": [{"cut": how} | row for how, cut in by_cut.items() for row in cut.rows]} if by_cut else {}),
         **({"baselines": beside} if beside else {}),
         "training": {
@@ -150,6 +163,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
             "peak_memory_bytes": peak,
             "loss_curve": past.losses,
             "evaluations": past.evaluations,
+            **selected,
         },
         **({"pruning": pruning} if pruning else {}),
         "memory": memory,
@@ -189,8 +203,10 @@ def _forecast(run: Run) -> dict[str, int] | None:
         return None
 
 
-def _encode(run: Run, loaded: Any, body: Any, model: Any) -> tuple[Any, list[Any], Any, dict[str, dict[str, int]]]:
-    """The training split, the splits to score, for a language model how it answers, and counts for the record."""
+def _encode(
+    run: Run, loaded: Any, body: Any, model: Any
+) -> tuple[Any, list[Any], list[Any], Any, dict[str, dict[str, int]]]:
+    """The training split, those to score, those for the end, how a language model answers, counts for the record."""
     from rankbench.methods import objective
     from rankbench.models import backbone, fit
     from rankbench.scoring import generation
@@ -200,26 +216,36 @@ def _encode(run: Run, loaded: Any, body: Any, model: Any) -> tuple[Any, list[Any
     from rankbench.tasks.token_cache import Kept
 
     limit = _limit(run, body)
-    splits = (loaded.train, *loaded.validation)
     ids = Kept(Path(run.runs_dir) / ".cache" / "tokens")
+    tokens = encode if loaded.kind != "causal_lm" else encode_responses
+    every = [tokens(split, body.tokenizer, limit, ids) for split in (loaded.train, *loaded.validation, *loaded.test)]
+    fit.check_ids(every, body.model, body.tokenizer)
+    train, scored = every[0], every[1:]
+    validation, test = scored[: len(loaded.validation)], scored[len(loaded.validation) :]
     if loaded.kind != "causal_lm":
-        train, *validation = (encode(split, body.tokenizer, limit, ids) for split in splits)
-        fit.check_ids((train, *validation), body.model, body.tokenizer)
-        return train, validation, None, overview.tell(loaded, (train, *validation), limit)
-    train, *validation = (encode_responses(split, body.tokenizer, limit, ids) for split in splits)
-    fit.check_ids((train, *validation), body.model, body.tokenizer)
+        return train, validation, test, None, overview.tell(loaded, every, limit)
     ends = backbone.ends(body)
     marks = {token: str(body.tokenizer.convert_ids_to_tokens(token)) for token in ends}
-    told = overview.tell(loaded, (train, *validation), limit, marks)
+    told = overview.tell(loaded, every, limit, marks)
     if run.task.packing:
         objective.check_packing(model)
         train = packed(train, limit)
         log.info("packed into %d rows of at most %d tokens", len(train), limit)
     if set(run.task.metrics) & set(GENERATED):
-        prompts = [prompt for split in validation for prompt in split.prompts]
+        prompts = [prompt for split in scored for prompt in split.prompts]
         generation.check_room(prompts, run.task.max_new_tokens, backbone.longest(body), run.model.name)
     decode = functools.partial(body.tokenizer.decode, skip_special_tokens=True)
-    return train, validation, Responses(run.task.max_new_tokens, ends, decode), told
+    return train, validation, test, Responses(run.task.max_new_tokens, ends, decode), told
+
+
+def _refuse_undefined(run: Run, loaded: Any) -> None:
+    """Refuse to choose weights by a metric that says nothing of them. Raises RequestError."""
+    first, metric = loaded.validation[0].name, run.task.metrics[0]
+    if why := loaded.origin.get("undefined", {}).get(first, {}).get(metric):
+        raise RequestError(
+            f"task.metrics: {metric} is undefined on {first}, where {why}, so train.keep=best and train.patience have "
+            "nothing to go by; put another metric first, or give other rows"
+        )
 
 
 def _check_chosen(run: Run, family: Any) -> None:
@@ -253,15 +279,25 @@ def _speeds(
     return {member.depth: {"tokens_per_second": speed} for member, speed in found.items()}
 
 
+Both = Callable[[], tuple[list[Any], list[Any]]]  # the scores of the validation splits, and of the test splits
+
+
+def _measured(both: Both, entry: Callable[[Any], dict[str, Any]]) -> entries.Measured:
+    scores, tests = both()
+    rows = [entry(score) for score in scores]
+    for row, score in zip(rows, tests, strict=False):  # none, where there is no test split
+        row |= {"test": score.metrics, "test_n": score.n}
+    return entries.Measured(scores, tests, rows)
+
+
 def _measure_cut(
-    adapter: Any, how: str, chosen: list[Any], measure: Callable[[], list[Any]], entry: Callable[[Any], dict[str, Any]]
-) -> entries.Cut:
+    adapter: Any, how: str, chosen: list[Any], both: Both, entry: Callable[[Any], dict[str, Any]]
+) -> entries.Measured:
     from rankbench.methods.cuts import cut
 
     with cut(adapter, how):
         log.info("measure %d sub-models cut by %s", len(chosen), how)
-        scores = measure()
-        rows = [entry(score) for score in scores]
-        for row in rows if adapter.by_layer else ():
+        measured = _measured(both, entry)
+        for row in measured.rows if adapter.by_layer else ():
             row["ranks_by_layer"] = adapter.by_layer[row["rank"]]
-    return entries.Cut(scores, rows)
+    return measured

@@ -252,15 +252,19 @@ def _losses(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[di
     return {"loss": loss, "tokens": (inputs["labels"] != IGNORED).sum(1)}, loss
 
 
+def named(metric: str, split: Encoded, splits: Sequence[Encoded]) -> str:
+    """What a metric of a split is called: with the split's name where there are several."""
+    return f"{metric}_{split.name.removeprefix('validation_')}" if len(splits) > 1 else metric
+
+
 def of_splits(
     splits: Sequence[Encoded], columns: Mapping[str, Mapping[str, np.ndarray]], metrics: list[str]
 ) -> dict[str, float]:
     """Each metric of predictions, which are columns (n, ...) by split; of several splits each by its own name."""
     values: dict[str, float] = {}
     for split in splits:
-        suffix = f"_{split.name.removeprefix('validation_')}" if len(splits) > 1 else ""
         for name, value in score(metrics, columns[split.name], split.references or split.labels, split.roles).items():
-            values[name + suffix] = value
+            values[named(name, split, splits)] = value
     return values
 
 

@@ -14,7 +14,7 @@ from rankbench.settings.sources import Source, fingerprint, locate
 if TYPE_CHECKING:
     from rankbench.settings.run import Run
 
-# Settings that cannot change a result.
+# Settings that cannot change a result; `train.eval_steps` does where evaluations decide (`train.selects`).
 VOLATILE = (
     "runs_dir",
     "fresh",
@@ -67,6 +67,8 @@ def identity(run: Run, at: Mapping[str, str] | None = None) -> dict[str, Any]:
             if kept[name] == neutral:
                 del kept[name]
     for key in VOLATILE:
+        if key == "train.eval_steps" and run.train.selects:  # then evaluations decide what is kept
+            continue
         *parents, last = key.split(".")
         node = values
         for parent in parents:

@@ -64,6 +64,10 @@ class Task:
     """The share of the training split to hold out for scoring, where there is no validation split."""
     validation_stratified: bool = added(False)
     """Hold out that share of each class, by its rows (default: of all texts)."""
+    test_splits: list[str] = added([])
+    """Splits scored once, at the end, that nothing is chosen by (default: none)."""
+    test_fraction: float = added(0.0)
+    """The share of the training split to hold out as the test split, where there is none."""
     metrics: list[str] = field(default_factory=lambda: ["accuracy"])
     """What to score by; the first decides in tables."""
     max_length: int = 128
@@ -78,6 +82,17 @@ class Task:
         """causal_lm, regression or classification."""
         return "causal_lm" if self.prompts else "regression" if self.regression else "classification"
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether a part of the training split may be held out."""
+        return self.validation_fraction + self.test_fraction > 0
+
+    @property
+    def files(self) -> list[str]:
+        """The splits that must be there as files: those that nothing holds out of the training split."""
+        validation = [] if self.validation_fraction else self.validation_splits
+        return [self.train_split, *validation, *([] if self.test_fraction else self.test_splits)]
+
     def check(self) -> None:
         """Raises RequestError."""
         names.check("task.name", self.name)
@@ -85,17 +100,14 @@ class Task:
         for split in self.validation_splits:
             names.check("task.validation_splits", split, "call the split's file ")
         require(1 <= len(self.text_columns) <= 2, "task.text_columns must name one column, or two for a pair of texts")
-        for key in ("text_columns", "validation_splits"):
+        for split in self.test_splits:
+            names.check("task.test_splits", split, "call the split's file ")
+        for key in ("text_columns", "validation_splits", "test_splits"):
             given = getattr(self, key)
             twice = next((one for place, one in enumerate(given) if one in given[:place]), None)
             require(twice is None, f"task.{key} has {twice!r} twice; give each once")
         require(bool(self.validation_splits), "task.validation_splits is empty; name at least one split to score")
-        require(0 <= self.validation_fraction < 1, f"task.validation_fraction={self.validation_fraction} not in [0, 1)")
-        require(
-            not self.validation_stratified or (self.kind == "classification" and self.validation_fraction > 0),
-            "task.validation_stratified holds out a share of each class; give task.validation_fraction=0.1 with it, "
-            "and a classification",
-        )
+        self._check_held_out()
         require(self.max_length >= 4, f"task.max_length={self.max_length} must be at least 4")
         for key in ("max_train_examples", "max_eval_examples"):
             value = getattr(self, key)
@@ -131,6 +143,32 @@ class Task:
             and all(isinstance(one, int | float) and not isinstance(one, bool) and finite(one) for one in numbers),
             f"task.class_weights={given} must be balanced, or numbers above 0: a list in the order of the classes, "
             "such as [1,5], or by name, such as {ham: 1, spam: 5}; null for none",
+        )
+
+    def _check_held_out(self) -> None:
+        for key, whose in (("train_split", [self.train_split]), ("validation_splits", self.validation_splits)):
+            both = [split for split in self.test_splits if split in whose]
+            does = "trains on" if key == "train_split" else "chooses by"
+            require(
+                not both,
+                f"task.test_splits has {', '.join(both)}, which task.{key} {does}; a test split is for the end alone, "
+                "so name it in one of them",
+            )
+        for key in ("validation_fraction", "test_fraction"):
+            require(0 <= getattr(self, key) < 1, f"task.{key}={getattr(self, key)} not in [0, 1)")
+        require(
+            self.validation_fraction + self.test_fraction < 1,
+            f"task.validation_fraction={self.validation_fraction} and task.test_fraction={self.test_fraction} leave "
+            "nothing to train on; lower one",
+        )
+        require(
+            not self.test_fraction or len(self.test_splits) == 1,
+            f"task.test_fraction={self.test_fraction} holds out one split; name it, with task.test_splits=[test]",
+        )
+        require(
+            not self.validation_stratified or (self.kind == "classification" and self.holds_out),
+            "task.validation_stratified holds out a share of each class; give task.validation_fraction=0.1 with it, "
+            "and a classification",
         )
 
     def _check_prompts(self) -> None:

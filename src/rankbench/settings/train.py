@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rankbench.settings.base import finite, require
+from rankbench.settings.base import added, finite, require
 
 if TYPE_CHECKING:
     from rankbench.settings.run import Run
@@ -35,6 +35,13 @@ class Optimizer(Enum):
     adamw = "adamw"
     paged_adamw = "paged_adamw"
     sgd = "sgd"
+
+
+class Keep(Enum):
+    """Which weights a run ends with: the last step's, or those of the best evaluation."""
+
+    last = "last"
+    best = "best"
 
 
 @dataclass
@@ -71,6 +78,12 @@ class Train:
     """Batches of rows of like length, so that little is padding."""
     eval_steps: int | None = None
     """Measure every so many steps too (default: at the end alone)."""
+    keep: Keep = added(Keep.last)
+    """The weights to end with: the last, or those of the best evaluation by the first metric."""
+    keep_by: Any = added(None)
+    """The rank or exit, or [rank, exit], whose metric says what is best (default: the mean of those that train)."""
+    patience: int | None = added(None)
+    """Stop after so many evaluations without a better one (default: never)."""
     eval_batch_size: int = 64
     """Rows of a batch when measuring."""
     checkpoint_steps: int = 200
@@ -78,12 +91,17 @@ class Train:
     log_steps: int = 10
     """Steps between entries of the loss curve."""
 
+    @property
+    def selects(self) -> bool:
+        """Whether its evaluations decide anything."""
+        return self.keep is Keep.best or self.patience is not None
+
     def check(self, run: Run) -> None:
         """Raises RequestError."""
         for key in ("epochs", "batch_size", "gradient_accumulation_steps", "eval_batch_size", "checkpoint_steps"):
             value = getattr(self, key)
             require(value >= 1, f"train.{key}={value} must be at least 1")
-        for key in ("max_steps", "eval_steps"):
+        for key in ("max_steps", "eval_steps", "patience"):
             value = getattr(self, key)
             require(value is None or value >= 1, f"train.{key}={value} must be at least 1, or null")
         require(self.log_steps >= 1, f"train.log_steps={self.log_steps} must be at least 1")
@@ -97,3 +115,29 @@ class Train:
             run.hardware.value != "v100" or self.precision is not Precision.bf16,
             "hardware=v100 has no bf16; use train.precision=fp32 or fp16",
         )
+        self._check_selection(run)
+
+    def _check_selection(self, run: Run) -> None:
+        for key, given in (("keep=best", self.keep is Keep.best), (f"patience={self.patience}", self.patience)):
+            require(
+                not given or self.eval_steps is not None,
+                f"train.{key} goes by periodic evaluations, and there are none; give train.eval_steps=100, say",
+            )
+        by, method, r = self.keep_by, run.adapter, run.adapter.largest_rank
+        if by is None:
+            return
+        require(
+            self.selects,
+            f"train.keep_by={by} says by what train.keep=best and train.patience go; give one of them with it",
+        )
+        numbers = by if isinstance(by, list) and len(by) == 2 and method.deep and method.nested else [by]
+        require(
+            all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in numbers),
+            f"train.keep_by={by} must be a measured rank or exit, such as 4, or [rank, exit] for a method of both",
+        )
+        if (method.nested or method.cuttable) and not method.deep:
+            require(by <= r, f"train.keep_by={by} is outside 1..adapter.r = 1..{r}; change one of the two")
+            require(
+                run.evaluate.measures(by, None),
+                f"train.keep_by={by} is not measured: evaluate.submodels={run.evaluate.submodels} leaves it out",
+            )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rankbench.records import tested
 from rankbench.records.finished import Finished, ranks_in_words
-from rankbench.settings.metrics import times
+from rankbench.settings.metrics import times, unit
 from rankbench.settings.run import Run
 from rankbench.shipping.beside import cut_at
 from rankbench.shipping.card_code import Made, loading, stock, storage
@@ -232,7 +233,18 @@ def _measured(found: Finished, made: Made) -> str:
         note = f" {this}{f' at depth {depth}' if made.rank and exits else ''} was trained, but not measured."
     elif "nested" in found.note and not found.note.get("nested") and len(rows) > 1:
         note = f" Only rank {found.note['r']} was trained; the others are its first rows and columns."
-    return "\n\n".join([*([made.choice] if made.choice else []), f"{count}{note}", table])
+    its = [row for row in rows if (row["rank"], row.get("depth")) == (made.rank, depth)]
+    test = [] if made.svd or made.ranks or not its else _tested(found, its[0])
+    return "\n\n".join([*([made.choice] if made.choice else []), f"{count}{note}", table, *test])
+
+
+def _tested(found: Finished, row: dict[str, Any]) -> list[str]:
+    """What test splits say of this sub-model, by which nothing was chosen."""
+    if not row.get("test"):
+        return []
+    said = ", ".join(f"{unit(name)} {times(name) * value:.2f}" for name, value in row["test"].items())
+    where = ", ".join(tested.splits(found.record))
+    return [markdown(f"On the {row['test_n']:,} examples of {where}, by which nothing was chosen: {said}.")]
 
 
 def _cut_row(found: Finished, made: Made) -> dict[str, float] | None:

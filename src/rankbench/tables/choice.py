@@ -16,7 +16,7 @@ from rankbench.errors import RequestError
 from rankbench.records.finished import kept
 from rankbench.records.record import Paths, read, records_by_folder
 from rankbench.settings.metrics import METRICS, base, times, unit
-from rankbench.tables import closing, metric_sums, shown, stats
+from rankbench.tables import closing, metric_sums, reported, shown, stats
 from rankbench.tables.layout import Block, chance, render, said
 from rankbench.tables.measured import Measured, Member, Runs, measure
 
@@ -57,6 +57,7 @@ def choose_rank(paths: Paths, metric: str | None = None, margin: float = 0.5) ->
     by = shown.by(list(runs.values()), metric)
     return [_block(runs, measured, found, halves, margin)], [
         _answer(measured, found, margin),
+        *(reported.lines(measured, found.within[0]) if found.within else []),
         *told,
         *closing.lines(list(given.values()), by),
         *_export(paths, measured, found),

@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from rankbench.records import tested
 from rankbench.settings.compose import KINDS, NEUTRAL
 from rankbench.settings.identity import ONCE_SHARED, PLACES, VOLATILE
 from rankbench.tables.shown import Shown
@@ -66,9 +67,14 @@ def columns(records: list[dict[str, Any]]) -> dict[str, str]:
 
 
 # What says where something lies, of which `_contents` says what it was, and defaults of settings that tell themselves.
-_SILENT = {"seed", "task.metrics", "model.preset", "model.learning_rate", "model.target_modules"} | {
-    f"{group}.{place}" for group in ("model", "task") for place in PLACES
-}
+_SILENT = {
+    "seed",
+    "task.metrics",
+    "task.test_splits",
+    "model.preset",
+    "model.learning_rate",
+    "model.target_modules",
+} | {f"{group}.{place}" for group in ("model", "task") for place in PLACES}
 SHARED = ("r", "lora_alpha", "lora_dropout", "target_modules")  # of the methods' settings, what several have
 _RESULT = ("train", "task", "model", "quantization")  # groups that can change a score, whatever the method
 
@@ -153,7 +159,8 @@ def _contents(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     data, weights = {}, {}
     for record in records:
         of, body = record.get("data") or {}, record.get("backbone") or {}
-        files = "".join(str(split.get("sha256")) for _, split in sorted((of.get("splits") or {}).items()))
+        seen = [split for name, split in sorted((of.get("splits") or {}).items()) if name not in tested.splits(record)]
+        files = "".join(str(split.get("sha256")) for split in seen)
         data[record["run_id"]] = of.get("location"), hashlib.sha256(files.encode()).hexdigest() if files else None
         weights[record["run_id"]] = body.get("location") or body.get("source"), body.get("fingerprint")
     called, bodies = _called(data), _called(weights)
@@ -185,7 +192,10 @@ def _whole(record: dict[str, Any]) -> dict[str, Any]:
     if (record.get("backbone") or {}).get("source", "random") != "random":
         config = config | {"model": config["model"] | {"random": None}}
     shared = {f"{group}.{key}": value for group, once in ONCE_SHARED.items() for key, value in once.items()}
-    return {key: _word(value) for key, value in (NEUTRAL | shared).items()} | _flatten(config)
+    whole = {key: _word(value) for key, value in (NEUTRAL | shared).items()} | _flatten(config)
+    if whole["train.keep"] == "last" and whole["train.patience"] is None:
+        whole.pop("train.eval_steps", None)  # looking on changes nothing
+    return whole
 
 
 def _word(value: Any) -> Any:
@@ -225,7 +235,7 @@ def _telling(configs: dict[str, dict[str, Any]]) -> list[str]:
 
 def _silent(key: str) -> bool:
     key = key.removeprefix("start.")
-    return key in _SILENT or any(key == v or key.startswith(v + ".") for v in VOLATILE)
+    return key in _SILENT or any(key == v or key.startswith(v + ".") for v in VOLATILE if v != "train.eval_steps")
 
 
 _CHOICES = {"sampler.name", "quantization.name"} | {

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from rankbench.errors import RequestError
+from rankbench.records import tested
 from rankbench.records.notes import one_answer
 from rankbench.settings.metrics import CORRELATIONS, MATCHES, METRICS, ClassRoles, undefined
 from rankbench.tables import labels, metric_sums
@@ -195,7 +196,9 @@ def _read(folder: Path, record: dict[str, Any], metric: str) -> _Read:
     entries = sorted([*record["submodels"], *(record.get("cuts") or [])], key=_place)
     places = [_place(sub) for sub in entries]
     try:
-        known, columns, references = _columns(pd.read_parquet(file), metric, places)
+        frame = pd.read_parquet(file)
+        chosen_by = frame[~frame["split"].isin(tested.splits(record))]  # a test split says nothing here
+        known, columns, references = _columns(chosen_by, metric, places)
     except (LookupError, ValueError, OSError, StopIteration) as error:
         raise RequestError(f"{file} is not of this run, or damaged ({error}); {AGAIN}") from error
     index, scored = columns["index"][0], references
@@ -223,17 +226,17 @@ def _refuse_other_examples(runs: Runs, read: dict[Path, _Read]) -> None:
         its, theirs = read[folder], other.get("data") or {}
         alike = np.array_equal(its.index, mine.index) and np.array_equal(its.references, mine.references)
         keys = ("label_names", "positive_label")
-        if not alike or any(theirs.get(key) != said.get(key) for key in keys) or _digests(theirs) != _digests(said):
+        if not alike or any(theirs.get(key) != said.get(key) for key in keys) or _digests(other) != _digests(record):
             raise RequestError(
                 f"{first} and {folder} were scored on other examples ({len(mine.index)} and {len(its.index)}), so "
                 "they cannot be held against each other; give the runs over one data set"
             )
 
 
-def _digests(data: dict[str, Any]) -> list[str]:
-    """The digests of the files that were scored."""
-    splits = (data.get("splits") or {}).items()
-    return [str(split.get("sha256")) for name, split in sorted(splits) if name.startswith("validation")]
+def _digests(record: dict[str, Any]) -> list[str]:
+    """The digests of the files that were scored to choose by."""
+    splits, test = ((record.get("data") or {}).get("splits") or {}).items(), tested.splits(record)
+    return [str(s.get("sha256")) for name, s in sorted(splits) if name.startswith("validation") and name not in test]
 
 
 def _roles(record: dict[str, Any]) -> ClassRoles:

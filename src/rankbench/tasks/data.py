@@ -35,6 +35,7 @@ class Data:
     validation: tuple[Split, ...]
     label_names: tuple[str, ...] | None
     origin: dict[str, Any]
+    test: tuple[Split, ...] = ()  # scored once, at the end
     kind: str = "classification"
     unlike: str = ""  # why its labels seem to be no classes
     class_weights: tuple[float, ...] | None = None  # by which the training loss weighs rows; None for none
@@ -57,9 +58,8 @@ def load(task: Task, classes: Sequence[str] | None = None) -> Data:
     What was read last is given again while the task and the content of its files are the same: do not change it.
     """
     source = locate("task", task)
-    names = [task.train_split] if task.validation_fraction else [task.train_split, *task.validation_splits]
     inside = f"{task.hub_config}/" if task.hub_config else ""
-    patterns = [f"{inside}{name}-*.parquet" for name in names]
+    patterns = [f"{inside}{name}-*.parquet" for name in task.files]
     root = fetch("task", task, source, patterns)
     files = split_files(task, root / inside if source.kind == "hub" else root)
     try:
@@ -75,16 +75,14 @@ def _load(
     frames = {name: read(places, task.encoding) for name, places in files.items()}
     for name, frame in frames.items():
         check_columns(frame, task, called(files[name]))
-    held = len(frames) == 1
-    if task.validation_fraction and not held:
-        log.warning(
-            "task.validation_fraction=%g holds nothing out: %s is there",
-            task.validation_fraction,
-            called(files[task.validation_splits[0]]),
-        )
-    if held:
-        frames = hold_out(frames[task.train_split], task, called(files[task.train_split]))
-    file_of = {name: called(files[task.train_split if held else name]) for name in frames}
+    for key, names in (("validation_fraction", task.validation_splits), ("test_fraction", task.test_splits)):
+        if getattr(task, key) and names[0] in files:
+            log.warning("task.%s=%g holds nothing out: %s is there", key, getattr(task, key), called(files[names[0]]))
+    lacking = [name for name in (*task.validation_splits, *task.test_splits) if name not in files]
+    if lacking:
+        frames |= hold_out(frames[task.train_split], task, called(files[task.train_split]), lacking)
+    from_of = {name: name if name in files else task.train_split for name in frames}
+    file_of = {name: called(files[source]) for name, source in from_of.items()}
     training = frames[task.train_split]
     classes = Classes(tuple(known)) if known else None
     if classes is None and task.kind == "classification":
@@ -122,7 +120,7 @@ def _load(
         "splits": {
             name: {
                 "file": file_of[name],
-                "sha256": sums[task.train_split if held else name],
+                "sha256": sums[from_of[name]],
                 "rows": len(split),
                 **({"labels": counts(split.labels.tolist(), label_names)} if label_names else {}),
             }
@@ -134,6 +132,7 @@ def _load(
         validation=tuple(splits[name] for name in task.validation_splits),
         label_names=label_names,
         origin=origin,
+        test=tuple(splits[name] for name in task.test_splits),
         kind=task.kind,
         unlike=classes.unlike if classes else "",
         class_weights=weights,
@@ -143,7 +142,7 @@ def _load(
 def _undefined(task: Task, splits: Mapping[str, Split]) -> dict[str, dict[str, str]]:
     """Of each split to score the metrics that say nothing of it, and why."""
     found: dict[str, dict[str, str]] = {}
-    for name in task.validation_splits if task.kind != "causal_lm" else ():
+    for name in (*task.validation_splits, *task.test_splits) if task.kind != "causal_lm" else ():
         labels = set(splits[name].labels.tolist())
         why = {metric: undefined(metric, labels, splits[name].roles) for metric in task.metrics}
         found[name] = {metric: reason for metric, reason in why.items() if reason}

@@ -1,10 +1,11 @@
-"""Validation held out of the training split, by a hash of each text."""
+"""Validation and test held out of the training split, by a hash of each text."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from rankbench.errors import RequestError
 from rankbench.settings.task import Task
 from rankbench.tasks.columns import columns_of
 from rankbench.tasks.labels import written
+from rankbench.tasks.reading import held_by
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,30 +22,45 @@ if TYPE_CHECKING:
 log = logging.getLogger("rankbench")
 
 
-def hold_out(frame: pd.DataFrame, task: Task, file: str) -> dict[str, pd.DataFrame]:
-    """Validation by a hash of the text: the same rows whatever the seed, and equal texts on one side."""
-    if len(task.validation_splits) > 1:
+def hold_out(frame: pd.DataFrame, task: Task, file: str, lacking: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The training split less those that it lacks, by a hash of the text, and these.
+
+    The same rows whatever the seed, and equal texts on one side. Validation is of the low hashes and the test of the
+    high ones, so that neither changes with the other. Raises RequestError.
+    """
+    if len(task.validation_splits) > 1 and set(lacking) & set(task.validation_splits):
         raise RequestError("task.validation_fraction holds out one split; name one in task.validation_splits")
     columns = columns_of(*(task.prompts or []), task.response) if task.kind == "causal_lm" else task.text_columns
     texts = ["\x1f".join(map(_or_empty, row)) for row in frame[columns].itertuples(index=False, name=None)]
     draws = {text: int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") / 2**64 for text in texts}
-    if task.validation_stratified:
-        chosen = _of_each_class(texts, frame[task.label_column].tolist(), draws, task.validation_fraction)
-    else:
-        chosen = {text for text, draw in draws.items() if draw < task.validation_fraction}
-    held = np.array([text in chosen for text in texts])
-    if held.all() or not held.any():
-        raise RequestError(
-            f"task.validation_fraction={task.validation_fraction} of {len(frame)} rows leaves nothing to "
-            f"{'train on' if held.all() else 'score'}; change it"
+    found, taken = {}, np.zeros(len(frame), dtype=bool)
+    for name in lacking:
+        test = name in task.test_splits
+        fraction = task.test_fraction if test else task.validation_fraction
+        own = {text: 1 - draw for text, draw in draws.items()} if test else draws
+        chosen = _chosen(frame, texts, own, fraction, task)
+        held = np.array([text in chosen for text in texts]) & ~taken
+        taken |= held
+        if taken.all() or not held.any():
+            raise RequestError(
+                f"{held_by(task, name)}={fraction} of {len(frame)} rows leaves nothing to "
+                f"{'train on' if taken.all() else 'score'}; change it"
+            )
+        found[name] = frame[held]
+        repeated = f"; its {len(frame):,} rows have {len(draws):,} texts" if len(draws) < len(frame) else ""
+        log.info(
+            "hold out %s of %s rows of %s%s (%.0f %%%s) by a hash of each text, so that equal texts stay together%s",
+            *(f"{held.sum():,}", f"{len(frame):,}", file, f" as {name}" if task.test_splits else ""),
+            *(100 * held.mean(), ", that share of each class" if task.validation_stratified else "", repeated),
         )
-    repeated = f"; its {len(frame):,} rows have {len(draws):,} texts" if len(draws) < len(frame) else ""
-    log.info(
-        "hold out %s of %s rows of %s (%.0f %%%s) by a hash of each text, so that equal texts stay together%s",
-        *(f"{held.sum():,}", f"{len(frame):,}", file, 100 * held.mean()),
-        *(", that share of each class" if task.validation_stratified else "", repeated),
-    )
-    return {task.train_split: frame[~held], task.validation_splits[0]: frame[held]}
+    return {task.train_split: frame[~taken], **found}
+
+
+def _chosen(frame: pd.DataFrame, texts: list[str], draws: dict[str, float], fraction: float, task: Task) -> set[str]:
+    """The texts of the lowest draws, that share of all of them, or of each class's rows."""
+    if task.validation_stratified:
+        return _of_each_class(texts, frame[task.label_column].tolist(), draws, fraction)
+    return {text for text, draw in draws.items() if draw < fraction}
 
 
 def _or_empty(value: Any) -> str:

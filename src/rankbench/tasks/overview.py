@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,13 +26,12 @@ def tell(
 ) -> dict[str, dict[str, int]]:
     """Log rows and labels of each split, and warn of what would mislead; returns the counts by split.
 
-    `encoded` are the training split and those to score, in order, cut at `limit` tokens. The counts: `cut` texts, and
-    for a split to score those `in_train`, which stand in the training split too. `ends` are the
-    tokens that end a response.
+    `encoded` are the training split, those to score and those for the end, in order, cut at `limit` tokens. The counts:
+    `cut` texts, and for a split to score those `in_train`, which stand in the training split too; for a test split
+    those `in_validation` too. `ends` are the tokens that end a response.
     """
-    splits = (data.train, *data.validation)
+    splits = (data.train, *data.validation, *data.test)
     width = max(len(split.name) for split in splits)
-    seen = set(zip(*data.train.texts, strict=True)) if data.kind != "causal_lm" else set(data.train.texts[0])
     found: dict[str, dict[str, int]] = {}
     for split, rows in zip(splits, encoded, strict=True):
         log.info("%s  %s", split.name.ljust(width), _contents(split, data))
@@ -43,14 +43,10 @@ def tell(
             )
         _warn_of_ends(rows, ends or {})
         if split is not data.train:
-            texts = zip(*split.texts, strict=True) if data.kind != "causal_lm" else iter(split.texts[0])
-            again = sum(text in seen for text in texts)
-            found[split.name]["in_train"] = again
-            if again:
-                log.warning(
-                    "%s: %s of %s texts also stand in %s; their scores tell what was seen, not what was learnt",
-                    *(split.name, f"{again:,}", f"{len(split):,}", data.train.name),
-                )
+            found[split.name]["in_train"] = _again(split, (data.train,), data, "what was seen, not what was learnt")
+            if split.name in {test.name for test in data.test}:
+                both = _again(split, data.validation, data, "what was chosen by, not what the choice is worth")
+                found[split.name] |= {"in_validation": both} if both else {}
             _warn_of_classes(split, data)
     if data.class_weights is not None:
         weights = data.origin["class_weights"]
@@ -69,6 +65,23 @@ def tell(
     if data.kind == "regression" and np.ptp(data.train.labels) == 0:
         log.warning("%s: every label is %g, so there is nothing to learn", data.train.name, data.train.labels[0])
     return found
+
+
+def _again(split: Split, others: Sequence[Split], data: Data, told: str) -> int:
+    """How many texts stand in these splits too, which is warned of."""
+    seen = {text for other in others for text in _texts(other, data)}
+    again = sum(text in seen for text in _texts(split, data))
+    if again:
+        log.warning(
+            "%s: %s of %s texts also stand in %s; their scores tell %s",
+            *(split.name, f"{again:,}", f"{len(split):,}", ", ".join(other.name for other in others), told),
+        )
+    return again
+
+
+def _texts(split: Split, data: Data) -> list[Any]:
+    """What a row is told from others by: its text or texts; a language model's prompt."""
+    return split.texts[0] if data.kind == "causal_lm" else list(zip(*split.texts, strict=True))
 
 
 def _contents(split: Split, data: Data) -> str:

@@ -25,23 +25,32 @@ _SHARD = re.compile(r"-(\d+)-of-(\d+)(?:-\w+)?$")
 
 def split_files(task: Task, root: Path) -> dict[str, list[Path]]:
     """The files of each split under `root` in order, or the one file that it is. Raises RequestError for a lack."""
+    shares = dict.fromkeys(task.validation_splits, task.validation_fraction)
+    shares |= dict.fromkeys(task.test_splits, task.test_fraction)
     if root.is_file():
-        if not task.validation_fraction:
-            raise RequestError(f"{root.name} is one file; set task.validation_fraction=0.1 to hold out a part to score")
+        for name, share in shares.items():
+            key, what = held_by(task, name), "a part to score" if name in task.validation_splits else f"{name} too"
+            if not share:
+                raise RequestError(f"{root.name} is one file; set {key}=0.1 to hold out {what}")
         return {task.train_split: [root]}
     files = {}
-    for name in (task.train_split, *task.validation_splits):
+    for name in (task.train_split, *shares):
         found = of_split(root, name)
         if found:
             files[name] = found
-        elif name == task.train_split or not task.validation_fraction:
+        elif not shares.get(name):
             have = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
-            key = "task.train_split" if name == task.train_split else "task.validation_splits"
-            other = "" if name == task.train_split else ", or hold out a part with task.validation_fraction=0.1"
+            key = next(k for k in ("train_split", "validation_splits", "test_splits") if name in getattr(task, k))
+            other = f", or hold out a part with {held_by(task, name)}=0.1" if name in shares else ""
             sheets = [p.name for p in root.glob(f"{name}*") if _ending(p) in SHEETS]
-            mend = f"save {sheets[0]} as .csv" if sheets else f"add it or change {key}{other}"
+            mend = f"save {sheets[0]} as .csv" if sheets else f"add it or change task.{key}{other}"
             raise RequestError(f"{root} has no {name}.jsonl, .csv, .tsv or .parquet (it holds {have}); {mend}")
     return files
+
+
+def held_by(task: Task, split: str) -> str:
+    """The setting that holds a split out of the training split."""
+    return "task.test_fraction" if split in task.test_splits else "task.validation_fraction"
 
 
 def splits_in(root: Path) -> list[str]:

@@ -140,12 +140,25 @@ def labelled(name: str, frame: pd.DataFrame, task: Task, classes: Classes | None
             where = f"{file} row {frame.index[row]} (from 0)"
             raise RequestError(f"{where} has no label in '{task.label_column}'; correct or remove the row")
         if written(column[row]) == "-1":
-            mend = "-1 marks a row without a label, as test splits of GLUE have: score validation"
-        elif classes and not classes.given and name != task.train_split and task.validation_fraction:
+            mend = _unlabelled(name, task)
+        elif (
+            classes
+            and not classes.given
+            and name != task.train_split
+            and (task.validation_fraction + task.test_fraction)
+        ):
             mend = "every row of that class was held out: task.validation_stratified=true leaves some to train on"
         if classes and classes.unlike:
             mend = f"{classes.unlike}; {NOT_CLASSES}"
         raise RequestError(f"{file} row {frame.index[row]} (from 0): label {column[row]!r} is not {expected}; {mend}")
+    if name != task.train_split and len(numbers) > 1 and set(numbers) == {-1} and classes is None:
+        raise RequestError(f"{file}: every label is -1; {_unlabelled(name, task)}")
     texts = tuple(frame[c].tolist() for c in task.text_columns)
     kind = np.float32 if classes is None else np.int64
     return Split(name, texts, np.array(numbers, kind), frame.index.to_numpy())
+
+
+def _unlabelled(name: str, task: Task) -> str:
+    """What to do about rows whose label is -1."""
+    mend = "leave it out of task.test_splits" if name in task.test_splits else "score validation"
+    return f"-1 marks a row without a label, as test splits of GLUE have: {mend}"

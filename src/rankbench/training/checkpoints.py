@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -12,8 +13,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from rankbench.system import processes
 from rankbench.system.files import flush, sha256
 
 log = logging.getLogger("rankbench")
@@ -41,6 +44,14 @@ class Progression:
     skipped: int = 0  # steps that fp16 overflowed in, so that nothing was trained
     losses: list[dict[str, Any]] = field(default_factory=list)  # {step, loss, learning_rate, submodel, ...}
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # {step, rank, depth, metric, value}
+    best: dict[str, Any] | None = None  # {step, value} of the best evaluation, where evaluations decide
+    without: int = 0  # evaluations since then
+    stopped: bool = False  # before the last step, for want of a better one
+    kept: int | None = None  # the step whose weights lie beside the checkpoints
+
+
+class DamagedBest(RuntimeError):
+    """The best weights cannot be read; the message says what to do."""
 
 
 def keep(
@@ -60,6 +71,32 @@ def keep(
     scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
     state = {"progression": vars(past), "scaler": scaler}
     save(folder, past.step, tensors, state)
+
+
+def keep_best(folder: Path, trained: dict[str, torch.nn.Parameter], past: Progression) -> None:
+    """Write the weights as they are now as the best, and drop those that neither this nor a checkpoint goes on with."""
+    past.kept = past.step
+    if processes.first():
+        _write(folder, _best(past.step), {name: p.data for name, p in trained.items()}, {"step": past.step})
+        _drop(folder, past.kept)
+
+
+def put_back(folder: Path, trained: dict[str, torch.nn.Parameter], past: Progression) -> None:
+    """Make the weights those that are kept as the best, if any. Raises DamagedBest where they cannot be read."""
+    if past.kept in (None, past.step):
+        return
+    processes.wait()  # the first has written them
+    try:
+        place = folder / _best(past.kept)
+        _verified(place)
+        with safe_open(place / "tensors.safetensors", "pt") as tensors:  # one after the other, not all of them twice
+            for name, parameter in trained.items():
+                parameter.data.copy_(tensors.get_tensor(name))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise DamagedBest(
+            f"the weights of step {past.kept}, the best, are damaged ({error}); run the same command again: it goes "
+            "on from before them"
+        ) from error
 
 
 def restore(
@@ -88,31 +125,15 @@ def restore(
 
 def save(folder: Path, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
     """Write checkpoint `step` whole or not at all, then drop all but the newest two."""
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".writing-{step}"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    try:
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, aside / "tensors.safetensors")
-        (aside / "state.json").write_text(json.dumps(state))
-        files = {p.name: {"size": p.stat().st_size, "sha256": sha256(p)} for p in sorted(aside.iterdir())}
-        (aside / "manifest.json").write_text(json.dumps({"step": step, "files": files}))
-        for file in aside.iterdir():
-            flush(file)
-        flush(aside)
-        target = folder / f"step-{step:08d}"
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(aside, target)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)  # a full disk gets its space back; the older checkpoint stands
-        raise
-    flush(folder)
+    best = state["progression"].get("kept")
+    _write(folder, f"step-{step:08d}", tensors, {"step": step, "best": best}, state)
     for old in _newest_first(folder)[KEPT:]:
         shutil.rmtree(old)
+    _drop(folder, best)
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that verifies; each damaged one is named in the log and skipped."""
+    """The newest checkpoint that verifies, its best weights too; each damaged one is named in the log and skipped."""
     for candidate in _newest_first(folder):
         try:
             return _load(candidate)
@@ -121,14 +142,62 @@ def newest(folder: Path) -> Checkpoint | None:
     return None
 
 
+def _write(folder: Path, name: str, tensors: dict[str, torch.Tensor], told: dict[str, Any], state: Any = None) -> None:
+    """Write `name` under the folder whole or not at all: tensors, a state if any, and a manifest that holds `told`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".writing-{name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, aside / "tensors.safetensors")
+        if state is not None:
+            (aside / "state.json").write_text(json.dumps(state))
+        files = {p.name: {"size": p.stat().st_size, "sha256": sha256(p)} for p in sorted(aside.iterdir())}
+        (aside / "manifest.json").write_text(json.dumps(told | {"files": files}))
+        for file in aside.iterdir():
+            flush(file)
+        flush(aside)
+        target = folder / name
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(aside, target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)  # a full disk gets its space back; the older checkpoint stands
+        raise
+    flush(folder)
+
+
+def _drop(folder: Path, best: int | None) -> None:
+    """Drop the best weights of other steps than this one, but for those that a checkpoint goes on with."""
+    used = {best}
+    for place in _newest_first(folder):
+        with contextlib.suppress(OSError, ValueError):  # a damaged one goes on with nothing
+            used.add(json.loads((place / "manifest.json").read_text()).get("best"))
+    wanted = {_best(step) for step in used if step is not None}
+    for place in folder.glob("best-*"):
+        if place.name not in wanted:
+            shutil.rmtree(place)
+
+
+def _best(step: int | None) -> str:
+    return f"best-{step or 0:08d}"
+
+
 def _load(folder: Path) -> Checkpoint:
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = _verified(folder)
+    if manifest.get("best") is not None:
+        _verified(folder.parent / _best(manifest["best"]))
+    state = json.loads((folder / "state.json").read_text())
+    return Checkpoint(manifest["step"], load_file(folder / "tensors.safetensors"), state)
+
+
+def _verified(folder: Path) -> dict[str, Any]:
+    """The manifest. Raises ValueError where a file differs from it."""
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
     for name, expected in manifest["files"].items():
         file = folder / name
         if file.stat().st_size != expected["size"] or sha256(file) != expected["sha256"]:
-            raise ValueError(f"{name} differs from the manifest")
-    state = json.loads((folder / "state.json").read_text())
-    return Checkpoint(manifest["step"], load_file(folder / "tensors.safetensors"), state)
+            raise ValueError(f"{name} of {folder.name} differs from the manifest")
+    return manifest
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -17,13 +17,14 @@ from accelerate import Accelerator
 
 from rankbench.methods import FineTuning
 from rankbench.settings.samplers import Sampler
-from rankbench.settings.train import Optimizer, Schedule, Train
+from rankbench.settings.train import Keep, Optimizer, Schedule, Train
 from rankbench.system import processes, seeds, stopping
 from rankbench.system.progress import Progress
 from rankbench.tasks.encoding import Encoded, collate, epoch_batches
 from rankbench.training import checkpoints
 from rankbench.training.checkpoints import Progression
 from rankbench.training.samplers import Draw, draw, draw_rows
+from rankbench.training.selection import Judge
 
 log = logging.getLogger("rankbench")
 
@@ -112,9 +113,12 @@ def train(
     folder: Path,
     measure: Callable[[Any], list[dict[str, Any]]],
     observe: Callable[[dict[str, Any]], None] = lambda entry: None,
+    judge: Judge | None = None,
 ) -> tuple[Any, Progression]:
     """Train to the last step, from the newest good checkpoint under `folder` if there is one.
 
+    Where `settings.selects`, `judge` holds the evaluations against each other: `patience` may stop before the last
+    step, and `keep=best` ends with the weights of the best. The schedule is that of all steps.
     Returns the prepared model and what happened. `measure(model)` is the periodic evaluation: values, each with its
     rank, depth and metric. `observe(entry)` sees each entry of `losses`, a checkpoint's first. Raises TrainingError
     when the loss is not finite or fp16 keeps overflowing, and Stopped, after a checkpoint, when a signal asks for that.
@@ -135,11 +139,12 @@ def train(
     began = time.perf_counter() - past.seconds
     recent = torch.tensor(past.pending_loss if processes.first() else 0.0, device=accelerator.device)
     turns = {max(1, round(share * plan.steps)) for share in adapter.reorder_at}
+    keeps = settings.keep is Keep.best
     in_a_row = 0
     heard: list[torch.Tensor] = []
     adapter.model.train()
     stopping.hold()
-    for step in range(past.step, plan.steps):
+    for step in range(past.step, past.step if past.stopped else plan.steps):
         factor = learning_rate_factor(settings, step, plan.steps)
         for group in optimizer.param_groups:
             if not group.get("constant"):
@@ -183,7 +188,8 @@ def train(
 
         past.step, past.seconds = step + 1, time.perf_counter() - began
         last = past.step == plan.steps
-        if past.step % settings.log_steps == 0 or last:
+        evaluates = keeps if last else bool(settings.eval_steps) and past.step % (settings.eval_steps or 1) == 0
+        if past.step % settings.log_steps == 0 or last or (evaluates and settings.patience):  # it may be the last one
             processes.add_up([recent])
             mean = recent.item() / (past.step - (past.losses[-1]["step"] if past.losses else 0))
             recent.zero_()
@@ -201,8 +207,14 @@ def train(
             )
             observe(past.losses[-1])
             progress.show(past.step, mean, submodel, past.examples / past.seconds)
-        if settings.eval_steps and past.step % settings.eval_steps == 0 and not last:
-            past.evaluations += [{"step": past.step, **value} for value in measure(model)]
+        if evaluates:
+            found = measure(model)
+            past.evaluations += [{"step": past.step, **value} for value in found]
+            settled = adapter.settled(past.step, plan.steps) or (last and past.best is None)
+            if judge is not None and settled and _judged(past, judge, found) and keeps:
+                checkpoints.keep_best(folder, trained, past)
+            past.stopped = not last and settings.patience is not None and past.without >= settings.patience
+            last = last or past.stopped
             began = time.perf_counter() - past.seconds  # evaluation is not training time
         stop = processes.heard(heard) if processes.count() > 1 else stopping.asked()
         heard = vote  # read a step later, when nobody has to wait for it
@@ -214,9 +226,22 @@ def train(
             processes.wait()  # for the first one's checkpoint
             stopping.leave()
         progress.note(past.step)
+        if past.stopped:
+            break
     stopping.release()
     progress.close()
+    checkpoints.put_back(folder, trained, past)
     return model, past
+
+
+def _judged(past: Progression, judge: Judge, found: list[dict[str, Any]]) -> bool:
+    """Whether this evaluation is the best so far, which is noted; the first process says so for all."""
+    value = processes.gathered(judge.value(found))[0]
+    better = judge.better(value, past.best["value"] if past.best else None)
+    past.without = 0 if better else past.without + 1
+    if better:
+        past.best = {"step": past.step, "value": value}
+    return better
 
 
 def _step(optimizer: Any, scaler: Any) -> bool:

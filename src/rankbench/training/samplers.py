@@ -11,6 +11,7 @@ import numpy.typing as npt
 from rankbench.methods.submodel import Submodel
 from rankbench.settings.outside import load
 from rankbench.settings.samplers.base import OverExits, OverRanks, Sampler
+from rankbench.settings.samplers.fixed import Fixed
 from rankbench.settings.samplers.geometric import Geometric
 from rankbench.settings.samplers.sandwich import Sandwich
 from rankbench.system.seeds import generator
@@ -22,6 +23,11 @@ def candidates(sampler: Sampler, family: Sequence[Submodel]) -> list[Submodel]:
     """The members that may be drawn: the family, or those of the ranks that the sampler names."""
     ranks = sampler.ranks if isinstance(sampler, OverRanks) else None
     return [m for m in family if ranks is None or m.rank in ranks]
+
+
+def drawn_from(sampler: Sampler, family: Sequence[Submodel]) -> list[Submodel]:
+    """The members that a run trains: those that may be drawn, or the largest where that is every step's."""
+    return list(family[-1:]) if isinstance(sampler, Fixed) else candidates(sampler, family)
 
 
 def probabilities(sampler: Sampler, members: Sequence[Submodel]) -> npt.NDArray[np.float64]:

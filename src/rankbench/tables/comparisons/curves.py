@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rankbench.records import tested
 from rankbench.tables import labels
 from rankbench.tables.labels import OF_SEARCH, is_search, of_search
 
@@ -17,6 +18,7 @@ class Curve:
     values: dict[int | None, float] = field(default_factory=dict)
     trainable: dict[int | None, int] = field(default_factory=dict)
     total: dict[int | None, int] = field(default_factory=dict)
+    test: dict[int | None, dict[str, float]] = field(default_factory=dict)  # by metric, where there are test splits
     seconds: float = 0.0
     trainings: int = 0
 
@@ -25,6 +27,7 @@ class Curve:
         self.values[row["rank"]] = row["metrics"][metric]
         self.trainable[row["rank"]] = row["parameters"]["trainable"]
         self.total[row["rank"]] = row["parameters"]["total"]
+        self.test[row["rank"]] = tested.values(row, metric)
 
     def pay(self, record: dict[str, Any]) -> None:
         """Count a record's training."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from rankbench.settings.methods import DYLORA
 from rankbench.settings.metrics import rises, times, unit
 from rankbench.tables import labels, plots
 from rankbench.tables.comparisons import published
+from rankbench.tables.comparisons.bests import bests, metric_name, spread_of
 from rankbench.tables.comparisons.curves import Curve, Curves, curves
 from rankbench.tables.comparisons.paired import paired
 from rankbench.tables.labels import SEARCH
@@ -69,43 +69,10 @@ def lora_search_vs_dylora(path: Paths, metric: str | None = None, margin: float 
     what = f"{records[0]['config']['task']['name']}, {records[0]['config']['model']['name']}"
     return [
         Block(f"{what}: {unit(metric)} at each rank{_over(found)}.", _whole_curve(found, metric), by(records, metric)),
-        Block(
-            f"Best over {'ranks ' + ', '.join(map(str, ranks)) if ranks else 'all measured ranks'}, chosen on the "
-            "scored examples themselves; AURAC: mean of the curve over log2 rank; seconds of all its trainings, and "
-            "these over one nested run's.",
-            _bests(found, metric, ranks, nested),
-        ),
+        bests(found, metric, ranks, nested),
         *paired(found, metric, ranks, margin),
         *published.dylora("5", "seconds"),
     ]
-
-
-def _bests(found: Curves, metric: str, ranks: list[int], nested: list[str]) -> pd.DataFrame:
-    factor, upwards = times(metric), rises(metric)
-    base = [curve.seconds for name in nested[:1] for curve in found[name].values()]
-    rows = {}
-    for name, seeds in found.items():
-        best, at, area = [], Counter[Any](), []
-        for curve in seeds.values():
-            own = {rank: value for rank, value in curve.values.items() if not ranks or rank in ranks}
-            if not own:
-                continue
-            rank = (max if upwards else min)(own, key=own.__getitem__)
-            best.append(factor * own[rank])
-            at[rank] += 1
-            if len(own) > 1:
-                area.append(factor * aurac([rank or 1 for rank in own], list(own.values())))
-        seconds = [curve.seconds for curve in seeds.values()]
-        ratio = f"{statistics.mean(seconds) / statistics.mean(base):.2f}" if base else "-"
-        rows[name] = [
-            _spread(best, metric),
-            ", ".join(str(rank) for rank, _ in at.most_common()) or "-",
-            _spread(area, metric),
-            f"{statistics.mean(curve.trainings for curve in seeds.values()):.2g}",
-            f"{statistics.mean(seconds):,.0f}",
-            ratio,
-        ]
-    return frame(rows, ["best", "at rank", "AURAC", "trainings", "seconds", "x nested"], "method")
 
 
 def _whole_curve(found: Curves, metric: str) -> pd.DataFrame:
@@ -113,7 +80,7 @@ def _whole_curve(found: Curves, metric: str) -> pd.DataFrame:
     most = max(len(seeds) for seeds in found.values())
     rows = {
         "whole" if rank is None else str(rank): [
-            _spread([times(metric) * c.values[rank] for c in seeds.values() if rank in c.values], metric, most)
+            spread_of([times(metric) * c.values[rank] for c in seeds.values() if rank in c.values], metric, most)
             for seeds in found.values()
         ]
         for rank in ranks
@@ -190,7 +157,7 @@ def _glue_row(
     means, cells = [], []
     for task in tasks:
         values = [c.values[rank] for c in of_task.get(task, {}).values() if rank in c.values]
-        cells.append(_spread([times(metrics[task]) * v for v in values], metrics[task]) if values else "-")
+        cells.append(spread_of([times(metrics[task]) * v for v in values], metrics[task]) if values else "-")
         means += [times(metrics[task]) * statistics.mean(values)] if values else []
     return [*cells, f"{statistics.mean(means):.1f}" if len(means) == len(of_task) else "-"]
 
@@ -199,7 +166,7 @@ def _area(seeds: dict[int, Curve], metric: str | None) -> str:
     """The area under the curve over seeds, of those that measured two ranks or more."""
     own = [{rank: value for rank, value in curve.values.items() if rank} for curve in seeds.values()]
     areas = [times(metric or "") * aurac(list(c), list(c.values())) for c in own if len(c) > 1]
-    return _spread(areas, metric) if areas and metric else "-"
+    return spread_of(areas, metric) if areas and metric else "-"
 
 
 def _union(of_task: dict[str, dict[int, Curve]]) -> dict[int, Curve]:
@@ -217,7 +184,7 @@ def flop(path: Paths, metric: str | None = None) -> list[Block]:
         for rank in sorted({rank for curve in seeds.values() for rank in curve.values}, key=_last):
             own = [curve for curve in seeds.values() if rank in curve.values]
             rows[name if rank is None else f"{name}, rank {rank}"] = [
-                _spread([times(metric) * curve.values[rank] for curve in own], metric),
+                spread_of([times(metric) * curve.values[rank] for curve in own], metric),
                 f"{statistics.mean(curve.trainable[rank] for curve in own) / 1e6:.3f}",
                 f"{statistics.mean(curve.total[rank] for curve in own) / 1e6:.2f}",
                 spread([curve.seconds for curve in own], 0),
@@ -252,7 +219,12 @@ def leaderboard(path: Paths, metric: str | None = None) -> list[Block]:
                 if len(c.values) > 1
             ]
             cells = [
-                *("whole" if top is None else str(top), _spread(value, chosen), _spread(area, chosen), str(len(seeds))),
+                *(
+                    "whole" if top is None else str(top),
+                    spread_of(value, chosen),
+                    spread_of(area, chosen),
+                    str(len(seeds)),
+                ),
                 f"{statistics.mean(c.trainable[top] for c in ends):,.0f}",
                 spread([c.seconds for c in seeds.values()], 0),
             ]
@@ -262,11 +234,6 @@ def leaderboard(path: Paths, metric: str | None = None) -> list[Block]:
         caption = f"{task}, {model}: {unit(chosen)}, best first."
         blocks.append(Block(caption, frame(rows, head, "method"), by(records, chosen)))
     return blocks
-
-
-def metric_name(metric: str) -> str:
-    """A metric as a column's head."""
-    return metric.replace("_", " ")
 
 
 def of_one(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -294,11 +261,3 @@ def _over(found: Curves) -> str:
     if seeds == {1}:
         return ", one seed"
     return ", mean ± standard deviation over seeds" + (f" ({seeds.pop()})" if len(seeds) == 1 else "")
-
-
-def _spread(values: Sequence[float], metric: str, most: int | None = None) -> str:
-    """Mean and deviation; with the number of seeds behind it where other cells have more."""
-    if not values:
-        return "-"
-    few = f" ({len(values)})" if most is not None and len(values) < most else ""
-    return spread(values, 1 if times(metric) > 1 else 3) + few

@@ -1,0 +1,26 @@
+"""What a record's test splits say: a report, by which nothing is chosen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rankbench.settings.metrics import base
+
+
+def splits(record: dict[str, Any]) -> list[str]:
+    """The names of a run's test splits."""
+    return list((record.get("config") or {}).get("task", {}).get("test_splits") or [])
+
+
+def rows(record: dict[str, Any], metric: str, n: int) -> int:
+    """The rows that a metric of the test was computed on: those of its split where there are several."""
+    names = splits(record)
+    for name in names if len(names) > 1 else ():
+        if metric.endswith(f"_{name.removeprefix('validation_')}"):
+            return int(record["data"]["splits"][name]["rows"])
+    return n
+
+
+def values(sub: dict[str, Any], metric: str) -> dict[str, float]:
+    """Of a sub-model's entry, the values on test splits of what a metric of validation is; none without such splits."""
+    return {name: value for name, value in (sub.get("test") or {}).items() if base(name) == base(metric)}
