@@ -72,7 +72,7 @@ def test_the_records_values_are_scikit_learns_of_the_predictions_that_it_keeps(c
 @pytest.mark.parametrize("name", OF_CLASSES + OF_VALUES)
 def test_stored_predictions_give_the_records_value(name: str, split: str, request: pytest.FixtureRequest) -> None:
     run = request.getfixturevalue("classes" if name in OF_CLASSES else "values")
-    found = measure(run, record_of(run), f"{name}_{split}")  # which refuses what is not the record's
+    found = measure({run: record_of(run)}, f"{name}_{split}")  # which refuses what is not the record's
     assert found.sums.rises == METRICS[name].rises and found.undefined is None
 
 
