@@ -78,9 +78,9 @@ def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:
         if run.fresh and processes.first():
             _begin_anew(folder)
         processes.wait()
-        found = records.read(folder)
+        found = records.done(folder)
         processes.wait()
-        if found and found["status"] == "done":
+        if found:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             log.info("already done: %s", folder)
             if why := records.affected(found):

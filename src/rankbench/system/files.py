@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+log = logging.getLogger("rankbench")
+
+
+def walk(place: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """As `os.walk`, and through links to folders; each folder once, under the name that no link gave it if it has one.
+
+    A folder that cannot be read is named in the log and left out.
+    """
+
+    def closed(error: OSError) -> None:
+        log.warning("%s cannot be read (%s), so what is in it is not counted", error.filename, error.strerror)
+
+    seen, starts = set(), [place]
+    while starts:
+        for name, inside, files in os.walk(starts.pop(0), onerror=closed):
+            root = Path(name)
+            at = root.stat()
+            if (at.st_dev, at.st_ino) in seen:
+                inside.clear()
+                continue
+            seen.add((at.st_dev, at.st_ino))
+            yield root, inside, files
+            starts += [root / folder for folder in inside if (root / folder).is_symlink()]
 
 
 def write_atomic(file: Path, text: str) -> None:
