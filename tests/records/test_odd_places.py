@@ -1,4 +1,4 @@
-"""Copies, links and things that are no records, where records are looked for: one answer everywhere, and no run is lost."""
+"""Copies, links and things that are no records, where records are looked for: one answer everywhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Answer, sample, write_tiny
+from conftest import Answer, sample
 
 from rankbench.errors import RequestError
 from rankbench.records.record import load_records, load_runs
@@ -53,7 +53,10 @@ LINKS: dict[str, Callable[[Path, Path], None]] = {
     "a cycle": lambda run, runs: (shutil.copytree(run, runs / run.name), (runs / "loop").symlink_to(runs)),
     "itself": lambda run, runs: (shutil.copytree(run, runs / run.name), (runs / "self").symlink_to(runs / "self")),
     "nothing": lambda run, runs: (shutil.copytree(run, runs / run.name), (runs / "gone").symlink_to(runs / "none")),
-    "latest": lambda run, runs: (shutil.copytree(run, runs / "in" / run.name), (runs / "a").symlink_to(runs / "in" / run.name)),
+    "latest": lambda run, runs: (
+        shutil.copytree(run, runs / "in" / run.name),
+        (runs / "a").symlink_to(runs / "in" / run.name),
+    ),
 }
 
 
@@ -97,7 +100,9 @@ every_odd = pytest.mark.parametrize("odd", ODD, indirect=True)
 
 
 @every_odd
-def test_what_is_no_record_is_named_and_ends_no_verb_in_a_traceback(odd: Path, call_main: Callable[..., Answer]) -> None:
+def test_what_is_no_record_is_named_and_ends_no_verb_in_a_traceback(
+    odd: Path, call_main: Callable[..., Answer]
+) -> None:
     file = str(odd / "record.json")
     for words in (["table", "curve", str(odd.parent)], ["table", "leaderboard", str(odd.parent)]):
         answer = call_main(*words)
@@ -110,11 +115,11 @@ def test_what_is_no_record_is_named_and_ends_no_verb_in_a_traceback(odd: Path, c
 
 @pytest.mark.parametrize("odd", sample(ODD, "a folder", "done alone", "cut"), indirect=True)
 def test_a_run_passes_over_what_is_no_record_or_refuses_it_before_it_trains(
-    odd: Path, make_run: Callable[..., Run], caplog: pytest.LogCaptureFixture
+    odd: Path, make_run: Callable[..., Run], capfd: pytest.CaptureFixture[str]
 ) -> None:
     if (odd / "record.json").is_dir():
         with pytest.raises(RequestError, match=r"record\.json is a folder"):
             execute(make_run())
         return
     assert execute(make_run())["status"] == "done"
-    assert f"{odd / 'record.json'} is not a whole record" in caplog.text
+    assert f"{odd / 'record.json'} is not a whole record" in capfd.readouterr().err

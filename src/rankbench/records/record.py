@@ -51,7 +51,7 @@ def read(folder: Path) -> dict[str, Any] | None:
         record: dict[str, Any] = json.loads((folder / "record.json").read_text())
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and "status" in record else None
+    return record if isinstance(record, dict) and isinstance(record.get("status"), str) else None
 
 
 def done(folder: Path) -> dict[str, Any] | None:
@@ -59,7 +59,9 @@ def done(folder: Path) -> dict[str, Any] | None:
     found, file = read(folder), folder / "record.json"
     why = damage(found) if found and found["status"] == "done" else None
     if why or (found is None and file.exists()):
-        log.warning("%s is not a whole record (%s), so the run does not count as done", file, why or "it lacks a status")
+        log.warning(
+            "%s is not a whole record (%s), so the run does not count as done", file, why or "it lacks a status"
+        )
     return found if found and found["status"] == "done" and not why else None
 
 

@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class Sweep(BasicSweeper):
             raise RequestError(
                 f"{file.parent} cannot be written ({error.strerror}); choose another runs_dir"
             ) from error
+        before = {job.run_id: made for job in jobs if job.fresh and (made := _made(job))}
         try:
             with stopping.obeyed():
                 refused = self._finish(jobs)
@@ -74,6 +75,11 @@ class Sweep(BasicSweeper):
             raise
         write_atomic(file, json.dumps(listed | {"refused": refused}, indent=1))
         there = {job.run_id: standing(job.folder) for job in jobs if job.folder.is_dir()}
+        for job in jobs:
+            if job.run_id in before and _made(job) == before[job.run_id]:
+                why = refused.get(job.run_id, "it was killed")
+                note = f"fresh=true did not do it again: {why}; what was done before stands"
+                there[job.run_id] = replace(there[job.run_id], state="failed", note=note)
         found = of_sweep(Listed(asked, refused, None), there)
         print(table(found))
         if mirrored := [job for job in jobs if job.log.name == "wandb"]:
@@ -140,6 +146,11 @@ def _name(group: str | None, jobs: Sequence[Job]) -> str:
 
 def _done(job: Job) -> bool:
     return job.folder.is_dir() and standing(job.folder).state == "done"
+
+
+def _made(job: Job) -> int | None:
+    """When the record of a done job was written; None for another."""
+    return (job.folder / "record.json").stat().st_mtime_ns if _done(job) else None
 
 
 def _line(error: Any) -> str:

@@ -73,19 +73,26 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     aside.mkdir()
     try:
         write(aside)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         os.replace(aside, folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
 
 
-def empty(folder: Path) -> None:
-    """Remove everything in a folder but its lock."""
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all in it, or a link, and say then where what it led to still lies."""
+    if path.is_symlink():
+        log.info("%s was a link; what it led to, %s, is left as it is", path, os.readlink(path))
+        path.unlink()
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def empty(folder: Path, but: tuple[str, ...] = ()) -> None:
+    """Remove everything in a folder but its lock and what is named."""
     for item in folder.iterdir():
-        if item.name.startswith(".lock"):
-            continue
-        if item.is_dir():
-            shutil.rmtree(item)
-        else:
-            item.unlink()
+        if not item.name.startswith(".lock") and item.name not in but:
+            remove(item)
