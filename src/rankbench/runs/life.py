@@ -66,12 +66,7 @@ def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:
     speak()
     sharding.refuse(run.adapter, run.quantization)
     folder = run.folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(
-            f"runs_dir={run.runs_dir} cannot be written ({error.strerror}); choose another runs_dir"
-        ) from error
+    places.make(folder)
     home.spare(folder.parent)
     with stopping.obeyed(), _held(folder) as mine:
         anew = run.fresh and not places.emptied(folder)
@@ -128,6 +123,7 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str], anew
 
     def begin() -> Any:
         nonlocal stands, tracker
+        stopping.check()
         stands = False
         if anew and processes.first():
             places.begin_anew(folder)
@@ -138,31 +134,34 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str], anew
         return tracker.loss
 
     try:
-        if processes.first() and not stands:
-            write_atomic(folder / "config.yaml", config)
-        doctor.refuse(run)
-        loaded = data.load(run.task)
-        base |= {"sources": sources(run), "data": loaded.origin}
-        if processes.first():
-            base["contents"] = contents.of(run)
-        if processes.first() and not anew:
-            contents.keep(folder, base["contents"])
-        quiet_libraries()
-        from rankbench.models.precision import choose_precision
+        with stopping.preferred():
+            if processes.first() and not stands:
+                write_atomic(folder / "config.yaml", config)
+            doctor.refuse(run)
+            loaded = data.load(run.task)
+            stopping.check()
+            base |= {"sources": sources(run), "data": loaded.origin}
+            if processes.first():
+                base["contents"] = contents.of(run)
+            if processes.first() and not anew:
+                contents.keep(folder, base["contents"])
+            quiet_libraries()
+            from rankbench.models.precision import choose_precision
 
-        precision, reason = choose_precision(run.train.precision, run.hardware)
-        log.info("precision %s: %s", precision, reason)
-        base["environment"] = environment(device.device_name(), precision, reason, words)
-        if processes.first() and not anew:
-            tracker = tracking.start(run, base["config"])
-        with sharding.by_hand() as split:
-            record = base | work.carry_out(run, folder, loaded, precision, begin, split)
-        if processes.first():
-            mine.check()
-            _finish(folder, record)
-        tracker.finish(record, folder / "curve.png")
-        processes.wait()
-        return record
+            precision, reason = choose_precision(run.train.precision, run.hardware)
+            log.info("precision %s: %s", precision, reason)
+            base["environment"] = environment(device.device_name(), precision, reason, words)
+            if processes.first() and not anew:
+                tracker = tracking.start(run, base["config"])
+            with sharding.by_hand() as split:
+                record = base | work.carry_out(run, folder, loaded, precision, begin, split)
+            stopping.check()
+            if processes.first():
+                mine.check()
+                _finish(folder, record)
+            tracker.finish(record, folder / "curve.png")
+            processes.wait()
+            return record
     except RequestError:
         tracker.finish(base | {"status": "refused"}, None)
         if processes.first():

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
 
+from rankbench.errors import RequestError
 from rankbench.settings import contents
 from rankbench.settings.base import require
 from rankbench.system import processes
 from rankbench.system.files import empty, remove
 
 FILES = ("config.yaml", "run.log", "metrics.csv", "predictions.parquet", "curve.png", "record.json", contents.FILE)
+
+
+def make(folder: Path) -> None:
+    """Make a run's folder. Raises RequestError where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        above = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+        if above.is_symlink() and not above.exists():
+            why = f"{above} is a link to what is not there; bring that back, remove the link"
+        elif not above.is_dir():
+            why = f"{above} is no folder, and the runs go there; move it away"
+        else:
+            why = f"{folder} cannot be written ({error.strerror}); make room for it"
+        raise RequestError(f"{why}, or choose another runs_dir") from error
 
 
 def emptied(folder: Path) -> bool:
