@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankbench.errors import RequestError
 from rankbench.records import tested
-from rankbench.system.files import walk
+from rankbench.system.files import expanded, walk
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,7 +149,7 @@ def damage(record: dict[str, Any]) -> str | None:
 
 def _records(path: Paths) -> dict[Path, dict[str, Any]]:
     """File -> record, sorted by run id; of copies of one run the newest done one counts, else the newest."""
-    places = [Path(place) for place in ([path] if isinstance(path, str | os.PathLike) else path)]
+    places = [expanded(place) for place in ([path] if isinstance(path, str | os.PathLike) else path)]
     files: set[Path] = set()
     for place in places:
         if not place.exists():

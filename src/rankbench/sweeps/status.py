@@ -16,7 +16,7 @@ from typing import Any
 
 from rankbench.errors import RequestError
 from rankbench.records import lock, record
-from rankbench.system.files import walk
+from rankbench.system.files import expanded, walk
 from rankbench.system.progress import clock
 
 log = logging.getLogger("rankbench")
@@ -58,7 +58,7 @@ def main(words: list[str]) -> None:
     """`rankbench status [RUNS ...]`: a line for every run, and how many there are of each state."""
     parser = argparse.ArgumentParser(prog="rankbench status", description="How the runs in a folder stand.")
     parser.add_argument("runs", nargs="*", default=["runs"], help="folders of runs, or single runs (default: runs)")
-    found = [standing for place in parser.parse_args(words).runs for standing in standings(Path(place))]
+    found = [standing for place in parser.parse_args(words).runs for standing in standings(expanded(place))]
     print(table(found))
 
 

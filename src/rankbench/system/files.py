@@ -12,6 +12,11 @@ from pathlib import Path
 log = logging.getLogger("rankbench")
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path as a person gives it, `~` taken for the home; where nobody knows the home it stays as written."""
+    return Path(os.path.expanduser(path))
+
+
 def walk(place: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """As `os.walk`, and through links to folders; each folder once, under the name that no link gave it if it has one.
 
