@@ -25,7 +25,7 @@ from rankbench.sweeps import summary
 from rankbench.sweeps.jobs import Asked, Job, group, split
 from rankbench.sweeps.status import SWEEPS, Listed, of_sweep, standing, table
 from rankbench.system import processes, slurm, stopping
-from rankbench.system.files import write_atomic
+from rankbench.system.files import expanded, write_atomic
 from rankbench.system.progress import speak
 
 log = logging.getLogger("rankbench")
@@ -55,7 +55,7 @@ class Sweep(BasicSweeper):
             arguments = [*arguments, f"log.group={group(arguments)}"]
         loader = self.hydra_context.config_loader
         jobs = Asked(self.config, loader, split(self, loader)).jobs(arguments)
-        file = Path(self.config.runs_dir) / SWEEPS / f"{_name(jobs[0].log.group, jobs)}.json"
+        file = expanded(self.config.runs_dir) / SWEEPS / f"{_name(jobs[0].log.group, jobs)}.json"
         asked = {job.run_id: job.words for job in jobs}
         listed = {"command": shlex.join(["rankbench", *sys.argv[1:]]), "runs": asked}
         try:
@@ -73,7 +73,10 @@ class Sweep(BasicSweeper):
             if "submitit_folder" in self.config.hydra.launcher:
                 log.info("the Slurm jobs go on without this call: rankbench status shows them, scancel ends them")
             raise
-        write_atomic(file, json.dumps(listed | {"refused": refused}, indent=1))
+        try:
+            write_atomic(file, json.dumps(listed | {"refused": refused}, indent=1))
+        except OSError as error:  # the runs have ended, and the table below is of them
+            log.warning("%s cannot be written (%s), so rankbench status knows less", file, error.strerror)
         there = {job.run_id: standing(job.folder) for job in jobs if job.folder.is_dir()}
         for job in jobs:
             if job.run_id in before and _made(job) == before[job.run_id]:
