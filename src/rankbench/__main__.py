@@ -190,7 +190,7 @@ def main() -> None:
             if not words:
                 log.warning("no settings are given, so this trains the defaults: %s; make demo is shorter", DEFAULTS)
             sweep.install()
-            with read_first(asked.folders):
+            with stopping.obeyed(), read_first(asked.folders):
                 job()
             if _failures:
                 raise _failures.pop()

@@ -467,11 +467,12 @@ def test_the_same_seed_gives_the_same_record_but_for_time(make_run: Callable[...
 # Records of older versions
 
 
-CLASSIFIED = {"task": {"name": "t", "label_names": None}}
+CLASSIFIED = {"task": {"name": "t", "label_names": None}, "seed": 0}
+CLASSIFIED |= {group: {"name": group} for group in ("model", "adapter", "sampler", "quantization")}
 
 
 def older(names: list[str] | None, metrics: dict[str, float], **config: Any) -> dict[str, Any]:
-    sub = {"rank": 1, "depth": None, "metrics": metrics, "n": 3}
+    sub = {"rank": 1, "depth": None, "metrics": metrics, "n": 3, "eval_seconds": 0.1, "parameters": {"trainable": 8}}
     made = {"schema": 1, "run_id": "t-1", "status": "done", "submodels": [sub], "data": {"label_names": names}}
     return made | {"config": CLASSIFIED | config}
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import sample
+from conftest import Answer, sample
 from test_resume_exact import outcome, settings, start
 from tiny import a_run
 
+from rankbench import methods
+from rankbench.errors import RequestError
+from rankbench.records import record as records
 from rankbench.runs import life as runs
 from rankbench.runs import work
 from rankbench.system import slurm, stopping
+from rankbench.tasks import data
 from rankbench.training import loop
 
 
@@ -109,6 +116,72 @@ def test_a_signal_outside_of_the_training_is_obeyed_at_once(
         with pytest.raises(stopping.Stopped):
             runs.execute(run)
     assert runs.execute(run)["status"] == "done"
+
+
+def lost_in_a_callback(number: int) -> None:
+    """What the signal raises lands in a weak reference's callback, where Python drops it."""
+    thing = type("Thing", (), {})()
+    kept = weakref.ref(thing, lambda _: os.kill(os.getpid(), number))
+    del thing
+    assert kept() is None
+
+
+def made_another_error(number: int) -> None:
+    """What the signal raises is caught by a library, whose state it has broken."""
+    try:
+        os.kill(os.getpid(), number)
+        signal.getsignal(number)
+    except BaseException:
+        raise AttributeError("'NoneType' object has no attribute '_invalidate_flags_cache'") from None
+
+
+def wrongly_refused(number: int) -> None:
+    with contextlib.suppress(BaseException):
+        os.kill(os.getpid(), number)
+        signal.getsignal(number)
+    raise RequestError("the file cannot be read")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("lost", [lost_in_a_callback, made_another_error, wrongly_refused])
+@pytest.mark.parametrize(
+    "moment",
+    sample(["environment", "load", "carry_out", "attach", "replace_folder", "_finish"], "environment", "attach"),
+)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_is_lost_or_made_an_error_still_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: Callable[[int], None], moment: str, number: int
+) -> None:
+    owner: object = {"environment": runs, "_finish": runs, "load": data, "attach": methods}.get(moment, work)
+    original = getattr(owner, moment)
+
+    def struck(*words: object, **more: object) -> object:
+        lost(number)
+        return original(*words, **more)
+
+    run = a_run(*settings(tmp_path), f"runs_dir={tmp_path / 'runs'}")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, moment, struck)
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else stopping.Stopped):
+            runs.execute(run)
+    assert (records.read(run.folder) or {"status": "none"})["status"] in ("none", "done")
+    assert runs.execute(run)["status"] == "done"
+
+
+def test_a_sweep_whose_run_lost_a_signal_starts_no_other(
+    tmp_path: Path, tiny: list[str], call_main: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = work.replace_folder
+
+    def struck(*words: Any) -> None:
+        lost_in_a_callback(signal.SIGTERM)
+        original(*words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "replace_folder", struck)
+        answer = call_main("-m", *tiny, "seed=0,1")
+    assert answer.rc == 128 + signal.SIGTERM and "stopped by SIGTERM" in answer.err
+    assert len(list((tmp_path / "runs").glob("class*"))) == 1
 
 
 @pytest.mark.slow

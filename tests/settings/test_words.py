@@ -46,6 +46,19 @@ def test_what_hydra_reads_is_left_to_it(value: str) -> None:
     assert typed([f"adapter={value}", f"train.max_steps={value}"]) == [f"adapter={value}", f"train.max_steps={value}"]
 
 
+@pytest.mark.parametrize("value", ["true", "False", "1e3", "1_000", "1.50", "0012", "inf", "nan", "7", "x"])
+@pytest.mark.parametrize("key", ["task.name", "runs_dir", "task.label_column", "task.text_columns"])
+def test_a_text_that_looks_like_a_number_stays_as_it_is_written(key: str, value: str) -> None:
+    for several in (False, True):
+        (word,) = typed([f"{key}={value}"], several)
+        read = OverridesParser.create().parse_override(word).value()
+        assert ",".join(map(str, read if isinstance(read, list) else [read])) == value
+    if key != "task.text_columns":
+        (word,) = typed([f"{key}={value},b"], True)
+        assert [str(v) for v in OverridesParser.create().parse_override(word).sweep_iterator()][-1].strip("'") == "b"
+        assert f"{value}" in word
+
+
 def test_commas_part_the_values_of_a_sweep() -> None:
     assert typed(["task.data_dir=d/é.csv,d/b.csv"], True)[0] == "task.data_dir='d/é.csv',d/b.csv"
 

@@ -19,6 +19,7 @@ from rankbench.settings.hardware import Hardware
 from rankbench.settings.log import Log
 from rankbench.settings.run import Run
 from rankbench.settings.sources import Source, locate
+from rankbench.system.files import expanded
 from rankbench.system.home import refusal
 from rankbench.system.network import look_for_key, reachable
 
@@ -233,7 +234,7 @@ def _home() -> list[Finding]:
     """Where libraries keep files of their own, where that cannot be written: runs do without, downloads do not."""
     from huggingface_hub import constants
 
-    home, hub = Path("~").expanduser(), Path(constants.HF_HOME)
+    home, hub = expanded("~"), Path(constants.HF_HOME)
     places = {"HOME": home} | ({} if hub.is_relative_to(home) else {"HF_HOME": hub})
     found = [disk_line(key, place, f"set {key} to a folder that can be written") for key, place in places.items()]
     wrong = [line for line in found if line.level == "error"]

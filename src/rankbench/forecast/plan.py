@@ -90,11 +90,11 @@ def on_disk(task: Task) -> data.Data | None:
 
 def state(folder: Path) -> str:
     """What a run's folder says of it: done, started at a step, or new."""
-    found = record.read(folder)
-    if found and found["status"] == "done":
+    if record.done(folder):
         return "done: the same command prints its result"
     steps = [int(place.name.removeprefix("step-")) for place in (folder / "checkpoints").glob("step-*")]
     begun = f"started: the same command goes on from step {max(steps):,}" if steps else "new"
+    found = record.read(folder)
     return f"{begun} (the last try: {found['status']})" if found else begun
 
 

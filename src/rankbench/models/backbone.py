@@ -20,6 +20,7 @@ from rankbench.models import described, fit, gguf, quantization
 from rankbench.settings.model import Model
 from rankbench.settings.sources import fetch, fingerprint, hub_of, locate
 from rankbench.system import seeds
+from rankbench.system.files import expanded
 
 log = logging.getLogger("rankbench")
 
@@ -298,5 +299,5 @@ def byte_tokenizer() -> Any:
 
 def _location(model: Model, kind: str) -> str | None:
     """The place, a folder's from the root: the run may be read back from another folder than it was started in."""
-    path = model.path and str(Path(model.path).expanduser().absolute())
+    path = model.path and str(expanded(model.path).absolute())
     return {"path": path, "package": model.package, "hub": model.hub}.get(kind)

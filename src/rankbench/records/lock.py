@@ -91,7 +91,7 @@ def newest(folder: Path) -> tuple[int, Owner | None, float] | None:
             return None
         with open(file) as stream:
             return number, Owner(**json.load(stream)), os.fstat(stream.fileno()).st_mtime
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return (number, None, 0.0) if folder.is_dir() else None
     except (ValueError, TypeError):  # of another version; its heart may still beat
         unknown = Owner("", "another machine", "", 0, 0.0, None, 0, "an unknown time")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankbench.errors import RequestError
 from rankbench.records import tested
+from rankbench.system.files import expanded, walk
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +51,18 @@ def read(folder: Path) -> dict[str, Any] | None:
         record: dict[str, Any] = json.loads((folder / "record.json").read_text())
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and "status" in record else None
+    return record if isinstance(record, dict) and isinstance(record.get("status"), str) else None
+
+
+def done(folder: Path) -> dict[str, Any] | None:
+    """The record of a run that is done; None where there is none, and a word where what is there is no whole one."""
+    found, file = read(folder), folder / "record.json"
+    why = damage(found) if found and found["status"] == "done" else None
+    if why or (found is None and file.exists()):
+        log.warning(
+            "%s is not a whole record (%s), so the run does not count as done", file, why or "it lacks a status"
+        )
+    return found if found and found["status"] == "done" and not why else None
 
 
 def affected(record: dict[str, Any]) -> str | None:
@@ -103,12 +115,7 @@ def load_runs(path: Paths, split: str = "validation") -> pd.DataFrame:
 
     if split not in ("validation", "test"):
         raise RequestError(f"split={split!r}: give 'validation', by which is chosen, or 'test', which is reported")
-    rows: list[list[Any]] = []
-    for file, record in _records(path).items():
-        try:
-            rows += _rows(record, split == "test")
-        except (KeyError, TypeError, AttributeError) as error:
-            raise RequestError(f"{file} lacks a part ({error!r}); remove it or run that run again") from error
+    rows = [row for record in _records(path).values() for row in _rows(record, split == "test")]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     whole = ("rank", "depth", "n", "peak_memory_bytes", "trainable_parameters")
     real = ("value", "train_seconds", "eval_seconds")
@@ -129,29 +136,60 @@ def of_task(path: Paths, task: str) -> list[Path]:
     return found
 
 
+def damage(record: dict[str, Any]) -> str | None:
+    """What a record lacks of its parts; None for a whole one."""
+    try:
+        parts = [record[key] for key in ("run_id", "status", "schema")]
+        list(_rows(record, False))
+    except (KeyError, TypeError, AttributeError) as error:
+        return repr(error)
+    whole = all(isinstance(part, kind) for part, kind in zip(parts, (str, str, int), strict=True))
+    return None if whole else "its run_id, status or schema is of another type"
+
+
 def _records(path: Paths) -> dict[Path, dict[str, Any]]:
-    """File -> record, sorted by run id; of copies of one run the last file's counts."""
-    places = [path] if isinstance(path, str | os.PathLike) else list(path)
+    """File -> record, sorted by run id; of copies of one run the newest done one counts, else the newest."""
+    places = [expanded(place) for place in ([path] if isinstance(path, str | os.PathLike) else path)]
     files: set[Path] = set()
-    for place in map(Path, places):
+    for place in places:
         if not place.exists():
             raise RequestError(f"{place} does not exist; give a runs folder, a run's folder or a record.json")
-        files |= {place} if place.is_file() else set(place.rglob("record.json"))
+        files |= {place} if place.is_file() else set(_files(place))
     found: dict[str, tuple[Path, dict[str, Any]]] = {}
-    for file in sorted(files):
-        try:
-            record = json.loads(file.read_text())
-            if record["schema"] > SCHEMA:
-                raise RequestError(f"{file} was written by a newer rankbench (schema {record['schema']}); update")
-            found[record["run_id"]] = file, record
-        except (ValueError, KeyError, TypeError) as error:
-            raise RequestError(f"{file} is not a record ({error}); remove it or run that run again") from error
+    for file, record in sorted(((file, _whole(file)) for file in files), key=_weight):
+        found[record["run_id"]] = file, record
     for file, record in found.values():
         if why := affected(record):
             warn(file.parent, why)
     if not found:
         raise RequestError(f"no record.json under {', '.join(map(str, places))}; give the folder that holds the runs")
     return dict(found[key] for key in sorted(found))
+
+
+def _files(place: Path) -> Iterable[Path]:
+    for folder, inside, files in walk(place):
+        if "record.json" in (*inside, *files):
+            yield folder / "record.json"
+
+
+def _weight(found: tuple[Path, dict[str, Any]]) -> tuple[bool, int, Path]:
+    file, record = found
+    return record["status"] == "done", file.stat().st_mtime_ns, file
+
+
+def _whole(file: Path) -> dict[str, Any]:
+    """The record in a file. Raises RequestError where it is none."""
+    mend = "remove it or run that run again"
+    try:
+        record = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise RequestError(f"{file} is not a record ({why}); {mend}") from error
+    if isinstance(record, dict) and isinstance(record.get("schema"), int) and record["schema"] > SCHEMA:
+        raise RequestError(f"{file} was written by a newer rankbench (schema {record['schema']}); update")
+    if why := damage(record):
+        raise RequestError(f"{file} is not a whole record ({why}); {mend}")
+    return record
 
 
 def _rows(record: dict[str, Any], test: bool) -> Iterable[list[Any]]:

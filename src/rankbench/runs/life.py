@@ -6,7 +6,6 @@ import contextlib
 import gc
 import json
 import logging
-import shutil
 import sys
 import textwrap
 import traceback
@@ -22,7 +21,7 @@ from rankbench.models import device, sharding
 from rankbench.records import lock, tested
 from rankbench.records import record as records
 from rankbench.records.notes import how_it_ended, notes, without_adapter
-from rankbench.runs import work
+from rankbench.runs import places, work
 from rankbench.runs.environment import environment
 from rankbench.settings import contents
 from rankbench.settings.compose import CONF, composed
@@ -30,7 +29,7 @@ from rankbench.settings.identity import identity, settings, sources
 from rankbench.settings.metrics import times
 from rankbench.settings.run import Run
 from rankbench.system import home, processes, stopping
-from rankbench.system.files import empty, write_atomic
+from rankbench.system.files import write_atomic
 from rankbench.system.progress import quiet_libraries, speak, written_to
 
 log = logging.getLogger("rankbench")
@@ -67,28 +66,22 @@ def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:
     speak()
     sharding.refuse(run.adapter, run.quantization)
     folder = run.folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(
-            f"runs_dir={run.runs_dir} cannot be written ({error.strerror}); choose another runs_dir"
-        ) from error
+    places.make(folder)
     home.spare(folder.parent)
     with stopping.obeyed(), _held(folder) as mine:
-        if run.fresh and processes.first():
-            _begin_anew(folder)
+        anew = run.fresh and not places.emptied(folder)
+        found = None if anew else records.done(folder)
         processes.wait()
-        found = records.read(folder)
-        processes.wait()
-        if found and found["status"] == "done":
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        if found:
+            places.drop(folder / "checkpoints")
             log.info("already done: %s", folder)
             if why := records.affected(found):
                 records.warn(folder, why)
             return found
+        places.check_places(folder)
         with written_to(folder / "run.log") if processes.first() else contextlib.nullcontext():
             try:
-                return _attempt(run, folder, mine, sys.argv[1:] if words is None else words)
+                return _attempt(run, folder, mine, sys.argv[1:] if words is None else words, anew)
             finally:
                 _release()
 
@@ -99,16 +92,6 @@ def _say_change(run: Run, folder: Path) -> None:
     before = contents.kept(first) if first != folder else None
     if before and (files := contents.changed(before, contents.of(run))):
         log.warning("changed since %s: %s; this is another run", first, ", ".join(files))
-
-
-def _begin_anew(folder: Path) -> None:
-    """Empty the folder, once in a job: a job that Slurm or torchrun starts anew goes on with what it has made."""
-    mark, job = folder / ".fresh", processes.job()
-    if job and processes.restarted() and mark.exists() and mark.read_text() == job:
-        return
-    empty(folder)
-    if job:
-        mark.write_text(job)
 
 
 @contextlib.contextmanager
@@ -127,7 +110,7 @@ def _held(folder: Path) -> Iterator[lock.Held]:
         yield mine
 
 
-def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str]) -> dict[str, Any]:
+def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str], anew: bool) -> dict[str, Any]:
     from rankbench.forecast import doctor
     from rankbench.runs import tracking
     from rankbench.tasks import data
@@ -135,47 +118,69 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str]) -> d
     log.info("run %s", folder)
     _say_change(run, folder)
     base: dict[str, Any] = {"schema": records.SCHEMA, "run_id": run.run_id, "config": settings(run), "submodels": []}
-    tracker = tracking.Silent()
-    try:
-        if processes.first():
-            write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(base["config"])))
-        doctor.refuse(run)
-        loaded = data.load(run.task)
-        base |= {"sources": sources(run), "data": loaded.origin}
-        if processes.first():
-            base["contents"] = contents.of(run)
-            contents.keep(folder, base["contents"])
-        quiet_libraries()
-        from rankbench.models.precision import choose_precision
+    tracker, config = tracking.Silent(), OmegaConf.to_yaml(OmegaConf.create(base["config"]))
+    stands = anew and records.done(folder) is not None  # until the first step nothing of it is touched
 
-        precision, reason = choose_precision(run.train.precision, run.hardware)
-        log.info("precision %s: %s", precision, reason)
-        base["environment"] = environment(device.device_name(), precision, reason, words)
-        if processes.first():
+    def begin() -> Any:
+        nonlocal stands, tracker
+        stopping.check()
+        stands = False
+        if anew and processes.first():
+            places.begin_anew(folder)
+            write_atomic(folder / "config.yaml", config)
+            contents.keep(folder, base["contents"])
             tracker = tracking.start(run, base["config"])
-        with sharding.by_hand() as split:
-            record = base | work.carry_out(run, folder, loaded, precision, tracker, split)
-        if processes.first():
-            mine.check()
-            _finish(folder, record)
-        tracker.finish(record, folder / "curve.png")
         processes.wait()
-        return record
+        return tracker.loss
+
+    try:
+        with stopping.preferred():
+            if processes.first() and not stands:
+                write_atomic(folder / "config.yaml", config)
+            doctor.refuse(run)
+            loaded = data.load(run.task)
+            stopping.check()
+            base |= {"sources": sources(run), "data": loaded.origin}
+            if processes.first():
+                base["contents"] = contents.of(run)
+            if processes.first() and not anew:
+                contents.keep(folder, base["contents"])
+            quiet_libraries()
+            from rankbench.models.precision import choose_precision
+
+            precision, reason = choose_precision(run.train.precision, run.hardware)
+            log.info("precision %s: %s", precision, reason)
+            base["environment"] = environment(device.device_name(), precision, reason, words)
+            if processes.first() and not anew:
+                tracker = tracking.start(run, base["config"])
+            with sharding.by_hand() as split:
+                record = base | work.carry_out(run, folder, loaded, precision, begin, split)
+            stopping.check()
+            if processes.first():
+                mine.check()
+                _finish(folder, record)
+            tracker.finish(record, folder / "curve.png")
+            processes.wait()
+            return record
     except RequestError:
         tracker.finish(base | {"status": "refused"}, None)
-        if processes.first() and not any((folder / name).exists() for name in ("checkpoints", "record.json")):
-            shutil.rmtree(folder)  # a refused request leaves nothing behind
+        if processes.first():
+            places.leave_nothing(folder)
         raise
     except Exception as error:
         status = "oom" if _out_of_memory(error) else "failed"
-        reason = _advice(error, status)
+        reason = _advice(error, status) + ("; what was done before still stands" if stands else "")
         record = base | {"status": status, "reason": reason, "error": str(error), "traceback": traceback.format_exc()}
         _let_go(error)
         if not processes.first():
             log.error("rankbench: process %d of %s %s: %s", processes.place(), folder, status, reason)
             raise RunFailed(f"{folder}: {reason}") from error
         with contextlib.suppress(OSError):  # on a full disk the exit status and stderr still say it
-            write_atomic(folder / "record.json", json.dumps(record, indent=1))
+            if stands:
+                with open(folder / "run.log", "a") as said:
+                    said.write(record["traceback"])
+            else:
+                write_atomic(folder / "record.json", json.dumps(record, indent=1))
         tracker.finish(record, None)
         log.error("rankbench: %s %s: %s", folder, status, reason)
         raise RunFailed(f"{folder}: {reason}") from error
@@ -208,10 +213,8 @@ def _finish(folder: Path, record: dict[str, Any]) -> None:
 
     config = record["config"]
     metric = next(iter(record["submodels"][0]["metrics"]))
-    places = [(s["rank"], s["depth"], s["metrics"][metric]) for s in record["submodels"]]
-    table = pd.DataFrame(places, columns=["rank", "depth", "mean"]).assign(
-        label=config["adapter"]["name"], std=0.0, n=1
-    )
+    rows = [(s["rank"], s["depth"], s["metrics"][metric]) for s in record["submodels"]]
+    table = pd.DataFrame(rows, columns=["rank", "depth", "mean"]).assign(label=config["adapter"]["name"], std=0.0, n=1)
     n = record["submodels"][0]["n"]
     title = f"{config['task']['name']} ({n} examples), {config['model']['name']}, seed {config['seed']}"
     figure = plots.draw(table, metric, title)
@@ -219,7 +222,7 @@ def _finish(folder: Path, record: dict[str, Any]) -> None:
         plots.save(figure, folder / "curve.png")
     write_atomic(folder / "record.json", json.dumps(record, indent=1))
     (folder / contents.FILE).unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    places.drop(folder / "checkpoints")
 
 
 def summary(record: dict[str, Any]) -> str:

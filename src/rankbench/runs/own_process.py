@@ -17,6 +17,7 @@ from hydra.types import RunMode
 
 from rankbench.errors import InUse, RequestError, RunFailed
 from rankbench.records import record as records
+from rankbench.runs import places
 from rankbench.runs.life import execute as here
 from rankbench.settings.compose import of_record
 from rankbench.settings.identity import settings
@@ -46,7 +47,11 @@ def execute(run: Run, words: Sequence[str]) -> dict[str, Any]:
     """
     speak()
     said = Path(run.runs_dir) / ".multirun" / f"{run.run_id}.out"
-    said.parent.mkdir(parents=True, exist_ok=True)
+    places.make(said.parent)
+    try:
+        said.write_text("")
+    except OSError as error:
+        raise RequestError(f"{said} cannot be written ({error.strerror}); choose another runs_dir") from error
     with gpus.card() as chosen, open(said, "w") as out:
         log.info("%s: started%s", run.run_id, f" on GPU {chosen}" if chosen else "")
         call = [sys.executable, "-m", "rankbench.runs.own_process", *words]

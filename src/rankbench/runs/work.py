@@ -32,9 +32,12 @@ model card; `rankbench.load(RUN)` gives it in Python. Settings, data and scores 
 """
 
 
-def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any, split: str) -> dict[str, Any]:
+def carry_out(
+    run: Run, folder: Path, loaded: Any, precision: str, begin: Callable[[], Any], split: str
+) -> dict[str, Any]:
     """Train and evaluate, with frozen weights split over the processes as `split` says; returns the record's parts.
 
+    `begin` is called when nothing is left to refuse, before the first step; it gives what sees each loss.
     Leaves everything but the record on disk.
     """
     import torch
@@ -115,7 +118,7 @@ def carry_out(run: Run, folder: Path, loaded: Any, precision: str, tracker: Any,
         accelerator,
         folder / "checkpoints",
         values,
-        tracker.loss,
+        begin(),
         judge,
     )
     peak = device.peak_memory(accelerator.device.type)  # training's, without what scoring adds

@@ -18,7 +18,7 @@ from rankbench.methods.submodel import Submodel
 from rankbench.models import sharding
 from rankbench.scoring.generation import generate
 from rankbench.settings.metrics import GENERATED
-from rankbench.system import processes
+from rankbench.system import processes, stopping
 from rankbench.tasks.encoding import IGNORED, Encoded, collate, sorted_batches
 from rankbench.tasks.metrics import score
 from rankbench.tasks.metrics.text import answered
@@ -189,6 +189,7 @@ def _predict(
         batch_size = max(1, min(batch_size, most // int(split.lengths.max())))
         budget = min(budget, most)
     for rows in list(sorted_batches(split.lengths, batch_size))[_part(adapter)]:
+        stopping.check()
         inputs = {k: v.to(device) for k, v in collate(split, rows, pad_id).items()}
         tokens = inputs["input_ids"].numel()
         fit = max(1, min(len(members), budget // tokens)) if adapter.stacks else 1

@@ -17,7 +17,7 @@ from rankbench.methods import FineTuning
 from rankbench.methods.submodel import Submodel
 from rankbench.models import sharding
 from rankbench.models.device import free_memory
-from rankbench.system import processes
+from rankbench.system import processes, stopping
 
 # More rows than this gain nothing: the arithmetic is saturated. benchmarks/generation.py measures it.
 MOST_ROWS = {"cpu": 64, "cuda": 512}
@@ -83,6 +83,7 @@ def generate(
         waiting += [same[i : i + rows] for i in range(0, len(same), rows)]
     with torch.no_grad():
         while waiting:
+            stopping.check()
             batch = waiting.pop(0)
             start = time.perf_counter()
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ NEUTRAL: dict[str, Any] = {
 """Every setting that came after the first records, whoever's it is, with the value that means what was before it."""
 
 OmegaConf.register_new_resolver("rankbench.at_once", gpus.at_once, replace=True)
+OmegaConf.register_new_resolver("rankbench.place", lambda path: os.path.expanduser(str(path)), replace=True)
 OmegaConf.register_new_resolver("rankbench.or", lambda chosen, default: chosen or default or 1, replace=True)
 OmegaConf.register_new_resolver(
     "rankbench.searchpath", lambda: [f"file://{CONF.parent}", *conf_folders()], replace=True
@@ -55,6 +57,7 @@ def build(config: DictConfig, words: Sequence[str]) -> Run:
     except MissingMandatoryValue as error:
         raise RequestError(f"{error.full_key} has no value; give {error.full_key}=...") from error
     assert isinstance(run, Run)
+    run.runs_dir = os.path.expanduser(run.runs_dir)
     run.model.use(words)
     run.check()
     return run

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rankbench.errors import RequestError
 from rankbench.settings.base import neutrals, plain
 from rankbench.settings.sources import Source, fingerprint, locate
+from rankbench.system.files import expanded
 
 if TYPE_CHECKING:
     from rankbench.settings.run import Run
@@ -87,7 +88,7 @@ def identity(run: Run, at: Mapping[str, str] | None = None) -> dict[str, Any]:
 def start_folder(run: Run) -> Path:
     """The finished run that `adapter.start_from` names, by its folder or by its id in runs_dir. Raises RequestError."""
     name = str(run.adapter.begins_with)
-    for folder in (Path(name).expanduser(), Path(run.runs_dir) / name):
+    for folder in (expanded(name), Path(run.runs_dir) / name):
         if (folder / "adapter").is_dir():
             return folder
     raise RequestError(f"adapter.start_from={name} is no finished run; give the folder of one, or its id in runs_dir")

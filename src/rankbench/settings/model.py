@@ -6,7 +6,6 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -15,6 +14,7 @@ from rankbench.errors import RequestError
 from rankbench.settings import names
 from rankbench.settings.base import added, require
 from rankbench.settings.sources import fingerprint, hub_of, locate
+from rankbench.system.files import expanded
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Model:
 def _name(kind: str, place: str) -> str:
     """What weights are called: the last part of a hub id, the package, or the folder; of the hub's cache, its model."""
     kept = re.search(r"models--[^/]+?--([^/]+)/snapshots/", place)
-    last = place.split("/")[0] if kind == "package" else Path(place).expanduser().absolute().name
+    last = place.split("/")[0] if kind == "package" else expanded(place).absolute().name
     return names.made_good(kept[1] if kept else last.removesuffix(".gguf"), "model")
 
 

@@ -16,6 +16,7 @@ from rankbench.errors import RequestError
 from rankbench.settings.base import require
 from rankbench.settings.compose import CONF
 from rankbench.settings.outside import conf_folders
+from rankbench.system.files import expanded
 
 log = logging.getLogger("rankbench")
 
@@ -42,7 +43,7 @@ def read_first(folders: Sequence[str]) -> Iterator[None]:
 
     Raises RequestError where one is no folder, or holds what only rankbench can.
     """
-    places = [Path(folder).expanduser().absolute() for folder in folders]
+    places = [expanded(folder).absolute() for folder in folders]
     for folder, place in zip(folders, places, strict=True):
         require(
             place.is_dir(), f"--config-dir {folder} is no folder; give the one that holds model/, task/ and the like"

@@ -48,6 +48,9 @@ def explain(error: Exception, words: list[str], conf: Path) -> str:
             return needs
         known = error.options or [p.stem for p in sorted((conf / group).glob("*.yaml"))]
         return f"{group}={choice}: no such choice{near(choice, known)}; choose from {', '.join(known)}"
+    gone = "does not support deletion" in text or "Could not delete" in text
+    if gone and (word := next((word for word in words if word.startswith("~")), "")):
+        return f"{word}: a run has all of its settings, so none can be taken away; leave {word} out"
     if found := re.search(r"Key '([^']+)' not in '(\w+)'\s+full_key: (adapter|sampler)\.\w+", text):
         return _not_its_own(found[3], found[1], found[2], text)
     if found := re.search(r"Could not override '([^']+)'", text):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rankbench.settings import contents, names
 from rankbench.settings.base import require
@@ -18,6 +19,7 @@ from rankbench.settings.methods import METHODS, Method
 from rankbench.settings.model import Model
 from rankbench.settings.quantization import Quantization
 from rankbench.settings.samplers import SAMPLERS, Sampler
+from rankbench.settings.sources import fingerprint, locate
 from rankbench.settings.task import Task
 from rankbench.settings.train import Train
 
@@ -62,6 +64,8 @@ class Run:
         """
         asked = identity(self)
         there = self._there(self.id_of(asked))
+        if not (Path(self.runs_dir) / there).exists():
+            there = self._begun_earlier(asked) or there
         before = contents.kept(Path(self.runs_dir) / there)
         if before is None:
             return there
@@ -74,6 +78,15 @@ class Run:
             return made
         same = Path(self.runs_dir).glob(f"{self.task.name}-*-{self.adapter.name}-{made.rpartition('-')[2]}")
         return min((folder.name for folder in same), default=made)
+
+    def _begun_earlier(self, asked: dict[str, Any]) -> str | None:
+        """The id of this run from when whatever lay beside its splits counted, where it has a folder under that id."""
+        source = locate("task", self.task)
+        if not source.splits:
+            return None
+        of_all = fingerprint(replace(source, splits=()))
+        made = self._there(self.id_of(asked | {"task": asked["task"] | {"source": of_all}}))
+        return made if (Path(self.runs_dir) / made).exists() else None
 
     def id_of(self, identity: dict[str, object]) -> str:
         """The id of this run, given its identity."""

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rankbench.errors import RequestError
-from rankbench.system.files import sha256
+from rankbench.system.files import expanded, sha256
 from rankbench.system.network import reachable
 
+_COMMON = re.compile(r"(train|validation|valid|val|dev|eval|test)([-_.].*)?", re.IGNORECASE)
 MATTERS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".safetensors", ".txt", ".model")
 
 
@@ -28,6 +29,7 @@ class Source:
     revision: str | None = None
     part: str | None = None  # a configuration of a hub data set
     random: dict[str, Any] | None = None
+    splits: tuple[str, ...] = ()  # of a task's folder: whatever else lies in it is none of its data
 
 
 def locate(group: str, settings: Any) -> Source:
@@ -38,10 +40,12 @@ def locate(group: str, settings: Any) -> Source:
     key = "path" if group == "model" else "data_dir"
     given = getattr(settings, key)
     if given is not None:
-        path = Path(given).expanduser()
+        path = expanded(given)
         if not path.exists():
             raise RequestError(f"{group}.{key}={given} does not exist; correct the path")
-        return Source("path", path=path)
+        of_task = group == "task" and path.is_dir()
+        splits = (settings.train_split, *settings.validation_splits, *settings.test_splits) if of_task else ()
+        return Source("path", path=path, splits=splits)
     if settings.package is not None:
         found = _in_package(settings.package)
         if found is not None:
@@ -87,8 +91,22 @@ def files_of(source: Source) -> dict[str, Path]:
         return {}
     if root.is_file():
         return {"": root}
-    inside = [*root.glob("*"), *root.glob("*/*")]  # no deeper: a path given by mistake may hold a whole disk
+    if source.splits:
+        inside = [p for p in root.glob("*") if _of_a_split(p.stem, source.splits)]
+    else:
+        inside = [*root.glob("*"), *root.glob("*/*")]  # no deeper: a path given by mistake may hold a whole disk
+        inside = [p for p in inside if p.parent == root or not _made_here(p.parent)]
     return {str(p.relative_to(root)): p for p in sorted(inside) if p.suffix.lower() in MATTERS and p.is_file()}
+
+
+def _of_a_split(stem: str, splits: Sequence[str]) -> bool:
+    """Whether a file's name says that it belongs to a split: one of these, or what splits are commonly called."""
+    return any(stem == name or stem.startswith(f"{name}-") for name in splits) or bool(_COMMON.fullmatch(stem))
+
+
+def _made_here(folder: Path) -> bool:
+    """Whether a folder is a run's, or one that rankbench keeps beside runs."""
+    return folder.name in (".cache", ".multirun") or any(folder.glob(".lock-*")) or (folder / "record.json").is_file()
 
 
 def hub_of(model: Any, source: Source) -> tuple[str, str] | None:

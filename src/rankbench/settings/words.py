@@ -43,6 +43,8 @@ def typed(words: Sequence[str], several: bool = False) -> list[str]:
 def _typed(word: str, several: bool) -> str:
     key, equals, value = word.partition("=")
     setting = key.lstrip("+")
+    if setting == "task.positive_label" and _read(word):
+        return word  # a class that data hold as a number or a truth goes by how Python writes that
     if not equals or setting not in _TEXTS | _OF_TEXTS:
         return word
     if setting in _OF_TEXTS and value.startswith("[") and value.endswith("]") and not set("'\"[]") & set(value[1:-1]):
@@ -53,13 +55,20 @@ def _typed(word: str, several: bool) -> str:
         one = value != "null" and "," not in value and (_PLAIN.fullmatch(value) or not _read(word))
         return f"{key}=[{_quoted(value)}]" if one else word
     if several:
-        return word if _read(word) else f"{key}={','.join(map(_quoted, value.split(',')))}"
+        whole = _read(word) and not any(_turned(part) for part in value.split(","))
+        return word if whole else f"{key}={','.join(map(_quoted, value.split(',')))}"
     return f"{key}={_quoted(value)}"
+
+
+def _turned(value: str) -> bool:
+    """Whether Hydra takes a text for a number or a truth that is written otherwise: 1e3, 007, true."""
+    found = _read(f"key={value}")
+    return found is not None and isinstance(read := found.value(), bool | int | float) and str(read) != value
 
 
 def _quoted(value: str) -> str:
     """The text, in quotes where Hydra would not take it for one; as it is where no quotes help."""
-    if _read(f"key={value}"):
+    if _read(f"key={value}") and not _turned(value):
         return value
     for mark in ("'", '"'):
         word = f"{mark}{value}{mark}"

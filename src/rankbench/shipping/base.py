@@ -15,6 +15,7 @@ from rankbench.settings import contents
 from rankbench.settings.model import Model
 from rankbench.settings.sources import Source, fingerprint, hub_of, locate
 from rankbench.shipping.shipped import CONFIG, Shipped
+from rankbench.system.files import expanded
 
 log = logging.getLogger("rankbench")
 
@@ -122,7 +123,7 @@ def _base_of(found: Finished) -> Base:
 def _name(found: Finished) -> str:
     """The place where the run found its backbone."""
     last = list(_places(found))[-1]
-    return str(Path(last.path).expanduser().absolute()) if last.path else str(last.package)
+    return str(expanded(last.path).absolute()) if last.path else str(last.package)
 
 
 def _origin(found: Finished) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def _places(found: Finished) -> Iterator[Model]:
     yield found.model
     location = str(_origin(found).get("location"))
     given = found.model.path
-    if given and not Path(given).expanduser().is_absolute() and Path(location).is_absolute():
+    if given and not expanded(given).is_absolute() and Path(location).is_absolute():
         yield dataclasses.replace(found.model, path=location)
     for place in found.elsewhere() if isinstance(found, Shipped) else ():
         yield dataclasses.replace(found.model, path=str(place))

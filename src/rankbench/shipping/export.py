@@ -26,6 +26,7 @@ from rankbench.shipping.finished_adapter import cut, global_cut, head_width
 from rankbench.shipping.loading import whole, with_adapter
 from rankbench.shipping.new_folder import new_folder, vacant
 from rankbench.shipping.shipped import write_note
+from rankbench.system.files import expanded
 from rankbench.system.progress import quiet_libraries, speak
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def export(
     """
     if svd and svd_global:
         raise RequestError("--svd and --svd-global are two ways to cut a rank down; leave one out")
-    found = finished(Path(run))
+    found = finished(expanded(run))
     place = vacant(to)
     layers = exit_of(found, depth)
     base = base_of(found, layers)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankbench.errors import RequestError
@@ -17,6 +16,7 @@ from rankbench.settings.sources import Source, fingerprint, locate
 from rankbench.shipping.base import same_backbone
 from rankbench.shipping.finished_adapter import cut, head_width
 from rankbench.shipping.shipped import Shipped, mended, opened, refuse_lacking
+from rankbench.system.files import expanded
 from rankbench.system.progress import quiet_libraries
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def load(
     in the data's words. Code that came with an export's model runs only where `trust_remote_code` allows it. Raises
     RequestError as `export` does, and when the backbone has other weights now than the run trained on.
     """
-    return loaded(opened(Path(run), trust_remote_code), rank, depth)
+    return loaded(opened(expanded(run), trust_remote_code), rank, depth)
 
 
 def loaded(found: Finished, rank: int | None, depth: int | None) -> Predicts:
@@ -107,7 +107,7 @@ def with_exits(run: str | os.PathLike[str]) -> tuple[Any, Stack, list[int]]:
 
     from rankbench.methods.layer_stack import Stack
 
-    found = finished(Path(run))
+    found = finished(expanded(run))
     if "exits" not in found.note:
         raise RequestError(f"{found.folder} has no exits ({found.note['method']}); give a run of adapter=sorted_ft")
     if found.early:

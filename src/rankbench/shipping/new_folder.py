@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rankbench.errors import RequestError
+from rankbench.system.files import expanded
 
 
 def vacant(to: str | os.PathLike[str]) -> Path:
     """The place that --to names. Raises RequestError where it holds something or cannot be written."""
-    place = Path(to).expanduser()
+    place = expanded(to)
     if place.exists() and not place.is_dir():
         raise RequestError(f"--to {place} is a file; choose another folder")
     if place.is_dir() and any(place.iterdir()):

@@ -18,6 +18,7 @@ from rankbench.records.finished import Finished
 from rankbench.settings.sources import fetch, locate
 from rankbench.settings.task import Task
 from rankbench.shipping.shipped import opened, refuse_lacking
+from rankbench.system.files import expanded
 from rankbench.system.markup import on_one_line
 from rankbench.system.progress import Progress, clock, speak
 from rankbench.system.stopping import Stopped, obeyed
@@ -127,7 +128,7 @@ def _files(task: Task, data: Path | None, split: str | None) -> list[Path]:
         inside = f"{task.hub_config}/" if task.hub_config else ""
         data = fetch("task", task, source, [f"{inside}{split}-*.parquet"])
         data = data / inside if source.kind == "hub" else data
-    data = data.expanduser()
+    data = expanded(data)
     if not data.exists():
         raise RequestError(f"--data {data} does not exist; correct the path")
     if data.is_file():

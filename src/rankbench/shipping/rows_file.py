@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rankbench.errors import RequestError
-from rankbench.system.files import flush
+from rankbench.system.files import expanded, flush
 from rankbench.tasks.reading import Piece
 
 FORMS = (".csv", ".jsonl", ".parquet")
@@ -35,7 +35,7 @@ class Layout:
 
 def place(to: Path, sources: Sequence[Path]) -> Path:
     """The file that --to names. Raises RequestError where it cannot be written, or is one that is read."""
-    file = to.expanduser()
+    file = expanded(to)
     if file.suffix.lower() not in FORMS:
         raise RequestError(f"--to {to} says no form by its ending; end it in {', '.join(FORMS)}")
     if file.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ class Asked:
             del config["hydra"]
         run = build(config, words)
         cluster: Any = OmegaConf.to_object(self.config.cluster)
-        _alike("folder of runs", "", {"runs_dir": (run.runs_dir, self.config.runs_dir)})
+        _alike("folder of runs", "", {"runs_dir": (run.runs_dir, os.path.expanduser(self.config.runs_dir))})
         _alike("launcher", "", {"cluster": (run.cluster.name, cluster.name)})
         _alike("launcher", "cluster.", _pairs(vars(run.cluster), vars(cluster)))
         _alike("launcher", "hydra.launcher.", _pairs(launcher, others))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import re
 import textwrap
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 from rankbench.errors import RequestError
 from rankbench.records import lock, record
+from rankbench.system.files import expanded, walk
 from rankbench.system.progress import clock
 
 log = logging.getLogger("rankbench")
@@ -58,7 +58,7 @@ def main(words: list[str]) -> None:
     """`rankbench status [RUNS ...]`: a line for every run, and how many there are of each state."""
     parser = argparse.ArgumentParser(prog="rankbench status", description="How the runs in a folder stand.")
     parser.add_argument("runs", nargs="*", default=["runs"], help="folders of runs, or single runs (default: runs)")
-    found = [standing for place in parser.parse_args(words).runs for standing in standings(Path(place))]
+    found = [standing for place in parser.parse_args(words).runs for standing in standings(expanded(place))]
     print(table(found))
 
 
@@ -66,7 +66,10 @@ def standings(place: Path) -> list[Standing]:
     """Every run under a folder and every one that its sweeps ask for, by id. Raises RequestError where it is none."""
     if not place.is_dir():
         raise RequestError(f"{place} is no folder; give the folder that holds the runs")
-    found = {folder.name: standing(folder) for folder in folders(place)}
+    found: dict[str, Standing] = {}
+    for one in map(standing, folders(place)):  # of copies of one run the done one counts, else the one that runs
+        if one.run_id not in found or _foremost(one) < _foremost(found[one.run_id]):
+            found[one.run_id] = one
     for sweep in sweeps(place):
         found |= {s.run_id: s for s in of_sweep(sweep, found)}
     return [found[run_id] for run_id in sorted(found)]
@@ -74,19 +77,21 @@ def standings(place: Path) -> list[Standing]:
 
 def folders(place: Path) -> Iterator[Path]:
     """The folders of runs under a folder, itself among them."""
-    with os.scandir(place) as entries:
-        inside = [entry for entry in entries if not entry.name.startswith(".")]
-    if any(entry.name in ("config.yaml", "record.json") for entry in inside):
-        yield place.absolute()
-        return
-    for entry in inside:
-        if entry.is_dir():
-            yield from folders(Path(entry.path))
+    for folder, inside, files in walk(place):
+        if {"config.yaml", "record.json"} & {*inside, *files}:
+            yield folder.absolute()
+            inside.clear()
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+
+
+def _foremost(one: Standing) -> int:
+    return STATES.index(one.state)
 
 
 def standing(folder: Path) -> Standing:
     """How the run in a folder stands."""
-    state, reason = _recorded(folder / "record.json")
+    file = folder / "record.json"
+    state, reason = _recorded(file)
     if state == "done":
         return Standing(folder.name, "done")
     owner = lock.holder(folder)
@@ -96,8 +101,9 @@ def standing(folder: Path) -> Standing:
         return Standing(folder.name, state, reason)
     steps = [int(file.name.removeprefix("step-")) for file in folder.glob("checkpoints/step-*")]
     total = _read(folder / "checkpoints" / "progress.json").get("steps")
-    at = f"step {max(steps)}{f'/{total}' if total else ''}" if steps else ""
-    return Standing(folder.name, "stopped", f"{at} kept" if at else "before its first checkpoint")
+    kept = f"step {max(steps)}{f'/{total}' if total else ''} kept" if steps else "before its first checkpoint"
+    damaged = "; its record.json is not a record" if file.exists() else ""
+    return Standing(folder.name, "stopped", kept + damaged)
 
 
 def of_sweep(sweep: Listed, found: Mapping[str, Standing]) -> list[Standing]:
@@ -176,13 +182,13 @@ def _recorded(file: Path) -> tuple[str | None, str]:
     """The record's status and the reason of a failure; of a done run only that much is looked for."""
     try:
         text = file.read_text()
-    except OSError:
+    except (OSError, ValueError):
         return None, ""
     found = re.search(r'(?m)^ "status": "(\w+)"', text)  # a record is written with one blank before its own keys
     if found and found[1] == "done":
         return "done", ""
     kept = record.read(file.parent)
-    if kept is None:
+    if kept is None or (kept["status"] == "done" and record.damage(kept)):
         return None, ""
     reason = str(kept.get("reason") or kept.get("error") or "").strip()
     state = kept["status"] if kept["status"] in STATES else "failed"

@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from rankbench.sweeps import summary
 from rankbench.sweeps.jobs import Asked, Job, group, split
 from rankbench.sweeps.status import SWEEPS, Listed, of_sweep, standing, table
 from rankbench.system import processes, slurm, stopping
-from rankbench.system.files import write_atomic
+from rankbench.system.files import expanded, write_atomic
 from rankbench.system.progress import speak
 
 log = logging.getLogger("rankbench")
@@ -55,7 +55,7 @@ class Sweep(BasicSweeper):
             arguments = [*arguments, f"log.group={group(arguments)}"]
         loader = self.hydra_context.config_loader
         jobs = Asked(self.config, loader, split(self, loader)).jobs(arguments)
-        file = Path(self.config.runs_dir) / SWEEPS / f"{_name(jobs[0].log.group, jobs)}.json"
+        file = expanded(self.config.runs_dir) / SWEEPS / f"{_name(jobs[0].log.group, jobs)}.json"
         asked = {job.run_id: job.words for job in jobs}
         listed = {"command": shlex.join(["rankbench", *sys.argv[1:]]), "runs": asked}
         try:
@@ -65,6 +65,7 @@ class Sweep(BasicSweeper):
             raise RequestError(
                 f"{file.parent} cannot be written ({error.strerror}); choose another runs_dir"
             ) from error
+        before = {job.run_id: made for job in jobs if job.fresh and (made := _made(job))}
         try:
             with stopping.obeyed():
                 refused = self._finish(jobs)
@@ -72,8 +73,16 @@ class Sweep(BasicSweeper):
             if "submitit_folder" in self.config.hydra.launcher:
                 log.info("the Slurm jobs go on without this call: rankbench status shows them, scancel ends them")
             raise
-        write_atomic(file, json.dumps(listed | {"refused": refused}, indent=1))
+        try:
+            write_atomic(file, json.dumps(listed | {"refused": refused}, indent=1))
+        except OSError as error:  # the runs have ended, and the table below is of them
+            log.warning("%s cannot be written (%s), so rankbench status knows less", file, error.strerror)
         there = {job.run_id: standing(job.folder) for job in jobs if job.folder.is_dir()}
+        for job in jobs:
+            if job.run_id in before and _made(job) == before[job.run_id]:
+                why = refused.get(job.run_id, "it was killed")
+                note = f"fresh=true did not do it again: {why}; what was done before stands"
+                there[job.run_id] = replace(there[job.run_id], state="failed", note=note)
         found = of_sweep(Listed(asked, refused, None), there)
         print(table(found))
         if mirrored := [job for job in jobs if job.log.name == "wandb"]:
@@ -140,6 +149,11 @@ def _name(group: str | None, jobs: Sequence[Job]) -> str:
 
 def _done(job: Job) -> bool:
     return job.folder.is_dir() and standing(job.folder).state == "done"
+
+
+def _made(job: Job) -> int | None:
+    """When the record of a done job was written; None for another."""
+    return (job.folder / "record.json").stat().st_mtime_ns if _done(job) else None
 
 
 def _line(error: Any) -> str:

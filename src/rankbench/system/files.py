@@ -3,10 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+log = logging.getLogger("rankbench")
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path as a person gives it, `~` taken for the home; where nobody knows the home it stays as written."""
+    return Path(os.path.expanduser(path))
+
+
+def walk(place: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """As `os.walk`, and through links to folders; each folder once, under the name that no link gave it if it has one.
+
+    A folder that cannot be read is named in the log and left out.
+    """
+
+    def closed(error: OSError) -> None:
+        log.warning("%s cannot be read (%s), so what is in it is not counted", error.filename, error.strerror)
+
+    seen, starts = set(), [place]
+    while starts:
+        for name, inside, files in os.walk(starts.pop(0), onerror=closed):
+            root = Path(name)
+            at = root.stat()
+            if (at.st_dev, at.st_ino) in seen:
+                inside.clear()
+                continue
+            seen.add((at.st_dev, at.st_ino))
+            yield root, inside, files
+            starts += [root / folder for folder in inside if (root / folder).is_symlink()]
 
 
 def write_atomic(file: Path, text: str) -> None:
@@ -48,19 +78,26 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     aside.mkdir()
     try:
         write(aside)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         os.replace(aside, folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
 
 
-def empty(folder: Path) -> None:
-    """Remove everything in a folder but its lock."""
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all in it, or a link, and say then where what it led to still lies."""
+    if path.is_symlink():
+        log.info("%s was a link; what it led to, %s, is left as it is", path, os.readlink(path))
+        path.unlink()
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def empty(folder: Path, but: tuple[str, ...] = ()) -> None:
+    """Remove everything in a folder but its lock and what is named."""
     for item in folder.iterdir():
-        if item.name.startswith(".lock"):
-            continue
-        if item.is_dir():
-            shutil.rmtree(item)
-        else:
-            item.unlink()
+        if not item.name.startswith(".lock") and item.name not in but:
+            remove(item)

@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from rankbench.system.files import expanded
+
 LIBRARIES = {
     "MPLCONFIGDIR": "matplotlib",
     "WANDB_CACHE_DIR": "wandb",
@@ -27,7 +29,7 @@ def refusal(folder: Path) -> OSError | None:
 
 def spare(runs_dir: Path) -> None:
     """Where the home cannot be written, give libraries a place beside the runs, unless the environment does."""
-    home = Path("~").expanduser()
+    home = expanded("~")
     if any(refusal(place) for place in (home, home / ".cache", home / ".config", home / ".local" / "share")):
         for variable, library in LIBRARIES.items():
             place = runs_dir.absolute() / ".cache" / library

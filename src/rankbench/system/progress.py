@@ -95,15 +95,25 @@ def speak() -> None:
 
 @contextlib.contextmanager
 def written_to(file: Path) -> Iterator[None]:
-    """Within the context messages go to `file` as well."""
-    handler = logging.FileHandler(file)
+    """Within the context messages go to `file` as well, as long as it takes them: a full disk costs the log alone."""
+    handler = _Written(file, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
         yield
     finally:
         log.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # said already
+            handler.close()
+
+
+class _Written(logging.FileHandler):
+    """A file of messages; that it cannot be written is said once, on stderr."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """What logging calls when a message could not be written."""
+        log.removeHandler(self)
+        log.warning("%s takes no more messages (%s)", self.baseFilename, sys.exc_info()[1])
 
 
 def _grave(message: logging.LogRecord) -> bool:

@@ -2,7 +2,8 @@
 
 SIGTERM comes from a person, from scancel and from a preemption; SIGUSR2 from Slurm before a job's time is over; SIGINT
 is Ctrl-C, a second one of which leaves at once. Outside of the training there is nothing to save, and the run leaves at
-once.
+once; where Python loses what a signal raised, as it does in callbacks, or a library makes an error of it, `check` and
+the end of `obeyed` leave instead.
 """
 
 from __future__ import annotations
@@ -41,19 +42,42 @@ _asked: int | None = None
 def obeyed() -> Iterator[None]:
     """Within the context the signals raise Stopped: at once, or while they are held in `leave` and `release`.
 
-    Ctrl-C raises KeyboardInterrupt, as Python does.
+    Ctrl-C raises KeyboardInterrupt, as Python does. Contexts may lie in one another; a signal stops them all.
     """
     global _held, _asked
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may say what a signal does
         return
     before = {number: signal.signal(number, _receive) for number in SIGNALS}
-    _held, _asked = False, None
+    _held = False
+    if before[signal.SIGTERM] is not _receive:
+        _asked = None
     try:
-        yield
+        with preferred():
+            check()
+            yield
+            _held = False
+            check()
     finally:
         for number, action in before.items():
             signal.signal(number, action)
+
+
+@contextlib.contextmanager
+def preferred() -> Iterator[None]:
+    """Within the context an error that comes after a signal is taken for the stop that the signal asked for."""
+    try:
+        yield
+    except Exception as error:
+        if _asked is not None:
+            raise _stop(_asked) from error
+        raise
+
+
+def check() -> None:
+    """Raises Stopped where a signal came and is not held: what it raised when it came was lost."""
+    if not _held and asked():
+        leave()
 
 
 def hold() -> None:
@@ -104,6 +128,7 @@ def hand_over(stop: Stopped) -> None:
     """
     if not processes.first():
         raise SystemExit(0)
-    takes_over = callable(signal.getsignal(signal.SIGUSR2))
+    waiting = signal.getsignal(signal.SIGUSR2)
+    takes_over = callable(waiting) and waiting is not _receive
     if takes_over and (stop.signal is signal.SIGUSR2 or slurm.state(slurm.job()) in ("RUNNING", "")):
         os.kill(os.getpid(), signal.SIGUSR2)

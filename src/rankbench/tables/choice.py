@@ -16,6 +16,7 @@ from rankbench.errors import RequestError
 from rankbench.records.finished import kept
 from rankbench.records.record import Paths, read, records_by_folder
 from rankbench.settings.metrics import METRICS, base, times, unit
+from rankbench.system.files import expanded
 from rankbench.tables import closing, metric_sums, reported, shown, stats
 from rankbench.tables.layout import Block, chance, render, said
 from rankbench.tables.measured import Measured, Member, Runs, measure
@@ -67,8 +68,8 @@ def choose_rank(paths: Paths, metric: str | None = None, margin: float = 0.5) ->
 def _given(paths: Paths) -> Runs:
     """The runs in these places by folder. Raises RequestError for none, and where they are of several tasks."""
     places = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    if len(places) == 1 and (Path(places[0]) / "record.json").exists():
-        folder = Path(places[0])
+    if len(places) == 1 and (expanded(places[0]) / "record.json").exists():
+        folder = expanded(places[0])
         record = read(folder)
         if record is None or record["status"] != "done" or (folder / "adapter").exists():
             return {folder: kept(folder)[0]}

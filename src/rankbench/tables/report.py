@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rankbench.errors import RequestError
 from rankbench.records.record import Paths, load_records, of_task
+from rankbench.system.files import expanded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +66,7 @@ class Table:
 
         An ending of .png, .svg or .pdf draws the first picture. Raises RequestError where there is none.
         """
-        file = Path(file)
+        file = expanded(file)
         if file.suffix in PICTURES:
             from rankbench.tables import plots
 
