@@ -88,7 +88,7 @@ def test_the_ending_of_a_file_chooses_the_form(ending: str, begins: str, search:
 def test_the_search_is_drawn_as_points_on_top(search: Path, tmp_path: Path) -> None:  # noqa: F811
     curve, costs = pictures(search)
     axes = curve.axes[0]
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    labels = [" ".join(text.get_text().split()) for text in axes.get_legend().get_texts()]
     assert labels == ["dylora (2 seeds)", "lora (2 seeds)", "lora svd (2 seeds)", f"{SEARCH} (2 seeds)"]
     assert len(axes.containers) == 1 and len([line for line in axes.lines if line.get_linestyle() == "-"]) == 3
     assert costs.axes[0].get_xlabel() == "trained parameters"

@@ -210,15 +210,17 @@ def _curve(runs: Paths, metric: str | None) -> Block:
 
 
 def _pictures(name: str, runs: Paths, metric: str | None) -> list[Figure]:
-    from rankbench.tables import curve, labels, plots
+    from rankbench.tables import baselines, curve, labels, plots
     from rankbench.tables.comparisons import depth, ranks
 
     if name == "classes":
         raise RequestError("classes has tables and no picture; end --to in .html, .md, .csv or .tex")
     if name in ("curve", "choose_rank"):
         long = curve.curve_long(runs, metric)
-        title = labels.title(curve.taken(load_records(runs), metric))
-        one = plots.draw(long, ", ".join(dict.fromkeys(long["metric"])), title)
+        records = curve.taken(load_records(runs), metric)
+        metrics = list(dict.fromkeys(long["metric"]))
+        levels = baselines.lines(records, metrics[0]) if len(metrics) == 1 else {}
+        one = plots.draw(long, ", ".join(metrics), labels.title(records), levels)
         drawn = [one] if one is not None else []
     else:
         drawn = (depth if name == "soft_vs_early_exit" else ranks).pictures(runs, metric)
