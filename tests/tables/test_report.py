@@ -139,6 +139,17 @@ def test_a_notebook_shows_every_block_under_its_caption(search: Path) -> None:  
 
 
 @pytest.mark.parametrize(
+    ("name", "written"),
+    [("c.md", "curve as Markdown"), ("c.csv", "curve as CSV"), ("c.html", "a page"), ("c.svg", "the picture of curve")],
+)
+def test_what_was_written_is_said(name: str, written: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a_record(tmp_path)
+    report.main(["curve", str(tmp_path), "--to", str(tmp_path / name)])
+    out, err = capsys.readouterr()
+    assert out == "" and err == f"wrote {tmp_path / name}: {'curve as ' if name == 'c.html' else ''}{written}\n"
+
+
+@pytest.mark.parametrize(
     ("ending", "begins"), [("csv", "# sst2"), ("tex", "% sst2"), ("html", "<!doctype"), ("png", None)]
 )
 def test_a_table_is_saved_in_the_form_of_its_ending(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 NAMES = ("lora_search_vs_dylora", "glue", "distribution", "loss", "flop", "soft_vs_early_exit", "leaderboard")
 EVERY = ("curve", *NAMES, "choose_rank", "classes")
 FORMS = ("md", "csv", "latex", "html")
+NAMED = {"md": "Markdown", "csv": "CSV", "latex": "LaTeX", "html": "a page"}
 PICTURES = (".png", ".svg", ".pdf")
 WIDTH = 80  # of what a terminal shows
 
@@ -179,12 +181,15 @@ def main(words: list[str]) -> None:
             from rankbench.tables import plots
 
             plots.save(_pictures(asked.name, runs, asked.metric)[0], asked.to)
+            print(f"wrote {asked.to}: the picture of {asked.name}", file=sys.stderr)
             return
         made = table(asked.name, runs, asked.metric, asked.margin, None, asked.rank, asked.depth)
         if asked.to is None:
             print(made.text(asked.format or "md", WIDTH), end="")
         else:
             made.save(asked.to, asked.format)
+            form = asked.format or _form(asked.to)
+            print(f"wrote {asked.to}: {asked.name} as {NAMED[form]}", file=sys.stderr)
     except OSError as error:
         if asked.to is None:
             raise
