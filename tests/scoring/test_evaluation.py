@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -148,3 +150,24 @@ def test_splits_are_kept_apart_by_name():
     )
     assert set(score.metrics) == {"accuracy_matched", "accuracy_mismatched"}
     assert score.n == 48 and len(score.predictions["validation_mismatched"]["prediction"]) == 11
+
+
+class Slow:
+    """A clock on which every look takes twenty seconds."""
+
+    now = 0.0
+
+    def monotonic(self):
+        self.now += 20
+        return self.now
+
+
+@pytest.mark.parametrize("budget", [0, 10**9])
+def test_measuring_says_how_far_it_is(budget, monkeypatch, caplog):
+    monkeypatch.setattr("rankbench.system.progress.time", Slow())
+    monkeypatch.setattr(logging.getLogger("rankbench"), "propagate", True)
+    with caplog.at_level(logging.INFO, "rankbench"):
+        measured(attached(), stack_tokens=budget)
+    told = [line.split("  ") for line in caplog.messages]
+    assert len(told) > 2 and {line[0] for line in told} == {"measuring 8 sub-models on validation, answers"}
+    assert told[-1][1] == "296/296" and told[-1][2] == "0:00 left" and told[0][2] != "0:00 left"

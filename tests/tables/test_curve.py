@@ -583,15 +583,6 @@ def test_a_picture_has_a_line_for_each_method_and_a_band_over_seeds(compared: Pa
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("rank b", "accuracy x 100", "a title")
 
 
-def test_many_ranks_are_drawn_on_a_logarithmic_axis_ticked_at_powers_of_two() -> None:
-    ranks = list(range(1, 65))
-    table = pd.DataFrame({"label": "dylora", "rank": ranks, "mean": 0.5, "std": 0.0, "n": 1})
-    (axes,) = plots.curve(table, "matthews_correlation", "").axes
-    assert axes.get_xscale() == "log"
-    assert axes.get_xticks().tolist() == [1, 2, 4, 8, 16, 32, 64]
-    assert axes.get_ylabel() == "matthews correlation x 100"
-
-
 def test_a_picture_of_several_metrics_multiplies_each_by_its_own() -> None:
     table = pd.DataFrame({"label": ["a", "b"], "metric": ["accuracy", "loss"], "rank": 1, "depth": None, "n": 1})
     figure = plots.draw(table.assign(mean=[0.5, 2.5], std=0.0), "accuracy, loss", "")

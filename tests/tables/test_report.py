@@ -88,7 +88,7 @@ def test_the_ending_of_a_file_chooses_the_form(ending: str, begins: str, search:
 def test_the_search_is_drawn_as_points_on_top(search: Path, tmp_path: Path) -> None:  # noqa: F811
     curve, costs = pictures(search)
     axes = curve.axes[0]
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    labels = [" ".join(text.get_text().split()) for text in axes.get_legend().get_texts()]
     assert labels == ["dylora (2 seeds)", "lora (2 seeds)", "lora svd (2 seeds)", f"{SEARCH} (2 seeds)"]
     assert len(axes.containers) == 1 and len([line for line in axes.lines if line.get_linestyle() == "-"]) == 3
     assert costs.axes[0].get_xlabel() == "trained parameters"
@@ -136,6 +136,17 @@ def test_a_notebook_shows_every_block_under_its_caption(search: Path) -> None:  
     assert not reader.open and reader.seen["table"] == 5 == reader.seen["figcaption"]
     assert made.ours[0]._repr_html_() in made._repr_html_()
     assert repr(made.ours[0]).startswith("sst2, tiny_bert: accuracy x 100 at each rank")
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("c.md", "curve as Markdown"), ("c.csv", "curve as CSV"), ("c.html", "a page"), ("c.svg", "the picture of curve")],
+)
+def test_what_was_written_is_said(name: str, written: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a_record(tmp_path)
+    report.main(["curve", str(tmp_path), "--to", str(tmp_path / name)])
+    out, err = capsys.readouterr()
+    assert out == "" and err == f"wrote {tmp_path / name}: {'curve as ' if name == 'c.html' else ''}{written}\n"
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def _finish(folder: Path, record: dict[str, Any]) -> None:
     """The picture, then the record, last and whole; the checkpoints have served then."""
     import pandas as pd
 
-    from rankbench.tables import plots
+    from rankbench.tables import baselines, plots
 
     config = record["config"]
     metric = next(iter(record["submodels"][0]["metrics"]))
@@ -217,7 +217,7 @@ def _finish(folder: Path, record: dict[str, Any]) -> None:
     table = pd.DataFrame(rows, columns=["rank", "depth", "mean"]).assign(label=config["adapter"]["name"], std=0.0, n=1)
     n = record["submodels"][0]["n"]
     title = f"{config['task']['name']} ({n} examples), {config['model']['name']}, seed {config['seed']}"
-    figure = plots.draw(table, metric, title)
+    figure = plots.draw(table, metric, title, baselines.lines([record], metric))
     if figure is not None:
         plots.save(figure, folder / "curve.png")
     write_atomic(folder / "record.json", json.dumps(record, indent=1))

@@ -19,6 +19,7 @@ from rankbench.models import sharding
 from rankbench.scoring.generation import generate
 from rankbench.settings.metrics import GENERATED
 from rankbench.system import processes, stopping
+from rankbench.system.progress import Counted
 from rankbench.tasks.encoding import IGNORED, Encoded, collate, sorted_batches
 from rankbench.tasks.metrics import score
 from rankbench.tasks.metrics.text import answered
@@ -125,11 +126,13 @@ def _answers(
     """The generated texts (members, n) of one split; adds each member's tokens and share of the time to `generated`."""
 
     seconds = dict.fromkeys(members, 0.0)
+    prompts = split.prompts[_part(adapter)]
+    told = _told("generating", split, members, len(prompts))
 
     def spent(member: Submodel, share: float) -> None:
         seconds[member] += share
+        told.add()
 
-    prompts = split.prompts[_part(adapter)]
     tokens = generate(
         model,
         adapter,
@@ -140,6 +143,7 @@ def _answers(
         pad_id=pad_id,
         spent=spent,
     )
+    told.close()
     took = _gathered(adapter, [(sum(map(len, row)), seconds[m]) for m, row in zip(members, tokens, strict=True)])
     for member, of_all in zip(members, zip(*took, strict=True), strict=True):
         generated[member].tokens += sum(count for count, _ in of_all)
@@ -188,7 +192,9 @@ def _predict(
         most = tokens_of_logits(adapter.model)
         batch_size = max(1, min(batch_size, most // int(split.lengths.max())))
         budget = min(budget, most)
-    for rows in list(sorted_batches(split.lengths, batch_size))[_part(adapter)]:
+    batches = list(sorted_batches(split.lengths, batch_size))[_part(adapter)]
+    told = _told("measuring", split, members, sum(map(len, batches)))
+    for rows in batches:
         stopping.check()
         inputs = {k: v.to(device) for k, v in collate(split, rows, pad_id).items()}
         tokens = inputs["input_ids"].numel()
@@ -205,8 +211,16 @@ def _predict(
                 whole[i : i + len(group), rows] = found
             for member in group:
                 seconds[member] += (time.perf_counter() - start) / len(group)
+            told.add(len(group) * len(rows))
+    told.close()
     parts = [part for part in _gathered(adapter, results) if part]
     return {column: np.sum([part[column] for part in parts], 0, values.dtype) for column, values in parts[0].items()}
+
+
+def _told(verb: str, split: Encoded, members: Sequence[Submodel], rows: int) -> Counted:
+    """What a person sees of it: the answers that this process has, of all sub-models to all of its rows."""
+    several = "sub-model" if len(members) == 1 else f"{len(members)} sub-models"
+    return Counted(f"{verb} {several} on {split.name}, answers", len(members) * rows)
 
 
 def _part(adapter: FineTuning) -> slice:

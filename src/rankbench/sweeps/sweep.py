@@ -21,9 +21,9 @@ from rankbench.errors import RequestError, RunFailed
 from rankbench.records import lock
 from rankbench.settings import names
 from rankbench.settings.base import require
-from rankbench.sweeps import summary
+from rankbench.sweeps import scores, summary
 from rankbench.sweeps.jobs import Asked, Job, group, split
-from rankbench.sweeps.status import SWEEPS, Listed, of_sweep, standing, table
+from rankbench.sweeps.status import SWEEPS, Listed, apart_by, of_sweep, standing, table
 from rankbench.system import processes, slurm, stopping
 from rankbench.system.files import expanded, write_atomic
 from rankbench.system.progress import speak
@@ -85,6 +85,9 @@ class Sweep(BasicSweeper):
                 there[job.run_id] = replace(there[job.run_id], state="failed", note=note)
         found = of_sweep(Listed(asked, refused, None), there)
         print(table(found))
+        done = [job.folder for job, standing in zip(jobs, found, strict=True) if standing.state == "done"]
+        if told := scores.text(done, Path(self.config.runs_dir)):
+            print(told)
         if mirrored := [job for job in jobs if job.log.name == "wandb"]:
             ids = {job.run_id for job in mirrored}
             summary.mirror(file, mirrored, [standing for standing in found if standing.run_id in ids])
@@ -101,9 +104,14 @@ class Sweep(BasicSweeper):
         if len(waiting) < len(jobs):
             log.info("%d of %d runs are done already", len(jobs) - len(waiting), len(jobs))
         told = False
+        asked = apart_by([job.words for job in jobs])
+        single = self.config is not None and self.config.cluster.name == "local"  # one after the other, here
         while waiting:
             free = [job for job in waiting if lock.holder(job.folder) is None]
-            for batch in self.split_overrides_to_chunks(free, self.max_batch_size) if free else ():
+            for batch in self.split_overrides_to_chunks(free, 1 if single else self.max_batch_size) if free else ():
+                if single:
+                    place = jobs.index(batch[0])
+                    log.info("[%d/%d] %s", place + 1, len(jobs), asked[place] or batch[0].run_id)
                 refused |= self._launch(batch)
             tried = [job for job in free if refused.get(job.run_id) != BUSY]
             waiting = [job for job in waiting if job not in tried and not _done(job)]

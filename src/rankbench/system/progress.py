@@ -70,6 +70,29 @@ class Progress:
             sys.stderr.write("\n")
 
 
+class Counted(Progress):
+    """Reports work that is counted in `whole` pieces; what takes no time is not worth a line, nor is what is done."""
+
+    def __init__(self, what: str, whole: int, every_seconds: float = 30.0, patience: float = 1.0) -> None:
+        super().__init__(whole, every_seconds=every_seconds)
+        self.what, self.done, self.told = what, 0, False
+        self.shown = 0.0
+        self.patience = patience  # seconds before a terminal's first line
+
+    def add(self, pieces: int = 1) -> None:
+        """So many more are done."""
+        self.done += pieces
+        if time.monotonic() - self.began >= (self.patience if self.terminal else self.every):
+            self.told = True
+            self.tell(f"{self.what}  {self.done}/{self.steps}  {clock(self._left(self.done))} left")
+
+    def close(self) -> None:
+        """Clear the terminal's line."""
+        if self.terminal and self.told:
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()
+
+
 def clock(seconds: float) -> str:
     """Seconds as people read them: 0:42, 1:02:03."""
     minutes, seconds = divmod(round(seconds), 60)

@@ -34,7 +34,29 @@ def text(made: Sequence[Block], closing: Sequence[str], form: str, width: int | 
     return "\n".join([render(made, form, width), *(said(line, form) for line in closing)]) + "\n"
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """An answer: the table, which sub-model to ship, what must be said beside it, and the lines that ship it.
+
+    `member` is the one named, or the best where none is.
+    """
+
+    blocks: list[Block]
+    answer: list[str]
+    told: list[str]
+    ship: list[str]
+    runs: Runs
+    measured: Measured
+    member: Member
+
+
 def choose_rank(paths: Paths, metric: str | None = None, margin: float = 0.5) -> tuple[list[Block], list[str]]:
+    """The table of `chosen`, and all of its lines."""
+    made = chosen(paths, metric, margin)
+    return made.blocks, [*made.answer, *made.told, *made.ship]
+
+
+def chosen(paths: Paths, metric: str | None = None, margin: float = 0.5) -> Chosen:
     """The sub-models of finished runs held to the best of them, and lines that name the one to ship.
 
     They are ranks, exits and pairs, of any methods that were scored on the same examples, cuts of a LoRA among them.
@@ -47,22 +69,32 @@ def choose_rank(paths: Paths, metric: str | None = None, margin: float = 0.5) ->
     """
     if not 0 < margin < np.inf:
         raise RequestError(f"--margin {margin:g}: no interval lies within that; give one above 0, such as 0.5")
+    given, runs, of = measured(paths, metric)
+    found, halves = Found.of(of, margin), stats.split_half(of.sums, SPLITS)
+    told = [] if of.undefined else [_honest(of, found, halves), *_area(of, found)]
+    by = shown.by(list(runs.values()), of.metric)
+    return Chosen(
+        [_block(runs, of, found, halves, margin)],
+        [_answer(of, found, margin), *(reported.lines(of, found.within[0]) if found.within else [])],
+        [*told, *closing.lines(list(given.values()), by)],
+        _export(paths, of, found),
+        runs,
+        of,
+        of.members[found.within[0] if found.within else found.best],
+    )
+
+
+def measured(paths: Paths, metric: str | None) -> tuple[Runs, Runs, Measured]:
+    """The runs in these places, those of them that have the metric, and what it says of them.
+
+    Raises RequestError where they cannot be held against each other, as `choose_rank` says.
+    """
     given = _given(paths)
     done = shown.scored(list(given.values()))
     metric = metric or shown.first_metric(done[0])
     having = shown.having(done, metric) if len(done) > 1 else done
     runs = {folder: record for folder, record in given.items() if record in having}
-    measured = measure(runs, metric)
-    found, halves = Found.of(measured, margin), stats.split_half(measured.sums, SPLITS)
-    told = [] if measured.undefined else [_honest(measured, found, halves), *_area(measured, found)]
-    by = shown.by(list(runs.values()), metric)
-    return [_block(runs, measured, found, halves, margin)], [
-        _answer(measured, found, margin),
-        *(reported.lines(measured, found.within[0]) if found.within else []),
-        *told,
-        *closing.lines(list(given.values()), by),
-        *_export(paths, measured, found),
-    ]
+    return given, runs, measure(runs, metric)
 
 
 def _given(paths: Paths) -> Runs:

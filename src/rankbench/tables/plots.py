@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import math
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,30 +15,37 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from rankbench.settings.metrics import times, unit
 from rankbench.system import markup
+from rankbench.tables import hover
 
 # Okabe and Ito's palette, told apart by the colour-blind; markers repeat the distinction.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 LINES = ("-", "--", ":", "-.")
+DASHES = ((0, (6, 3)), (0, (1, 2)), (0, (6, 2, 1, 2)), (0, (3, 6)))  # of level lines
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+NAME = 28  # characters of a line in a legend
+SIZE = (7.6, 4.0)  # inches, the legend among them
+AXIS, CHARACTER = 4.8, 0.09  # inches of an axis beside its legend, and of a character below it
 
 
-def draw(table: pd.DataFrame, metric: str, title: str) -> Figure | None:
+def draw(table: pd.DataFrame, metric: str, title: str, lines: Mapping[str, float] | None = None) -> Figure | None:
     """The picture that fits the family: a curve over ranks or exits, a heat map over pairs; None where it has neither.
 
     `table` is `tables.curve_long`'s: columns label, rank, depth, mean, std, n, in the metric's own unit; every picture
-    shows them as people read the metric, a share x 100. Of several methods over pairs the first is drawn.
+    shows them as people read the metric, a share x 100. Of several methods over pairs the first is drawn. `lines` are
+    those of `curve`, where a whole model's score is one too.
     """
     pairs = table.dropna(subset=["rank", "depth"])
     if len(pairs):
         label = pairs["label"].iloc[0]
         return heat_map(pairs[pairs["label"] == label], metric, f"{title}, {label}")
     for axis in ("rank", "depth"):
-        rows = table.dropna(subset=[axis])
-        if len(rows):
-            return curve(rows, metric, title, axis)
+        if table[axis].notna().any():
+            whole = table[["rank", "depth"]].isna().all(axis=1)
+            return curve(table[table[axis].notna() | whole], metric, title, axis, lines=lines)
     return None
 
 
@@ -61,41 +72,128 @@ def heat_map(table: pd.DataFrame, metric: str, title: str) -> Figure:
     return figure
 
 
-def curve(table: pd.DataFrame, metric: str, title: str, axis: str = "rank", apart: Sequence[str] = ()) -> Figure:
-    """Metric against rank (or depth), a line a method with a band of one standard deviation over seeds.
+def curve(
+    table: pd.DataFrame,
+    metric: str,
+    title: str,
+    axis: str = "rank",
+    apart: Sequence[str] = (),
+    lines: Mapping[str, float] | None = None,
+) -> Figure:
+    """Metric against log2 of the rank (or depth), a line a method with a band of one standard deviation over seeds.
 
     `table` is as in `draw`. Methods in `apart` trained a model for each rank: points with error bars on top, and no
-    line between them.
+    line between them. A row without the axis is a whole model: a thin level line, as are `lines`, scores by their names
+    in the metric's own unit. Where such a line lies far from the curves, the legend alone says so.
     """
     table = _as_read(table, metric)
-    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
-    axes: Axes = figure.subplots()
+    levels = {_seeds(row["label"], row["n"]): row["mean"] for _, row in table[table[axis].isna()].iterrows()}
+    levels |= {name: times(metric) * value for name, value in (lines or {}).items()}
+    table = table.dropna(subset=[axis]).astype({axis: int})
+    figure, axes = _figure()
+    faint = min(0.15, 0.6 / max(1, table["label"].nunique()))
     for i, (label, rows) in enumerate(table.groupby("label", sort=False)):
         rows = rows.sort_values(axis)
         colour, marker, line = _style(i)
         seeds = int(rows["n"].max())
-        name = markup.picture(f"{label} ({seeds} seeds)" if seeds > 1 else str(label))
+        name = _legend(_seeds(label, seeds))
         if label in apart:
             bars = rows["std"].fillna(0) if seeds > 1 else None
             dots: dict[str, Any] = {"fmt": marker, "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6}
-            axes.errorbar(rows[axis], rows["mean"], bars, color="black", label=name, zorder=5, capsize=3, **dots)
+            drawn = axes.errorbar(
+                rows[axis], rows["mean"], bars, color="black", label=name, zorder=5, capsize=3, **dots
+            )
+            hover.says(drawn.lines[0], _said(rows, axis))
             continue
-        axes.plot(rows[axis], rows["mean"], line, color=colour, marker=marker, markersize=5, label=name)
+        (dotted,) = axes.plot(rows[axis], rows["mean"], line, color=colour, marker=marker, markersize=5, label=name)
+        hover.says(dotted, _said(rows, axis))
         if seeds > 1:
             low, high = rows["mean"] - rows["std"], rows["mean"] + rows["std"]
-            axes.fill_between(rows[axis].astype(float), low, high, color=colour, alpha=0.15, linewidth=0)
-    ranks = sorted(table[axis].unique())
-    if axis == "rank" and len(ranks) > 1 and max(ranks) > 16:
+            axes.fill_between(rows[axis].astype(float), low, high, color=colour, alpha=faint, linewidth=0)
+    if axis == "rank":
         axes.set_xscale("log", base=2)
-        ranks = [r for r in ranks if r & (r - 1) == 0]
-    axes.set_xticks(ranks, [str(r) for r in ranks])
+    _ticks(axes, [int(place) for place in table[axis].unique()], math.log2 if axis == "rank" else float)
+    _levels(axes, levels)
     axes.set_xlabel({"rank": "rank b", "depth": "depth d"}[axis])
     axes.set_ylabel(_named(metric))
     axes.set_title(markup.picture(title), fontsize=10)
     axes.grid(alpha=0.25)
-    bands = "mean; band: one standard deviation over seeds" if table["n"].max() > 1 else None
-    axes.legend(fontsize=8, frameon=False, title=bands, title_fontsize=8)
+    _beside(axes, "mean; band: one standard deviation over seeds" if table["n"].max() > 1 else None)
     return figure
+
+
+def _figure() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=SIZE, dpi=150, layout="constrained")
+    return figure, figure.subplots()
+
+
+def _beside(axes: Axes, title: str | None) -> None:
+    """The legend to the right of the axes, over none of the lines."""
+    wrapped = title and textwrap.fill(title, NAME)
+    axes.legend(
+        fontsize=8,
+        frameon=False,
+        handlelength=2.6,
+        title=wrapped,
+        title_fontsize=8,
+        alignment="left",
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1),
+        borderaxespad=0,
+    )
+
+
+def _legend(name: str) -> str:
+    """A name in as many lines as it takes."""
+    joined = re.sub(r" (?=seeds\)$)", "\N{NO-BREAK SPACE}", markup.on_one_line(name))
+    lines = textwrap.wrap(joined, NAME) or [name]
+    return "\n".join(markup.picture(line.replace("\N{NO-BREAK SPACE}", " ")) for line in lines)
+
+
+def _seeds(label: Any, n: Any) -> str:
+    return f"{label} ({int(n)} seeds)" if n > 1 else str(label)
+
+
+def _said(rows: pd.DataFrame, axis: str) -> list[str]:
+    """What each point says: its method, place and value, with the deviation where there are several seeds."""
+    return [
+        f"{label}, {axis} {int(place)}: {mean:.4g}" + (f" ± {std:.2g} ({int(n)} seeds)" if n > 1 else "")
+        for label, place, mean, std, n in rows[["label", axis, "mean", "std", "n"]].itertuples(index=False)
+    ]
+
+
+def _ticks(axes: Axes, places: list[int], at: Any) -> None:
+    """A tick at each place, labelled where there is room: the ends, then 1, 2, 4, 8, then 3, 6, 12, then the others."""
+    places = sorted(places)
+
+    def last(place: int) -> tuple[bool, int, int]:
+        odd = place // (place & -place)
+        return place not in (places[0], places[-1]), min(odd, 5), place
+
+    wide = (at(places[-1]) - at(places[0])) or 1
+    kept: list[int] = []
+    for place in sorted(places, key=last):
+        room = wide * CHARACTER * (len(str(places[-1])) + 1) / AXIS
+        if all(abs(at(place) - at(other)) >= room for other in kept):
+            kept.append(place)
+    axes.set_xticks(sorted(kept), [str(place) for place in sorted(kept)])
+    axes.set_xticks(places, minor=True)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _levels(axes: Axes, levels: Mapping[str, float]) -> None:
+    """Thin level lines; those that lie further from the curves than these are high are in the legend alone."""
+    axes.autoscale_view()
+    low, high = axes.get_ylim()
+    near = {name: value for name, value in levels.items() if 2 * low - high <= value <= 2 * high - low}
+    for i, (name, value) in enumerate(sorted(levels.items(), key=lambda pair: -pair[1])):
+        far = "" if name in near else ", below" if value < low else ", above"
+        label = _legend(f"{name}: {value:.4g}{far}")
+        drawn = axes.axhline(value, color="0.35", linewidth=0.9, linestyle=DASHES[i % len(DASHES)], label=label)
+        hover.says(drawn, [f"{name}: {value:.4g}"])
+    ends = [low, high, *near.values()]
+    edge = 0.04 * (max(ends) - min(ends))
+    axes.set_ylim(min(ends) - edge * (min(ends) < low), max(ends) + edge * (max(ends) > high))
 
 
 def pareto(table: pd.DataFrame, metric: str, title: str, rises: bool = True) -> Figure:
@@ -105,12 +203,14 @@ def pareto(table: pd.DataFrame, metric: str, title: str, rises: bool = True) -> 
     other beats in both.
     """
     table = _as_read(table, metric)
-    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
-    axes: Axes = figure.subplots()
+    figure, axes = _figure()
     for i, (label, rows) in enumerate(table.groupby("label", sort=False)):
         colour, marker, _ = _style(i)
-        name = markup.picture(str(label))
-        axes.scatter(rows["parameters"], rows["mean"], color=colour, marker=marker, s=28, label=name, zorder=3)
+        name = _legend(str(label))
+        dots = axes.scatter(rows["parameters"], rows["mean"], color=colour, marker=marker, s=28, label=name, zorder=3)
+        costs = [f", {round(number):,} parameters" for number in rows["parameters"]]
+        points = rows.assign(std=0.0, n=1)
+        hover.says(dots, [said + cost for said, cost in zip(_said(points, "rank"), costs, strict=True)])
         ends = rows.iloc[[0, -1]] if len(rows) > 1 else rows
         for _, row in ends.iterrows():
             at = (row["parameters"], row["mean"])
@@ -123,7 +223,7 @@ def pareto(table: pd.DataFrame, metric: str, title: str, rises: bool = True) -> 
     axes.set_ylabel(_named(metric))
     axes.set_title(markup.picture(title), fontsize=10)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, frameon=False, title="numbers: the first and last rank", title_fontsize=8)
+    _beside(axes, "numbers: the first and last rank")
     return figure
 
 
@@ -161,9 +261,16 @@ def save(figure: Figure, file: Path) -> None:
     write(figure, file, file.suffix.removeprefix("."))
 
 
-def write(figure: Figure, to: Path | IO[str], form: str) -> None:
-    """Write the picture to a file or a stream as png, svg or pdf; the same records draw the same bytes."""
+def write(figure: Figure, to: Path | IO[Any], form: str) -> None:
+    """Write the picture to a file or a stream as png, svg or pdf; the same records draw the same bytes.
+
+    In an SVG a point says its values where the pointer rests on it.
+    """
     dates = {"svg": "Date", "pdf": "CreationDate"}
     settings: dict[str, Any] = {"metadata": {dates[form]: None}} if form in dates else {}
+    drawn = io.StringIO() if form == "svg" else to
     with rc_context({"svg.hashsalt": "rankbench"}):
-        figure.savefig(to, format=form, **settings)
+        figure.savefig(drawn, format=form, **settings)
+    if isinstance(drawn, io.StringIO):
+        text = hover.titled(drawn.getvalue())
+        to.write_text(text, encoding="utf-8") if isinstance(to, Path) else to.write(text)

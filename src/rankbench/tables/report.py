@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 NAMES = ("lora_search_vs_dylora", "glue", "distribution", "loss", "flop", "soft_vs_early_exit", "leaderboard")
 EVERY = ("curve", *NAMES, "choose_rank", "classes")
 FORMS = ("md", "csv", "latex", "html")
+NAMED = {"md": "Markdown", "csv": "CSV", "latex": "LaTeX", "html": "a page"}
 PICTURES = (".png", ".svg", ".pdf")
 WIDTH = 80  # of what a terminal shows
 
@@ -180,12 +182,15 @@ def main(words: list[str]) -> None:
             from rankbench.tables import plots
 
             plots.save(_pictures(asked.name, runs, asked.metric)[0], asked.to)
+            print(f"wrote {asked.to}: the picture of {asked.name}", file=sys.stderr)
             return
         made = table(asked.name, runs, asked.metric, asked.margin, None, asked.rank, asked.depth)
         if asked.to is None:
             print(made.text(asked.format or "md", WIDTH), end="")
         else:
             made.save(asked.to, asked.format)
+            form = asked.format or _form(asked.to)
+            print(f"wrote {asked.to}: {asked.name} as {NAMED[form]}", file=sys.stderr)
     except OSError as error:
         if asked.to is None:
             raise
@@ -211,15 +216,17 @@ def _curve(runs: Paths, metric: str | None) -> Block:
 
 
 def _pictures(name: str, runs: Paths, metric: str | None) -> list[Figure]:
-    from rankbench.tables import curve, labels, plots
+    from rankbench.tables import baselines, curve, labels, plots
     from rankbench.tables.comparisons import depth, ranks
 
     if name == "classes":
         raise RequestError("classes has tables and no picture; end --to in .html, .md, .csv or .tex")
     if name in ("curve", "choose_rank"):
         long = curve.curve_long(runs, metric)
-        title = labels.title(curve.taken(load_records(runs), metric))
-        one = plots.draw(long, ", ".join(dict.fromkeys(long["metric"])), title)
+        records = curve.taken(load_records(runs), metric)
+        metrics = list(dict.fromkeys(long["metric"]))
+        levels = baselines.lines(records, metrics[0]) if len(metrics) == 1 else {}
+        one = plots.draw(long, ", ".join(metrics), labels.title(records), levels)
         drawn = [one] if one is not None else []
     else:
         drawn = (depth if name == "soft_vs_early_exit" else ranks).pictures(runs, metric)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from rankbench.errors import RequestError
 from rankbench.records.record import Paths, load_records
 from rankbench.settings.metrics import base, rises, times, unit
-from rankbench.tables import labels, plots
+from rankbench.tables import baselines, labels, plots
 from rankbench.tables.comparisons import published
 from rankbench.tables.comparisons.ranks import of_one
 from rankbench.tables.layout import Block, frame, spread
@@ -85,7 +85,8 @@ def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
     ]
     table, order = pd.DataFrame(rows), list(_methods(runs))
     table = table.sort_values("label", key=lambda labels: labels.map(order.index), kind="stable")
-    return [plots.curve(table, chosen, labels.title(runs), "depth", apart=[ALONE])]
+    levels = baselines.lines(runs, chosen)
+    return [plots.curve(table, chosen, labels.title(runs), "depth", apart=[ALONE], lines=levels)]
 
 
 def _asked(runs: list[dict[str, Any]], metric: str | None) -> str:

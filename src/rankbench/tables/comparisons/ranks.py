@@ -13,7 +13,7 @@ from rankbench.errors import RequestError
 from rankbench.records.record import Paths, load_records
 from rankbench.settings.methods import DYLORA
 from rankbench.settings.metrics import rises, times, unit
-from rankbench.tables import labels, plots
+from rankbench.tables import baselines, labels, plots
 from rankbench.tables.comparisons import published
 from rankbench.tables.comparisons.bests import bests, metric_name, spread_of
 from rankbench.tables.comparisons.curves import Curve, Curves, curves
@@ -41,16 +41,16 @@ def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
             "parameters": statistics.mean(c.trainable[rank] for c in seeds.values() if rank in c.values),
         }
         for name, seeds in curves(records, metric).items()
-        for rank in sorted({r for c in seeds.values() for r in c.values if r is not None})
+        for rank in sorted({r for c in seeds.values() for r in c.values}, key=_last)
         for values in [[c.values[rank] for c in seeds.values() if rank in c.values]]
     ]
-    if not rows:
+    if all(row["rank"] is None for row in rows):
         return []
-    table, named = pd.DataFrame(rows), labels.title(records)
+    table, named = pd.DataFrame(rows).astype({"rank": "Int64"}), labels.title(records)
     searched = sorted(label for label in table["label"].unique() if label.startswith(SEARCH))
     return [
-        plots.curve(table, metric, named, apart=searched),
-        plots.pareto(table, metric, named, rises(metric)),
+        plots.curve(table, metric, named, apart=searched, lines=baselines.lines(records, metric)),
+        plots.pareto(table.dropna(subset=["rank"]), metric, named, rises(metric)),
     ]
 
 
