@@ -9,7 +9,6 @@ import pytest
 
 from rankbench.system.progress import Counted
 
-
 Patch = pytest.MonkeyPatch
 Said = pytest.CaptureFixture[str]
 Logged = pytest.LogCaptureFixture

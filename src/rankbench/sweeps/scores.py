@@ -42,7 +42,7 @@ def _table(folders: Sequence[Path]) -> list[str]:
 
     long = curve_long(list(folders))
     metrics = list(dict.fromkeys(long["metric"]))
-    best = [_best(rows, metric) for (_, metric), rows in long.groupby(["label", "metric"], sort=False)]
+    best = [_best(rows, str(metric)) for (_, metric), rows in long.groupby(["label", "metric"], sort=False)]
     head = unit(metrics[0]) if len(metrics) == 1 else "score"
     cells = [("method", "best at", head), *((str(row["label"]), _place(row), _score(row)) for row in best)]
     places, scores = (max(len(line[column]) for line in cells) for column in (1, 2))
@@ -55,7 +55,7 @@ def _table(folders: Sequence[Path]) -> list[str]:
 
 
 def _best(rows: pd.DataFrame, metric: str) -> Any:
-    return rows.loc[rows["mean"].idxmax() if rises(metric) else rows["mean"].idxmin()]
+    return rows.iloc[int(rows["mean"].argmax() if rises(metric) else rows["mean"].argmin())]
 
 
 def _place(row: Any) -> str:
