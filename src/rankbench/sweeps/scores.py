@@ -1,4 +1,4 @@
-"""What a sweep's runs score, in a few lines, and the command that chooses among them."""
+"""What a sweep's runs score, in a few lines, and which of them to ship."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("rankbench")
 
 
 def text(folders: Sequence[Path], runs_dir: Path) -> str:
-    """The best sub-model of each method among these done runs, and the next command; empty for no runs.
+    """The best sub-model of each method among these done runs, and which to ship; empty for no runs.
 
     What goes wrong with it is said in a line and costs nothing: the runs are done.
     """
@@ -29,8 +29,7 @@ def text(folders: Sequence[Path], runs_dir: Path) -> str:
         return ""
     try:
         records = load_records(folders)
-        following = _next(records, runs_dir)
-        return "\n".join(["", *_table(folders), *(["", *following] if following else [])])
+        return "\n".join(["", *_table(folders), *_answer(records, runs_dir)])
     except Exception as error:
         log.info("the scores of the sweep cannot be shown (%s); its runs are done", str(error).splitlines()[:1])
         return ""
@@ -72,17 +71,19 @@ def _score(row: Any) -> str:
     return f"{factor * row['mean']:.{digits}f}{spread}"
 
 
-def _next(records: Sequence[dict[str, Any]], runs_dir: Path) -> list[str]:
-    """The command that says which to ship, where the runs can be held against each other."""
-    from rankbench.tables.choice import measured
+def _answer(records: Sequence[dict[str, Any]], runs_dir: Path) -> list[str]:
+    """Which of all runs there to ship, and the commands that export it and show the table; none of several tasks."""
+    from rankbench.tables.choice import chosen
 
     tasks = {str(record["config"]["task"]["name"]) for record in records}
     if len(tasks) > 1:
         return []
     for options in ([], ["--task", *tasks]):
         try:
-            measured(of_task(runs_dir, *tasks) if options else runs_dir, None)
+            made = chosen(of_task(runs_dir, *tasks) if options else runs_dir)
         except RequestError:
             continue
-        return ["Which to ship:", f"    {shlex.join(['rankbench', 'table', 'choose_rank', str(runs_dir), *options])}"]
+        command = shlex.join(["rankbench", "table", "choose_rank", str(runs_dir), *options])
+        said = [line for told in made.answer for line in textwrap.wrap(told, WIDTH)]
+        return ["", *said, *made.ship, "All of them beside each other:", f"    {command}"]
     return []
