@@ -64,10 +64,9 @@ def test_a_full_disk_keeps_a_run_that_was_to_begin_anew(
     words = [*tiny_overrides(tiny_data, place / "runs"), *QUICK]
     folder = place / "runs" / execute(compose_run(*words))["run_id"]
     before = (folder / "record.json").read_bytes()
-    with open(place / "filler", "wb") as filler, pytest.raises(OSError, match="No space"):
+    with open(place / "filler", "wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):
         while True:
             filler.write(bytes(4096))
-            filler.flush()
     answer = call_main(*words, "fresh=true")
     assert answer.rc in (1, 2) and calm(answer)
     assert (folder / "record.json").read_bytes() == before and (folder / "adapter" / "rankbench.json").is_file()
