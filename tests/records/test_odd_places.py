@@ -78,6 +78,10 @@ ODD = {
     "null": b"null",
     "done alone": b'{"status": "done", "schema": 2, "run_id": "x"}',
     "no settings": b'{"status": "done", "schema": 2, "run_id": "x", "submodels": [], "config": {}}',
+    "nothing measured": json.dumps(
+        {"status": "done", "schema": 2, "run_id": "x", "submodels": []}
+        | {"config": {"seed": 0} | {g: {"name": g} for g in ("task", "model", "adapter", "sampler", "quantization")}}
+    ).encode(),
     "other types": b'{"status": 5, "schema": "a", "run_id": "x"}',
 }
 

@@ -64,13 +64,25 @@ def test_a_full_disk_keeps_a_run_that_was_to_begin_anew(
     words = [*tiny_overrides(tiny_data, place / "runs"), *QUICK]
     folder = place / "runs" / execute(compose_run(*words))["run_id"]
     before = (folder / "record.json").read_bytes()
-    with open(place / "filler", "wb") as filler, pytest.raises(OSError, match="No space"):
+    with open(place / "filler", "wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):
         while True:
             filler.write(bytes(4096))
-            filler.flush()
     answer = call_main(*words, "fresh=true")
     assert answer.rc in (1, 2) and calm(answer)
     assert (folder / "record.json").read_bytes() == before and (folder / "adapter" / "rankbench.json").is_file()
+
+
+def test_a_done_run_on_a_read_only_disk_is_done(disk: Disk, tiny_data: Path, call_main: Callable[..., Answer]) -> None:
+    place = disk("size=4m")
+    words = [*tiny_overrides(tiny_data, place / "runs"), *QUICK]
+    execute(compose_run(*words))
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    answer = call_main(*words)
+    assert answer.rc == 0 and "already done" in "\n".join(calm(answer))
+    answer = call_main(*words, "fresh=true")
+    assert answer.rc == 2 and "Read-only" in calm(answer)[-1], answer.err
+    answer = call_main("status", str(place / "runs"))
+    assert answer.rc == 0 and answer.out.splitlines()[-1] == "1 done"
 
 
 @pytest.mark.parametrize("more", [[], ["cluster.own_process=true"], ["-m"]], ids=["run", "own_process", "sweep"])

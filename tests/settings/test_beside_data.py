@@ -13,6 +13,7 @@ import rankbench
 from rankbench.errors import RequestError
 from rankbench.records.record import load_records
 from rankbench.runs.life import execute
+from rankbench.settings.compose import composed
 from rankbench.settings.identity import identity, sources
 from rankbench.settings.run import Run
 from rankbench.settings.sources import Source, fingerprint, locate
@@ -52,11 +53,11 @@ SPLITS = ("test.csv", "validation-more.csv", "dev.tsv", "train.csv")
 
 @pytest.mark.parametrize("name", [*BESIDE, *SPLITS])
 def test_only_what_is_named_as_a_split_is_part_of_a_run(make_run: Callable[..., Run], name: str) -> None:
-    before = make_run()
-    file = Path(str(before.task.data_dir)) / name
+    before = make_run().run_id
+    file = Path(str(make_run().task.data_dir)) / name
     file.parent.mkdir(exist_ok=True)
     file.write_text("text,label\na,1\n")
-    assert (make_run().run_id == before.run_id) == (name in BESIDE)
+    assert (make_run().run_id == before) == (name in BESIDE)
 
 
 def test_a_split_of_any_name_is_part_of_a_run(make_run: Callable[..., Run]) -> None:
@@ -105,7 +106,7 @@ def test_a_tilde_is_the_home_in_every_path_that_a_run_reads(
 ) -> None:
     write_tiny(home / "data")
     asked = [*tiny_overrides(Path("~/data"), Path("~/runs")), *QUICK]
-    record = execute(compose_run(*asked))
+    record = execute(composed(asked))
     folder = home / "runs" / record["run_id"]
     assert (folder / "predictions.parquet").is_file() and not (tmp_path / "~").exists()
     assert record["run_id"] == compose_run(*tiny_overrides(home / "data", home / "runs"), *QUICK).run_id
@@ -124,7 +125,7 @@ def test_the_home_of_nobody_is_a_path_that_does_not_exist(home: Path, tiny: list
     more = ["adapter=early_exit"] if key.startswith("adapter") else []
     words = [word for word in tiny if not (more and word.startswith("adapter"))]
     with pytest.raises(RequestError, match=key.replace(".", r"\.")):
-        _ = compose_run(*words, *more, f"{key}=~nobody-here/x").run_id
+        _ = composed([*words, *more, f"{key}=~nobody-here/x"]).run_id
 
 
 def test_without_a_home_a_run_goes_on(tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -57,11 +57,11 @@ def read(folder: Path) -> dict[str, Any] | None:
 def done(folder: Path) -> dict[str, Any] | None:
     """The record of a run that is done; None where there is none, and a word where what is there is no whole one."""
     found, file = read(folder), folder / "record.json"
-    why = damage(found) if found and found["status"] == "done" else None
-    if why or (found is None and file.exists()):
-        log.warning(
-            "%s is not a whole record (%s), so the run does not count as done", file, why or "it lacks a status"
-        )
+    why = "it lacks a status" if found is None and file.exists() else None
+    if found and found["status"] == "done":
+        why = damage(found)
+    if why:
+        log.warning("%s is not a whole record (%s), so the run does not count as done", file, why)
     return found if found and found["status"] == "done" and not why else None
 
 
@@ -143,6 +143,8 @@ def damage(record: dict[str, Any]) -> str | None:
         list(_rows(record, False))
     except (KeyError, TypeError, AttributeError) as error:
         return repr(error)
+    if record["status"] == "done" and not record.get("submodels"):
+        return "it has no sub-models"
     whole = all(isinstance(part, kind) for part, kind in zip(parts, (str, str, int), strict=True))
     return None if whole else "its run_id, status or schema is of another type"
 

@@ -66,6 +66,9 @@ def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:
     speak()
     sharding.refuse(run.adapter, run.quantization)
     folder = run.folder
+    if not run.fresh and folder.is_dir() and home.refusal(folder) and (found := records.done(folder)):
+        log.info("already done: %s", folder)  # where nothing can be written, as in an archive
+        return found
     places.make(folder)
     home.spare(folder.parent)
     with stopping.obeyed(), _held(folder) as mine:

@@ -24,13 +24,17 @@ def walk(place: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """
 
     def closed(error: OSError) -> None:
-        log.warning("%s cannot be read (%s), so what is in it is not counted", error.filename, error.strerror)
+        if not isinstance(error, FileNotFoundError):  # a run in progress makes folders and removes them
+            log.warning("%s cannot be read (%s), so what is in it is not counted", error.filename, error.strerror)
 
     seen, starts = set(), [place]
     while starts:
         for name, inside, files in os.walk(starts.pop(0), onerror=closed):
             root = Path(name)
-            at = root.stat()
+            try:
+                at = root.stat()
+            except FileNotFoundError:
+                continue
             if (at.st_dev, at.st_ino) in seen:
                 inside.clear()
                 continue
