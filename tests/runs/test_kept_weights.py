@@ -99,7 +99,7 @@ def test_tables_tell_runs_that_look_on_at_other_steps_apart(tmp_path: Path, capl
     caplog.set_level(logging.ERROR, "rankbench")
     for words in (["train.keep=best"], ["train.keep=best", "train.eval_steps=3"], ["seed=1"], ["seed=2"]):
         done(tmp_path, "train.max_steps=4", *words)
-    text = rankbench.table("curve", tmp_path / "runs").text("csv")
+    text = rankbench.table("curve", tmp_path / "runs").text("md")
     head = next(line for line in text.splitlines() if "dylora" in line)
     assert head.count("dylora") == 3 and "eval_steps=2" in head and "eval_steps=3" in head, "seeds are one method"
     assert "keep=best" in text
