@@ -199,6 +199,15 @@ def test_a_card_says_it_below_the_table(
         assert (f"pearson x 100 {100 * value:.2f}" in card) == said
 
 
+def test_the_table_of_classes_is_of_validation(tmp_path: Path) -> None:
+    words = [word for word in settings(write(tmp_path)) if "regression" not in word and "metrics" not in word]
+    run = compose_run(*words, "train.max_steps=2")
+    execute(run)
+    assert set(pd.read_parquet(run.folder / "predictions.parquet")["split"]) == {"validation", "test"}
+    text = rankbench.table("classes", run.folder).text("md")
+    assert "24" in text and "20" not in text and "test" not in text
+
+
 def test_several_splits_on_both_sides_keep_their_names(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     write_jsonl(folder / "train.jsonl", sentences(32))
