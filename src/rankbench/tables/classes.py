@@ -115,7 +115,7 @@ def _words(sub: dict[str, Any]) -> str:
 
 
 def _predictions(file: Path, record: dict[str, Any], sub: dict[str, Any]) -> pd.DataFrame:
-    """The rows of one sub-model on the validation splits. Raises RequestError where the file is missing, or they are not there."""
+    """The rows of one sub-model on validation splits. Raises RequestError where the file is missing, or lacks them."""
     again = "copy it there from where the run was done, or run it again with fresh=true"
     if not file.exists():
         raise RequestError(f"{file.parent} lacks predictions.parquet, which tells classes apart; {again}")
