@@ -366,6 +366,12 @@ def test_the_steps_are_the_training_loops(make_run):
     assert f"steps  {steps} (2 epochs of {steps // 2}; 64 rows)" in plan.lines(run)
 
 
+def test_with_patience_the_steps_are_the_most_that_there_are(make_run):
+    words = ["train.eval_steps=2", "train.patience=3"]
+    assert "steps  at most 4 (train.max_steps)" in plan.lines(make_run(*words))
+    assert "steps  at most 24 (3 epochs of 8; 64 rows)" in plan.lines(make_run("train.max_steps=null", *words))
+
+
 def test_a_folder_is_new_started_or_done(finished, make_run, tmp_path):
     done = [*tiny_overrides(finished.parents[1] / "data", finished.parent), "task.metrics=[accuracy,f1]"]
     run = compose_run(*done, "train.eval_steps=2", "train.log_steps=1")

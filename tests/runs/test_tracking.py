@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Answer
+from conftest import Answer, sentences, write_jsonl
 
 from rankbench.errors import RequestError, RunFailed
 from rankbench.runs import tracking
@@ -138,6 +138,18 @@ def test_every_rank_is_logged_with_its_metrics_over_rank(
         expected = {f"by_rank/{name}": value for name, value in sub["metrics"].items()}
         assert logged[sub["rank"]] == {"rank": sub["rank"], **expected}
     assert ("by_rank/*", "rank") in recorder.defined
+
+
+def test_what_test_splits_say_is_logged_apart(
+    record_wandb: Callable[..., Recorder], wandb_run: Callable[..., Run], tiny_data: Path
+) -> None:
+    write_jsonl(tiny_data / "test.jsonl", sentences(6, start=100))
+    recorder = record_wandb()
+    record = execute(wandb_run("task.test_splits=[test]"))
+    logged = [values for values in recorder.logged if "test_by_rank/accuracy" in values]
+    expected = [{"rank": s["rank"], "test_by_rank/accuracy": s["test"]["accuracy"]} for s in record["submodels"]]
+    assert logged == expected and len(logged) == 4
+    assert ("test_by_rank/*", "rank") in recorder.defined
 
 
 def test_losses_are_logged_over_the_step(record_wandb: Callable[..., Recorder], wandb_run: Callable[..., Run]) -> None:

@@ -26,7 +26,9 @@ def told(caplog: pytest.LogCaptureFixture, folder: Path, limit: int = 128, **set
     loaded = data.load(Task(name="made_up", data_dir=str(folder), **settings))
     how = encode_responses if loaded.kind == "causal_lm" else encode
     tokenizer = byte_tokenizer()
-    return tell(loaded, [how(split, tokenizer, limit) for split in (loaded.train, *loaded.validation)], limit)
+    return tell(
+        loaded, [how(split, tokenizer, limit) for split in (loaded.train, *loaded.validation, *loaded.test)], limit
+    )
 
 
 def splits(folder: Path, train: list[dict[str, Any]], validation: list[dict[str, Any]]) -> Path:
@@ -61,6 +63,17 @@ def test_texts_of_both_splits_are_counted(tmp_path: Path, caplog: pytest.LogCapt
     found = told(caplog, splits(tmp_path, rows, [*rows[:3], *sentences(4, start=90)]))
     assert found["validation"]["in_train"] == 3
     assert any("validation: 3 of 7 texts also stand in train" in message for message in caplog.messages)
+
+
+def test_texts_of_a_test_split_that_stand_elsewhere_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows, scored = sentences(20), sentences(6, start=90)
+    write_jsonl(tmp_path / "test.jsonl", [*rows[:3], *scored[:2], *sentences(4, start=120)])
+    found = told(caplog, splits(tmp_path, rows, scored), test_splits=["test"])
+    assert found["test"] == {"cut": 0, "in_train": 3, "in_validation": 2}
+    assert any("test: 3 of 9 texts also stand in train" in message for message in caplog.messages)
+    assert any("test: 2 of 9 texts also stand in validation" in message for message in caplog.messages)
 
 
 def test_a_pair_stands_in_both_splits_only_as_a_pair(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

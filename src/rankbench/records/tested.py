@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rankbench.settings.metrics import base
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def splits(record: dict[str, Any]) -> list[str]:
     """The names of a run's test splits."""
     return list((record.get("config") or {}).get("task", {}).get("test_splits") or [])
+
+
+def chosen_by(predictions: pd.DataFrame, record: dict[str, Any]) -> pd.DataFrame:
+    """The rows of a run's predictions that are of no test split: those by which may be chosen."""
+    return predictions[~predictions["split"].isin(splits(record))]
 
 
 def rows(record: dict[str, Any], metric: str, n: int) -> int:

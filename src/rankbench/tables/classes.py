@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from rankbench.errors import RequestError
+from rankbench.records import tested
 from rankbench.records.record import Paths, records_by_folder
 from rankbench.tables.layout import Block, frame
 from rankbench.tables.shown import by, first_metric
@@ -45,7 +46,7 @@ def blocks(record: dict[str, Any], folder: Path, rank: int | None = None, depth:
         kind = "regression" if task.get("regression") else "language model"
         raise RequestError(f"{folder} is of a {kind}, which has no classes; ask for table curve")
     chosen = _chosen(record, folder, rank, depth)
-    rows = _predictions(folder / "predictions.parquet", chosen)
+    rows = _predictions(folder / "predictions.parquet", record, chosen)
     found = []
     for split in dict.fromkeys(rows["split"]):
         own = rows[rows["split"] == split]
@@ -113,13 +114,13 @@ def _words(sub: dict[str, Any]) -> str:
     return " at ".join(f"{key} {sub[key]}" for key in ("rank", "depth") if sub[key] is not None) or "the whole model"
 
 
-def _predictions(file: Path, sub: dict[str, Any]) -> pd.DataFrame:
-    """The rows of one sub-model. Raises RequestError where the file is missing, or they are not there."""
+def _predictions(file: Path, record: dict[str, Any], sub: dict[str, Any]) -> pd.DataFrame:
+    """The rows of one sub-model on validation splits. Raises RequestError where the file is missing, or lacks them."""
     again = "copy it there from where the run was done, or run it again with fresh=true"
     if not file.exists():
         raise RequestError(f"{file.parent} lacks predictions.parquet, which tells classes apart; {again}")
     try:
-        rows = pd.read_parquet(file)
+        rows = tested.chosen_by(pd.read_parquet(file), record)
         if "cut" in rows:  # other ways to cut rank R down
             rows = rows[rows["cut"].isna()]
         for key in ("rank", "depth"):

@@ -196,9 +196,7 @@ def _read(folder: Path, record: dict[str, Any], metric: str) -> _Read:
     entries = sorted([*record["submodels"], *(record.get("cuts") or [])], key=_place)
     places = [_place(sub) for sub in entries]
     try:
-        frame = pd.read_parquet(file)
-        chosen_by = frame[~frame["split"].isin(tested.splits(record))]  # a test split says nothing here
-        known, columns, references = _columns(chosen_by, metric, places)
+        known, columns, references = _columns(tested.chosen_by(pd.read_parquet(file), record), metric, places)
     except (LookupError, ValueError, OSError, StopIteration) as error:
         raise RequestError(f"{file} is not of this run, or damaged ({error}); {AGAIN}") from error
     index, scored = columns["index"][0], references
