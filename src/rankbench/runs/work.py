@@ -46,9 +46,10 @@ def carry_out(
     from accelerate.utils import InitProcessGroupKwargs
 
     from rankbench import methods
+    from rankbench.methods.lora import DyLora
     from rankbench.models import backbone, quantization
     from rankbench.runs import baselines
-    from rankbench.scoring import evaluation
+    from rankbench.scoring import evaluation, forward_speed
     from rankbench.shipping import loading
     from rankbench.training import loop, selection
 
@@ -139,6 +140,9 @@ def carry_out(
     if run.evaluate.baselines:
         alone = functools.partial(measure, model, validation)
         beside = baselines.measured(adapter, encoded, validation, run.task.metrics, loaded.num_labels, alone)
+    pace = {}
+    if isinstance(adapter, DyLora) and run.quantization.name == "none" and processes.count() == 1:
+        pace = forward_speed.measure(model, adapter, validation[0], run.train.eval_batch_size, pad_id)
     adapter.activate(adapter.family[-1])
 
     def save(place: Path) -> None:
@@ -159,6 +163,7 @@ def carry_out(
         "submodels": [row | speeds.get(row["depth"], {}) for row in measured.rows],
         **({"cuts": [{"cut": how} | row for how, cut in by_cut.items() for row in cut.rows]} if by_cut else {}),
         **({"baselines": beside} if beside else {}),
+        **({"forward_speed": pace} if pace else {}),
         "training": {
             "steps": past.step,
             "seconds": past.seconds,

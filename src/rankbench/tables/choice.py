@@ -17,7 +17,7 @@ from rankbench.records.finished import kept
 from rankbench.records.record import Paths, read, records_by_folder
 from rankbench.settings.metrics import METRICS, base, times, unit
 from rankbench.system.files import expanded
-from rankbench.tables import closing, metric_sums, reported, shown, stats
+from rankbench.tables import closing, costs, metric_sums, reported, shown, stats
 from rankbench.tables.layout import Block, chance, render, said
 from rankbench.tables.measured import Measured, Member, Runs, measure
 
@@ -75,7 +75,7 @@ def chosen(paths: Paths, metric: str | None = None, margin: float = 0.5) -> Chos
     by = shown.by(list(runs.values()), of.metric)
     return Chosen(
         [_block(runs, of, found, halves, margin)],
-        [_answer(of, found, margin), *(reported.lines(of, found.within[0]) if found.within else [])],
+        [_answer(of, found, margin), *(_of_named(of, found.within[0]) if found.within else [])],
         [*told, *closing.lines(list(given.values()), by)],
         _export(paths, of, found),
         runs,
@@ -229,6 +229,11 @@ def _answer(measured: Measured, found: Found, margin: float) -> str:
         f"{first}: the smallest {measured.kind} within {margin:g} of the best, whichever that is, at {sure}; at most "
         f"{abs(least):.{digits + 1}f} worse."
     )
+
+
+def _of_named(measured: Measured, place: int) -> list[str]:
+    """What the sub-model that is named costs, and what test splits say of it."""
+    return [costs.line(measured.members[place]), *reported.lines(measured, place)]
 
 
 def _more(measured: Measured, found: Found, margin: float) -> str:
