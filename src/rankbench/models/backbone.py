@@ -17,6 +17,7 @@ from torch import nn
 
 from rankbench.errors import RequestError
 from rankbench.models import described, fit, gguf, quantization
+from rankbench.settings import auto
 from rankbench.settings.model import Model
 from rankbench.settings.sources import fetch, fingerprint, hub_of, locate
 from rankbench.system import seeds
@@ -164,10 +165,7 @@ def auto_class(config: Any, num_labels: int | None) -> Any:
     if num_labels is not None:
         return AutoModelForSequenceClassification
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        raise RequestError(
-            f"a {config.model_type} model is an encoder and cannot write a response; choose a decoder, such as "
-            "model=smollm2_135m, or a classification task"
-        )
+        raise RequestError(auto.encoder_cannot_write(config.model_type))
     return AutoModelForCausalLM
 
 

@@ -30,6 +30,8 @@ def explain(error: Exception, words: list[str], conf: Path) -> str:
     if isinstance(error, RequestError):
         return str(error)
     text = "\n".join(_chain(error))
+    if found := re.search(r"(?s)RequestError raised while resolving interpolation: (.*?)(\n\s+full_key: .*)?$", text):
+        return found[1]  # of what a YAML has found out, as that of model=auto
     if isinstance(error, OverrideParseException):
         key, equals, value = str(error.override).partition("=")
         if not equals or not key:
