@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from rankbench.errors import RequestError
-from rankbench.models import described, fit, gguf, quantization
+from rankbench.models import described, drawn, fit, gguf, quantization
 from rankbench.settings import auto
 from rankbench.settings.model import Model
 from rankbench.settings.sources import fetch, fingerprint, hub_of, locate
@@ -207,7 +207,11 @@ def _pretrained(
             "device_map": {"": storage.device},
         }
     with quantization.plain_linears() if storage.quantized else contextlib.nullcontext():
-        model = gguf.model(kind, folder, **options) if packed else kind.from_pretrained(folder, **options)
+        if packed:
+            model = gguf.model(kind, folder, **options)
+        else:
+            model, told = kind.from_pretrained(folder, **options, output_loading_info=True)
+            drawn.mark(model, told, folder, bool(head))
     if storage.quantized:
         if not streamed:
             quantization.quantize(model, storage)
