@@ -193,8 +193,7 @@ def _pretrained(
     config = _config(folder, **options)
     kind = auto_class(config, num_labels)
     options = {**options, **head, "use_safetensors": True, "dtype": storage.dtype}
-    if head:
-        options["ignore_mismatched_sizes"] = True  # a head of another width is replaced
+    options["ignore_mismatched_sizes"] = True  # a head of another width is replaced; anything else is refused below
     packed = "gguf_file" in options
     if packed:
         del options["use_safetensors"]

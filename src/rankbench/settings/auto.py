@@ -89,7 +89,7 @@ def look(model: Model) -> Found:
         "model=auto wants to know which model: give model.path=<a folder in the hub's format, or a GGUF file>, or "
         "model.hub=OWNER/NAME model.revision=COMMIT",
     )
-    config, where = _config(model)
+    config, where = _config(replace(model, name=model.place_name()))
     model_type = config.get("model_type")
     require(
         isinstance(model_type, str),
@@ -180,7 +180,8 @@ def _said(run: Run, found: Found) -> str:
     if found.preset is not None:
         return f"the weights of model={found.preset.name}, whose settings these are"
     parts = []
-    if getattr(run.adapter, "target_modules", None) in (found.target_modules, "all-linear"):
+    held = None if run.adapter.trains_every_weight else getattr(run.adapter, "target_modules", None)
+    if held == ("all-linear" if found.target_modules == ALL_LINEAR else found.target_modules):
         whose = "every linear layer" if found.target_modules == ALL_LINEAR else f"PEFT's choice for {found.model_type}"
         parts.append(f"adapter.target_modules={_text(found.target_modules)} ({whose})")
     if run.train.learning_rate == found.learning_rate:

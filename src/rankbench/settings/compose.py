@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from rankbench.errors import RequestError
 from rankbench.settings import auto
@@ -68,6 +69,10 @@ def build(config: DictConfig, words: Sequence[str]) -> Run:
         run = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
         raise RequestError(f"{error.full_key} has no value; give {error.full_key}=...") from error
+    except InterpolationResolutionError as error:
+        if asked := while_resolving(str(error)):
+            raise RequestError(asked) from error
+        raise
     assert isinstance(run, Run)
     run.runs_dir = os.path.expanduser(run.runs_dir)
     if run.model.preset == auto.NAME:
@@ -76,6 +81,12 @@ def build(config: DictConfig, words: Sequence[str]) -> Run:
         run.model.use(words)
     run.check()
     return run
+
+
+def while_resolving(text: str) -> str | None:
+    """The refusal that OmegaConf's error wraps, where a resolver of ours raised it."""
+    found = re.search(r"(?s)RequestError raised while resolving interpolation: (.*?)(\n\s+full_key: .*)?$", text)
+    return found[1] if found else None
 
 
 def stays(chdir: bool | None) -> None:
