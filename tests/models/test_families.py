@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,8 @@ def test_a_head_of_several_layers_trains_whole_and_holds_no_adapter(family: str,
     body = backbone.load(run.model, 2, False, run.seed)
     tuning = methods.attach(run, body.model)
     stored = load_file(base / "model.safetensors")
-    trained = {name.replace("base_model.model.", "").replace("modules_to_save.default.", "") for name in tuning.trained()}
+    inner = ("base_model.model.", "modules_to_save.default.")
+    trained = {functools.reduce(lambda n, part: n.replace(part, ""), inner, name) for name in tuning.trained()}
     inside = stock(base, None, 2)
     with_tied = {name for name, _ in inside.named_parameters()}
     lacking = with_tied - {*stored} - {f"{inside.base_model_prefix}.{name}" for name in stored}

@@ -181,7 +181,8 @@ def test_a_presets_hub_id_is_that_preset_and_another_is_read_from_the_cache(
     shutil.rmtree(tmp_path / "models--org--My-Model")
     hub = str(theirs.model.hub)
     fill_cache(tmp_path, "model", hub, str(theirs.model.revision), lambda place: folder(place, model_type="roberta"))
-    mine = compose_run("model=auto", f"model.hub={hub}", f"model.revision={theirs.model.revision}", TASKS["classification"])
+    words = ("model=auto", f"model.hub={hub}", f"model.revision={theirs.model.revision}", TASKS["classification"])
+    mine = compose_run(*words)
     assert mine.run_id == theirs.run_id
 
 

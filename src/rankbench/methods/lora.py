@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora import layer as peft_layer
 from peft.tuners.lora.layer import LoraLayer, LoraVariant
-from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from torch import nn
 
 from rankbench.errors import RequestError
@@ -231,7 +230,7 @@ def with_lora(run: Run, model: nn.Module) -> tuple[PeftModel, list[LoraLayer]]:
         target_modules=adapter.target_modules,
         task_type=TaskType.CAUSAL_LM if run.task.kind == "causal_lm" else TaskType.SEQ_CLS,
         use_rslora=adapter.scale is Scale.alpha_over_sqrt_b,
-        **_whole_modules(model),
+        **drawn.for_peft(model),
     )
     refuse_unmatched(run, model)
     torch.manual_seed(seeds.integer(run.seed, "adapter"))
@@ -257,21 +256,6 @@ def with_lora(run: Run, model: nn.Module) -> tuple[PeftModel, list[LoraLayer]]:
             )
         layers.append(module)
     return peft_model, layers
-
-
-def _whole_modules(model: nn.Module) -> dict[str, list[str]]:
-    """PEFT's settings for what trains whole and so holds no LoRA: a classifier's head.
-
-    PEFT itself has those called classifier or score train, and lets all-linear take one as a LoRA too.
-    """
-    known = tuple(SEQ_CLS_HEAD_NAMES)
-    new = [n for n in drawn.modules(model) if not any(part.endswith(known) for part in n.split(".")) and _floats(model, n)]
-    heads = [n for n, m in model.named_children() if n.endswith(known) and n not in known and isinstance(m, nn.Linear)]
-    return {key: names for key, names in (("modules_to_save", new), ("exclude_modules", new + heads)) if names}
-
-
-def _floats(model: nn.Module, name: str) -> bool:
-    return all(p.is_floating_point() for p in model.get_submodule(name).parameters())
 
 
 def refuse_unmatched(run: Run, model: nn.Module) -> None:

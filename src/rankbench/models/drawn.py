@@ -11,6 +11,7 @@ from torch import nn
 
 from rankbench.errors import RequestError
 
+HEADS = ("score", "classifier")  # PEFT's SEQ_CLS_HEAD_NAMES: how it knows a head, by the end of its name
 _MARK = "_rankbench_drawn"
 _HEAD = re.compile(r"(^|\.)pooler(\.|$)")  # BERT's kin have it inside the body
 
@@ -37,7 +38,20 @@ def note(model: nn.Module, modules: Sequence[str]) -> None:
     setattr(model, _MARK, tuple(modules))
 
 
-def modules(model: nn.Module) -> tuple[str, ...]:
-    """The modules of a classifier that its files lack, so that a run trains them whole."""
-    found: tuple[str, ...] = getattr(model, _MARK, ())
-    return found
+def for_peft(model: nn.Module) -> dict[str, list[str]]:
+    """Settings of a LoraConfig for what of a classifier's head trains whole, and so holds no LoRA.
+
+    PEFT itself has modules called classifier or score train, and would let all-linear take one of them for a LoRA too.
+    """
+    lacking = [name for name in getattr(model, _MARK, ()) if not _known(name) and _floats(model.get_submodule(name))]
+    heads = [n for n, m in model.named_children() if _known(n) and n not in HEADS and isinstance(m, nn.Linear)]
+    found = {"modules_to_save": lacking, "exclude_modules": [*lacking, *heads]}
+    return {key: names for key, names in found.items() if names}
+
+
+def _known(name: str) -> bool:
+    return any(part.endswith(HEADS) for part in name.split("."))
+
+
+def _floats(module: nn.Module) -> bool:
+    return all(p.is_floating_point() for p in module.parameters())

@@ -6,7 +6,6 @@ import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
@@ -158,9 +157,13 @@ def _preset(model: Model, config: Mapping[str, Any]) -> Model | None:
         shape = preset.shape or {}
         if any(key in config and config[key] != value for key, value in shape.items()):
             continue  # so that large files are not read for nothing
-        if model.path is None and model.hub is not None and (model.hub, model.revision) == (preset.hub, preset.revision):
+        if (
+            model.path is None
+            and model.hub is not None
+            and (model.hub, model.revision) == (preset.hub, preset.revision)
+        ):
             return preset
-        places = {"path": model.path, "package": preset.package if model.path else model.package}
+        places: dict[str, Any] = {"path": model.path, "package": preset.package if model.path else model.package}
         if (model.path or model.package) and replace(preset, **places).same_as(preset):
             return preset
     return None
@@ -172,7 +175,8 @@ def _presets() -> list[Model]:
     from rankbench.settings.compose import CONF
 
     read: list[Any] = [OmegaConf.load(file) for file in sorted((CONF / "model").glob("*.yaml"))]
-    return [Model(**OmegaConf.to_container(one)) for one in read if one.get("shape")]
+    whole: list[Any] = [OmegaConf.to_container(one) for one in read if one.get("shape")]
+    return [Model(**one) for one in whole]
 
 
 def _said(run: Run, found: Found) -> str:

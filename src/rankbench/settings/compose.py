@@ -43,7 +43,9 @@ def _found(key: str, _parent_: DictConfig) -> Any:
     """A setting of `model=auto`, for its YAML."""
     places = ("name", "path", "package", "hub", "revision", "random", "shape", "trust_remote_code")
     given = {place: _parent_[place] for place in places}
-    plain = {k: OmegaConf.to_container(v, resolve=True) if isinstance(v, DictConfig) else v for k, v in given.items()}
+    plain: dict[str, Any] = {
+        k: OmegaConf.to_container(v, resolve=True) if isinstance(v, DictConfig) else v for k, v in given.items()
+    }
     return getattr(auto.look(Model(**plain)), key)
 
 
