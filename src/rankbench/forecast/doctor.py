@@ -254,6 +254,8 @@ def _sources(run: Run) -> list[Finding]:
             found.append(source_line(group, source, lacks, hub))
         except RequestError as error:
             found.append(Finding(group, "error", *str(error).split("; ", 1)))
+    if run.model.found:
+        found.insert(1, Finding("model=auto", "ok", f"found {run.model.found}"))
     if lacking:
         found.append(disk_line("hub cache", Path(constants.HF_HUB_CACHE), "set HF_HOME to a folder on a larger disk"))
     return [*found, hub_line(hub, lacking)]

@@ -63,6 +63,8 @@ def lines(run: Run) -> list[str]:
         "steps": _steps(run, loaded),
         "model": f"{run.model.name}: {body.layers} layers of width {body.width:,}, vocabulary {body.vocabulary:,}",
     }
+    if run.model.found:
+        head["auto"] = run.model.found
     parts = [
         [line for key, value in head.items() for line in _wrapped(value, f"{key:<5}  ")],
         ["parameters", *_parameters(run, body, "of two classes, a guess" if guessed else "")],

@@ -20,7 +20,7 @@ from rankbench.errors import RequestError
 from rankbench.methods.base import FineTuning, Parameters
 from rankbench.methods.reorder import reorder
 from rankbench.methods.submodel import Submodel
-from rankbench.models import sharding
+from rankbench.models import drawn, sharding
 from rankbench.settings.methods.dylora import Update
 from rankbench.settings.methods.lora import Scale
 from rankbench.settings.run import Run
@@ -230,6 +230,7 @@ def with_lora(run: Run, model: nn.Module) -> tuple[PeftModel, list[LoraLayer]]:
         target_modules=adapter.target_modules,
         task_type=TaskType.CAUSAL_LM if run.task.kind == "causal_lm" else TaskType.SEQ_CLS,
         use_rslora=adapter.scale is Scale.alpha_over_sqrt_b,
+        **drawn.for_peft(model),
     )
     refuse_unmatched(run, model)
     torch.manual_seed(seeds.integer(run.seed, "adapter"))

@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from rankbench.errors import RequestError
-from rankbench.models import described, fit, gguf, quantization
+from rankbench.models import described, drawn, fit, gguf, quantization
+from rankbench.settings import auto
 from rankbench.settings.model import Model
 from rankbench.settings.sources import fetch, fingerprint, hub_of, locate
 from rankbench.system import seeds
@@ -164,10 +165,7 @@ def auto_class(config: Any, num_labels: int | None) -> Any:
     if num_labels is not None:
         return AutoModelForSequenceClassification
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        raise RequestError(
-            f"a {config.model_type} model is an encoder and cannot write a response; choose a decoder, such as "
-            "model=smollm2_135m, or a classification task"
-        )
+        raise RequestError(auto.encoder_cannot_write(config.model_type))
     return AutoModelForCausalLM
 
 
@@ -195,8 +193,7 @@ def _pretrained(
     config = _config(folder, **options)
     kind = auto_class(config, num_labels)
     options = {**options, **head, "use_safetensors": True, "dtype": storage.dtype}
-    if head:
-        options["ignore_mismatched_sizes"] = True  # a head of another width is replaced
+    options["ignore_mismatched_sizes"] = True  # a head of another width is replaced; anything else is refused below
     packed = "gguf_file" in options
     if packed:
         del options["use_safetensors"]
@@ -209,7 +206,11 @@ def _pretrained(
             "device_map": {"": storage.device},
         }
     with quantization.plain_linears() if storage.quantized else contextlib.nullcontext():
-        model = gguf.model(kind, folder, **options) if packed else kind.from_pretrained(folder, **options)
+        if packed:
+            model = gguf.model(kind, folder, **options)
+        else:
+            model, told = kind.from_pretrained(folder, **options, output_loading_info=True)
+            drawn.mark(model, told, folder, bool(head))
     if storage.quantized:
         if not streamed:
             quantization.quantize(model, storage)

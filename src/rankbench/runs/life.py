@@ -119,6 +119,8 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str], anew
     from rankbench.tasks import data
 
     log.info("run %s", folder)
+    if run.model.found:
+        log.info("model=auto found %s", run.model.found)
     _say_change(run, folder)
     base: dict[str, Any] = {"schema": records.SCHEMA, "run_id": run.run_id, "config": settings(run), "submodels": []}
     tracker, config = tracking.Silent(), OmegaConf.to_yaml(OmegaConf.create(base["config"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from rankbench.errors import RequestError
+from rankbench.settings import auto
 from rankbench.settings.base import neutrals, require
 from rankbench.settings.identity import ONCE_SHARED
 from rankbench.settings.methods import METHODS
+from rankbench.settings.model import Model
 from rankbench.settings.outside import conf_folders
 from rankbench.settings.run import Run
 from rankbench.settings.samplers import SAMPLERS
@@ -35,12 +38,24 @@ NEUTRAL: dict[str, Any] = {
 }
 """Every setting that came after the first records, whoever's it is, with the value that means what was before it."""
 
+
+def _found(key: str, _parent_: DictConfig) -> Any:
+    """A setting of `model=auto`, for its YAML."""
+    places = ("name", "path", "package", "hub", "revision", "random", "shape", "trust_remote_code")
+    given = {place: _parent_[place] for place in places}
+    plain: dict[str, Any] = {
+        k: OmegaConf.to_container(v, resolve=True) if isinstance(v, DictConfig) else v for k, v in given.items()
+    }
+    return getattr(auto.look(Model(**plain)), key)
+
+
 OmegaConf.register_new_resolver("rankbench.at_once", gpus.at_once, replace=True)
 OmegaConf.register_new_resolver("rankbench.place", lambda path: os.path.expanduser(str(path)), replace=True)
 OmegaConf.register_new_resolver("rankbench.or", lambda chosen, default: chosen or default or 1, replace=True)
 OmegaConf.register_new_resolver(
     "rankbench.searchpath", lambda: [f"file://{CONF.parent}", *conf_folders()], replace=True
 )
+OmegaConf.register_new_resolver("rankbench.found", _found, replace=True)
 ConfigStore.instance().store(name="schema", node=Run)
 for _group, _kinds in KINDS.items():
     for _name, _kind in _kinds.items():
@@ -56,11 +71,24 @@ def build(config: DictConfig, words: Sequence[str]) -> Run:
         run = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
         raise RequestError(f"{error.full_key} has no value; give {error.full_key}=...") from error
+    except InterpolationResolutionError as error:
+        if asked := while_resolving(str(error)):
+            raise RequestError(asked) from error
+        raise
     assert isinstance(run, Run)
     run.runs_dir = os.path.expanduser(run.runs_dir)
-    run.model.use(words)
+    if run.model.preset == auto.NAME:
+        auto.settle(run)
+    else:
+        run.model.use(words)
     run.check()
     return run
+
+
+def while_resolving(text: str) -> str | None:
+    """The refusal that OmegaConf's error wraps, where a resolver of ours raised it."""
+    found = re.search(r"(?s)RequestError raised while resolving interpolation: (.*?)(\n\s+full_key: .*)?$", text)
+    return found[1] if found else None
 
 
 def stays(chdir: bool | None) -> None:

@@ -27,6 +27,7 @@ VOLATILE = (
     "train.log_steps",
     "model.shape",
     "model.sha256",
+    "model.found",
 )
 # Settings that say where a source lies; the identity holds what lies there instead.
 PLACES = ("path", "package", "hub", "revision", "data_dir", "hub_config")

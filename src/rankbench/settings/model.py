@@ -39,6 +39,8 @@ class Model:
     """An architecture as in a config.json, to be given random weights."""
     shape: dict[str, Any] | None = None
     """The architecture as in its config.json, so that `plan` can forecast before anything is downloaded."""
+    found: str | None = added(None)
+    """What `model=auto` found in the model's config.json; written by the run."""
     layers: int | None = added(None)
     """Keep the first so many layers alone: a cut model, to be fine-tuned by itself."""
     exits: list[int] | None = added(None)
@@ -67,13 +69,18 @@ class Model:
         theirs = dataclasses.replace(self, path=None) if own == "path" else None
         if own == "hub":
             self.package = self.random = self.shape = self.sha256 = None
-        if "name" in given or (theirs and self._same(theirs)):
+        if "name" in given or (theirs and self.same_as(theirs)):
             return
-        name = _name(own, str(getattr(self, own)))
+        name = self.place_name()
         if _letters(name) != _letters(self.name):
             self.preset, self.name = self.name, name
 
-    def _same(self, preset: Model) -> bool:
+    def place_name(self) -> str:
+        """What its weights are called by where they lie: a folder's name, a hub id's last part, or a package's."""
+        kind = next((key for key in ("path", "package", "hub") if getattr(self, key)), None)
+        return "random" if kind is None else _name(kind, str(getattr(self, kind)))
+
+    def same_as(self, preset: Model) -> bool:
         """Whether the weights are those of the preset, as far as can be told without a network."""
         try:
             here, there = locate("model", self), locate("model", preset)

@@ -14,7 +14,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
 from rankbench.errors import RequestError
-from rankbench.settings.compose import KINDS
+from rankbench.settings.compose import KINDS, while_resolving
 from rankbench.settings.methods import Method
 from rankbench.settings.run import Run
 from rankbench.settings.samplers import Sampler
@@ -30,6 +30,8 @@ def explain(error: Exception, words: list[str], conf: Path) -> str:
     if isinstance(error, RequestError):
         return str(error)
     text = "\n".join(_chain(error))
+    if asked := while_resolving(text):
+        return asked
     if isinstance(error, OverrideParseException):
         key, equals, value = str(error.override).partition("=")
         if not equals or not key:

@@ -265,12 +265,14 @@ def of_all_ranks(found: Finished, adapter: Adapter) -> tuple[DyLora, Backbone]:
 
     from rankbench import methods
     from rankbench.methods.lora import DyLora
+    from rankbench.models import drawn
 
     alpha = float(adapter.config["lora_alpha"])  # a prefix of a plain LoRA has another
     method: Any = found.run.adapter
     sized = dataclasses.replace(method, r=adapter.rank, lora_alpha=alpha)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         body, device = _body(found, head_width(found, adapter), as_stored=True, layers=None)
+        drawn.note(body.model, adapter.config.get("modules_to_save") or [])  # an earlier run froze what was drawn
         tuning = methods.attach(dataclasses.replace(found.run, adapter=sized), body.model)
     if not isinstance(tuning, DyLora):
         raise RequestError(

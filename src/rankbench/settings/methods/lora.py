@@ -36,6 +36,10 @@ class LowRank(Method):
     scale: Scale = Scale.alpha_over_b
     """The scale at rank b: alpha/b (DyLoRA Eq. 7), alpha/r (LoRA's prefix), or alpha/sqrt(b) (rsLoRA)."""
 
+    def __post_init__(self) -> None:
+        if self.target_modules == ["all-linear"]:  # in a list, as a model has its default
+            self.target_modules = "all-linear"
+
     @property
     def largest_rank(self) -> int:
         """R."""

@@ -1,0 +1,57 @@
+"""Weights that a model's files lack: a classifier's head trains them, anything else of the model is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from rankbench.errors import RequestError
+
+HEADS = ("score", "classifier")  # PEFT's SEQ_CLS_HEAD_NAMES: how it knows a head, by the end of its name
+_MARK = "_rankbench_drawn"
+_HEAD = re.compile(r"(^|\.)pooler(\.|$)")  # BERT's kin have it inside the body
+
+
+def mark(model: nn.Module, told: Mapping[str, Any], place: Path, classifies: bool) -> None:
+    """Note which modules transformers drew at random, given its account of the loading.
+
+    Raises RequestError where they are not a classifier's head: the run would build on noise.
+    """
+    names = sorted({*told["missing_keys"], *(entry[0] for entry in told["mismatched_keys"])})
+    body = getattr(model, "base_model_prefix", "") + "."
+    inside = [name for name in names if not classifies or (name.startswith(body) and not _HEAD.search(name))]
+    if inside:
+        more = f" and {len(inside) - 3} more" if inside[3:] else ""
+        raise RequestError(
+            f"{place} lacks weights that its config.json asks for, or has them in another shape: "
+            f"{', '.join(inside[:3])}{more}; they would be random. Save the model again, with its own config.json"
+        )
+    note(model, sorted({name.rpartition(".")[0] for name in names}))
+
+
+def note(model: nn.Module, modules: Sequence[str]) -> None:
+    """Have these modules be the ones that the files lack."""
+    setattr(model, _MARK, tuple(modules))
+
+
+def for_peft(model: nn.Module) -> dict[str, list[str]]:
+    """Settings of a LoraConfig for what of a classifier's head trains whole, and so holds no LoRA.
+
+    PEFT itself has modules called classifier or score train, and would let all-linear take one of them for a LoRA too.
+    """
+    lacking = [name for name in getattr(model, _MARK, ()) if not _known(name) and _floats(model.get_submodule(name))]
+    heads = [n for n, m in model.named_children() if _known(n) and n not in HEADS and isinstance(m, nn.Linear)]
+    found = {"modules_to_save": lacking, "exclude_modules": [*lacking, *heads]}
+    return {key: names for key, names in found.items() if names}
+
+
+def _known(name: str) -> bool:
+    return any(part.endswith(HEADS) for part in name.split("."))
+
+
+def _floats(module: nn.Module) -> bool:
+    return all(p.is_floating_point() for p in module.parameters())
