@@ -40,7 +40,7 @@ def test_what_a_sub_model_costs_is_said(tmp_path):
     record = {"forward_speed": speed, "environment": {"device": "a processor"}}
     assert costs.line(Member("", "", {0: Trained(tmp_path, record, sub)})) == (
         "It costs 1,250 parameters, 5 kB as an adapter, or 4.0 GB as a merged model (float32). Merged it answers 412 "
-        "rows a second, beside its layers at rank 8 380 (64 rows of 10 tokens; a processor)."
+        "rows a second, unmerged 380 (at rank 8, 64 rows of 10 tokens; a processor)."
     )
     assert "rows a second" not in costs.line(Member("", "", {0: Trained(tmp_path, {}, sub)}))
     whole = sub | {"parameters": sub["parameters"] | {"adapter": 0}}

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from rankbench.records.notes import RANK_0
 from rankbench.settings.metrics import times
 from rankbench.tables import labels
 
@@ -24,7 +25,8 @@ def lines(records: Sequence[dict[str, Any]], metric: str) -> dict[str, float]:
         for one in record.get("baselines") or []:
             value = (one.get("metrics") or {}).get(metric)
             if isinstance(value, int | float) and math.isfinite(value):
-                found.setdefault(one["baseline"], {}).setdefault(names[record["run_id"]], []).append(float(value))
+                called = f"{RANK_0} (adapter off)" if one["baseline"] == RANK_0 else str(one["baseline"])
+                found.setdefault(called, {}).setdefault(names[record["run_id"]], []).append(float(value))
     made: dict[str, float] = {}
     for baseline, by_method in found.items():
         means = {name: statistics.mean(values) for name, values in by_method.items()}

@@ -49,11 +49,16 @@ class Chosen:
     measured: Measured
     member: Member
 
+    @property
+    def lines(self) -> list[str]:
+        """All that is said below the table."""
+        return [*self.answer, *self.told, *self.ship]
+
 
 def choose_rank(paths: Paths, metric: str | None = None, margin: float = 0.5) -> tuple[list[Block], list[str]]:
     """The table of `chosen`, and all of its lines."""
     made = chosen(paths, metric, margin)
-    return made.blocks, [*made.answer, *made.told, *made.ship]
+    return made.blocks, made.lines
 
 
 def chosen(paths: Paths, metric: str | None = None, margin: float = 0.5) -> Chosen:
@@ -289,7 +294,7 @@ def _export(paths: Paths, measured: Measured, found: Found) -> list[str]:
     ready = [(measured.members[place], _command(measured, place)) for place in found.within]
     ready = [(member, command) for member, command in ready if command]
     if not ready or ready[0][0] is not chosen:
-        lines.append(_why_not(chosen, _best(measured, found.within[0])))
+        lines.append(_why_not(chosen, best_folder(measured, chosen)))
         lines += [f"The smallest within the margin that can be exported, {member}:" for member, _ in ready[:1]]
         lines += [] if ready else ["None within the margin can be exported."]
     if ready and len(ready[0][0].trained) > 1:
@@ -307,16 +312,17 @@ def _why_not(member: Member, folder: Path) -> str:
     return f"{_begun(member)} was measured and not trained, so it cannot be exported as it is{svd}."
 
 
-def _best(measured: Measured, place: int) -> Path:
+def best_folder(measured: Measured, member: Member) -> Path:
     """The folder of the training of a member, of all its seeds, that scores best."""
     sign = 1 if measured.sums.rises else -1
-    trained = measured.members[place].trained.values()
+    trained = member.trained.values()
     return max(trained, key=lambda one: sign * one.sub["metrics"][measured.metric]).folder
 
 
 def _command(measured: Measured, place: int) -> str | None:
     """The command that exports a member; None where there is none."""
-    member, folder = measured.members[place], _best(measured, place)
+    member = measured.members[place]
+    folder = best_folder(measured, member)
     if not (folder / "adapter").exists() or (member.cut and member.cut not in SVD):
         return None
     note = kept(folder)[1]

@@ -23,8 +23,8 @@ def line(member: Member) -> str:
         return said
     speed, device = speeds[0]
     return (
-        f"{said} Merged it answers {speed['merged']:.0f} rows a second, beside its layers at rank {speed['rank']} "
-        f"{speed['unmerged']:.0f} ({speed['rows']} rows of {speed['tokens'] // speed['rows']} tokens; {device})."
+        f"{said} Merged it answers {speed['merged']:.0f} rows a second, unmerged "
+        f"{speed['unmerged']:.0f} (at rank {speed['rank']}, {speed['rows']} rows of {speed['tokens'] // speed['rows']} tokens; {device})."
     )
 
 

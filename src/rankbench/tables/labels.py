@@ -75,6 +75,7 @@ _SILENT = {
     "model.learning_rate",
     "model.target_modules",
 } | {f"{group}.{place}" for group in ("model", "task") for place in PLACES}
+ELSEWHERE = _SILENT - {"model.preset"}  # settings of which a run's name, its data or its other settings tell
 SHARED = ("r", "lora_alpha", "lora_dropout", "target_modules")  # of the methods' settings, what several have
 _RESULT = ("train", "task", "model", "quantization")  # groups that can change a score, whatever the method
 

@@ -82,17 +82,17 @@ def said(line: str, form: str) -> str:
     )
 
 
-def figure(block: Block) -> str:
-    """The block as HTML, its caption above the table."""
+def figure(block: Block, kind: str = "") -> str:
+    """The block as HTML, its caption above the table; a style sheet knows it by its `kind`."""
     flat = block.frame.reset_index()
     head = "".join(f'<th scope="col">{html.escape(str(column))}</th>' for column in flat.columns)
     rows = []
     for first, *cells in flat.itertuples(index=False):
         others = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
         rows.append(f'<tr><th scope="row">{html.escape(str(first))}</th>{others}</tr>')
-    caption = html.escape(block.caption)
+    caption, named = html.escape(block.caption), f' class="{kind}"' if kind else ""
     return (
-        f"<figure><figcaption>{caption}</figcaption>\n<table><thead><tr>{head}</tr></thead>\n<tbody>"
+        f"<figure{named}><figcaption>{caption}</figcaption>\n<table><thead><tr>{head}</tr></thead>\n<tbody>"
         + "\n".join(rows)
         + "</tbody></table></figure>"
     )

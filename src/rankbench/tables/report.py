@@ -16,6 +16,7 @@ from rankbench.system.files import expanded
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from rankbench.tables.choice import Chosen
     from rankbench.tables.layout import Block
 
 # As comparisons.COMPARISONS has them, which takes seconds to load.
@@ -37,6 +38,7 @@ class Table:
     ours: list[Block]
     published: list[Block]
     closing: list[str]
+    chosen: Chosen | None = None  # of choose_rank, for its page
 
     def pictures(self) -> list[Figure]:
         """The pictures of these runs, the one that matters most first.
@@ -77,13 +79,15 @@ class Table:
             file.write_text(self.text(form or _form(file)), encoding="utf-8")
 
     def _page(self) -> str:
-        from rankbench.tables import page
+        from rankbench.tables import answered, page
 
         title = self.name.replace("_", " ")
         try:
             drawn = self.pictures()
         except RequestError:  # several tasks, or no ranks: the tables say it all
             drawn = []
+        if self.chosen is not None:
+            return answered.answered(self.chosen, drawn)
         return page.page(title, [*self.ours, *self.published], drawn, self.closing)
 
     def __repr__(self) -> str:
@@ -121,8 +125,10 @@ def table(
     if task is not None:
         runs = of_task(runs, task)
     told: list[str] = []
+    chosen = None
     if name == "choose_rank":
-        made, told = choice.choose_rank(runs, metric, margin)
+        chosen = choice.chosen(runs, metric, margin)
+        made, told = chosen.blocks, chosen.lines
     elif name == "classes":
         made = classes.classes(runs, rank, depth)
     elif name == "curve":
@@ -134,7 +140,7 @@ def table(
     shown = {run: by for block in made for run, by in block.shown.items()}
     told = told or closing.lines(load_records(runs), shown)
     theirs = [block for block in made if block.caption.startswith(NOT_OURS)]
-    return Table(name, runs, metric, [block for block in made if block not in theirs], theirs, told)
+    return Table(name, runs, metric, [block for block in made if block not in theirs], theirs, told, chosen)
 
 
 def choose_rank(runs: Paths, metric: str | None = None, margin: float = 0.5) -> Table:
