@@ -22,9 +22,10 @@ def line(member: Member) -> str:
     if not speeds:
         return said
     speed, device = speeds[0]
+    batch = f"{speed['rows']} rows of {speed['tokens'] // speed['rows']} tokens"
     return (
-        f"{said} Merged it answers {speed['merged']:.0f} rows a second, unmerged "
-        f"{speed['unmerged']:.0f} (at rank {speed['rank']}, {speed['rows']} rows of {speed['tokens'] // speed['rows']} tokens; {device})."
+        f"{said} Merged it answers {speed['merged']:.0f} rows a second, unmerged {speed['unmerged']:.0f} "
+        f"(at rank {speed['rank']}, {batch}; {device})."
     )
 
 
