@@ -39,7 +39,7 @@ from rankbench.settings.run import Run
 from rankbench.settings.samplers import SAMPLERS
 
 CHOICES = sorted(f"{file.parent.name}={file.stem}" for file in CONF.glob("*/*.yaml"))
-COMPANIONS = {"adapter": [], "sampler": ["adapter=sorted_lora"], "task": [], "model": [], "train": [], "log": []}
+COMPANIONS = {"sampler": ["adapter=sorted_lora"], "model=auto": ["model.random={model_type: bert}"]}
 SOURCES = sorted((REPOSITORY / "src").rglob("*.py"))
 
 
@@ -47,8 +47,8 @@ SOURCES = sorted((REPOSITORY / "src").rglob("*.py"))
 def test_every_choice_of_every_group_composes_and_passes_the_checks(choice: str) -> None:
     group, name = choice.split("=")
     needs(name)
-    run = compose_run(choice, *COMPANIONS.get(group, []))
-    if group != "train":
+    run = compose_run(choice, *COMPANIONS.get(choice, COMPANIONS.get(group, [])))
+    if group != "train" and choice not in COMPANIONS:
         assert getattr(run, group).name == name
     assert settings(run)["seed"] == 0
 
