@@ -13,6 +13,8 @@ import pandas as pd
 from rankbench.system import markup
 from rankbench.tables.shown import Shown
 
+WIDTH = 80  # of what a terminal shows
+SHORTEST = 10  # characters of a name that is shortened
 COMMENT = {"csv": "# ", "latex": "% ", "md": ""}
 
 
@@ -20,12 +22,14 @@ COMMENT = {"csv": "# ", "latex": "% ", "md": ""}
 class Block:
     """One table, its cells made for reading, and a caption of one sentence; a notebook shows both.
 
-    `shown` are the runs that it is of, each with the metric that it is shown by.
+    `shown` are the runs that it is of, each with the metric that it is shown by. `across` says what its columns are
+    where they may as well be rows, which is how they are shown when they are more than fit beside each other.
     """
 
     caption: str
     frame: pd.DataFrame
     shown: Shown = field(default_factory=dict)
+    across: str = ""
 
     def __repr__(self) -> str:
         return render([self], "md")
@@ -60,7 +64,9 @@ def render(blocks: Sequence[Block], form: str, width: int | None = None) -> str:
     In CSV and LaTeX a caption is a comment. `width` is that of `as_text`.
     """
     apart = "\n" if form == "md" else ""
-    parts = [f"{said(block.caption, form)}\n{apart}{as_text(block.frame, form, width)}" for block in blocks]
+    parts = [
+        f"{said(block.caption, form)}\n{apart}{as_text(block.frame, form, width, block.across)}" for block in blocks
+    ]
     return "\n".join(parts)
 
 
@@ -84,7 +90,7 @@ def said(line: str, form: str) -> str:
 
 def figure(block: Block, kind: str = "") -> str:
     """The block as HTML, its caption above the table; a style sheet knows it by its `kind`."""
-    flat = block.frame.reset_index()
+    flat = _shaped(block.frame, block.across).reset_index()
     head = "".join(f'<th scope="col">{html.escape(str(column))}</th>' for column in flat.columns)
     rows = []
     for first, *cells in flat.itertuples(index=False):
@@ -98,13 +104,18 @@ def figure(block: Block, kind: str = "") -> str:
     )
 
 
-def as_text(table: pd.DataFrame, form: str, width: int | None = None) -> str:
+def as_text(table: pd.DataFrame, form: str, width: int | None = None, across: str = "") -> str:
     """The table as Markdown, CSV or LaTeX, ending in a newline.
 
     With a `width`, in characters, Markdown that is wider goes on in tables below it: the same rows, further columns.
+    `across` is that of a Block; CSV, which programs read, keeps rows and columns as they are.
     """
+    if form != "csv":
+        table = _shaped(table, across)
     if width is not None and form == "md":
-        return "\n".join(as_text(part, form) for part in _folded(table, width))
+        table, names = _shortened(table, width) if across else (table, [])
+        parts = [as_text(part, form) for part in _folded(table, width)]
+        return "\n".join([*parts, *([remarks(names, form)] if names else [])])
     flat = table.reset_index()
     if form == "csv":
         return flat.to_csv(index=False, lineterminator="\n")
@@ -119,6 +130,34 @@ def as_text(table: pd.DataFrame, form: str, width: int | None = None) -> str:
     pad = [[cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in [head, *rows]]
     rule = ["-" * (width - 1) + ":" for width in widths]
     return "\n".join("| " + " | ".join(line) + " |" for line in [pad[0], rule, *pad[1:]]) + "\n"
+
+
+def _shaped(table: pd.DataFrame, across: str) -> pd.DataFrame:
+    """The table, or its columns as rows where a terminal shows that in fewer pieces."""
+    if not across or len(_folded(table, WIDTH)) == 1:
+        return table
+    kind = str(table.index.name)
+    heads = [f"{kind} {place}" if str(place).isdigit() else str(place) for place in table.index]
+    turned = pd.DataFrame(table.T.to_numpy(), index=pd.Index(table.columns, name=across), columns=heads)
+    pieces = len(_folded(_shortened(turned, WIDTH)[0], WIDTH))
+    return turned if pieces < len(_folded(table, WIDTH)) else table
+
+
+def _shortened(table: pd.DataFrame, width: int) -> tuple[pd.DataFrame, list[str]]:
+    """The table with names of rows that leave room for all its columns, and sentences that give the names in full."""
+    longest, *others = _widths(table)
+    room = width - 4 - sum(size + 3 for size in others)
+    if longest <= room or room < SHORTEST:
+        return table, []
+    names, told = [], []
+    for name in map(str, table.index):
+        if len(markup.markdown(name)) > room:
+            mark = f" [{len(told) + 1}]"
+            told.append(f"{mark.strip()} {name}")
+            whole = textwrap.shorten(name, room - len(mark), placeholder="")
+            name = (whole or name[: room - len(mark)]) + mark
+        names.append(name)
+    return table.set_axis(pd.Index(names, name=table.index.name), axis="index"), told
 
 
 def _folded(table: pd.DataFrame, width: int) -> list[pd.DataFrame]:

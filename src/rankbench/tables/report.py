@@ -61,7 +61,11 @@ class Table:
         if self.name == "curve":  # one table, so its CSV and LaTeX need no comment
             frame = self.ours[0].frame
             told = f"\n{layout.remarks(self.closing, form)}" if self.closing and form == "md" else ""
-            return (f"{curve.caption(frame)}\n\n" if form == "md" else "") + layout.as_text(frame, form, width) + told
+            return (
+                (f"{curve.caption(frame)}\n\n" if form == "md" else "")
+                + layout.as_text(frame, form, width, "method")
+                + told
+            )
         parts = [layout.render(self.ours, form, width), layout.remarks(self.closing, form)]
         return "\n".join(filter(None, [*parts, layout.render(self.published, form, width)]))
 
@@ -218,7 +222,7 @@ def _curve(runs: Paths, metric: str | None) -> Block:
 
     made = curve.curve(runs, metric)
     records = curve.taken(load_records(runs), metric)
-    return Block(f"{labels.title(records)}: {curve.caption(made)}.", made, curve.shown(records, metric))
+    return Block(f"{labels.title(records)}: {curve.caption(made)}.", made, curve.shown(records, metric), "method")
 
 
 def _pictures(name: str, runs: Paths, metric: str | None) -> list[Figure]:

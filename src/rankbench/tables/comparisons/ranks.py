@@ -68,7 +68,12 @@ def lora_search_vs_dylora(path: Paths, metric: str | None = None, margin: float 
     nested = sorted(name for name in found if name.startswith(DYLORA))  # plain DyLoRA first
     what = f"{records[0]['config']['task']['name']}, {records[0]['config']['model']['name']}"
     return [
-        Block(f"{what}: {unit(metric)} at each rank{_over(found)}.", _whole_curve(found, metric), by(records, metric)),
+        Block(
+            f"{what}: {unit(metric)} at each rank{_over(found)}.",
+            _whole_curve(found, metric),
+            by(records, metric),
+            "method",
+        ),
         bests(found, metric, ranks, nested),
         *paired(found, metric, ranks, margin),
         *published.dylora("5", "seconds"),
@@ -107,7 +112,12 @@ def _ablation(path: Paths, metric: str | None) -> list[Block]:
     seconds = {name: [spread([c.seconds for c in seeds.values()], 0), f"{len(seeds)}"] for name, seeds in found.items()}
     what = f"{records[0]['config']['task']['name']}, {records[0]['config']['model']['name']}"
     return [
-        Block(f"{what}: {unit(metric)} at each rank{_over(found)}.", _whole_curve(found, metric), by(records, metric)),
+        Block(
+            f"{what}: {unit(metric)} at each rank{_over(found)}.",
+            _whole_curve(found, metric),
+            by(records, metric),
+            "method",
+        ),
         Block("What a training took.", frame(seconds, ["seconds", "seeds"], "method")),
     ]
 
