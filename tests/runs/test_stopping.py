@@ -18,6 +18,7 @@ from tiny import a_run
 
 from rankbench import methods
 from rankbench.errors import RequestError
+from rankbench.forecast import rehearsal, step_memory
 from rankbench.records import record as records
 from rankbench.runs import life as runs
 from rankbench.runs import work
@@ -166,6 +167,16 @@ def test_a_signal_that_is_lost_or_made_an_error_still_stops_the_run(
             runs.execute(run)
     assert (records.read(run.folder) or {"status": "none"})["status"] in ("none", "done")
     assert runs.execute(run)["status"] == "done"
+
+
+def test_a_signal_in_torchs_own_callbacks_waits_for_their_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, ended = a_run(*settings(tmp_path), f"runs_dir={tmp_path / 'runs'}", "task.max_length=17"), []
+    forecast = step_memory.forecast
+    with monkeypatch.context() as patch, pytest.raises(stopping.Stopped):
+        patch.setattr(step_memory, "forecast", lambda run: (forecast(run), ended.append(run))[0])
+        strikes(patch, rehearsal, "saved", 1, signal.SIGTERM)
+        runs.execute(run)
+    assert ended == [run] and not (run.folder / "checkpoints").exists()
 
 
 def test_a_sweep_whose_run_lost_a_signal_starts_no_other(

@@ -18,7 +18,7 @@ from rankbench.runs import entries
 from rankbench.settings.identity import identity
 from rankbench.settings.metrics import GENERATED
 from rankbench.settings.run import Run
-from rankbench.system import processes
+from rankbench.system import processes, stopping
 from rankbench.system.files import replace_folder, write_atomic
 from rankbench.system.memo import Last
 
@@ -203,7 +203,8 @@ def _forecast(run: Run) -> dict[str, int] | None:
 
     asked = json.dumps(identity(run) | {"seed": None})  # no forecast depends on the seed
     try:
-        return asdict(_last_forecast.of(asked, lambda: step_memory.forecast(run)))
+        with stopping.later():
+            return asdict(_last_forecast.of(asked, lambda: step_memory.forecast(run)))
     except RequestError:
         raise
     except Exception as error:  # code that came with a model may do anything on fake tensors

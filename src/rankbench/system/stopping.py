@@ -80,6 +80,18 @@ def check() -> None:
         leave()
 
 
+@contextlib.contextmanager
+def later() -> Iterator[None]:
+    """Within the context a signal is only noted, and obeyed after it; raised in a callback of torch it kills Python."""
+    global _held
+    before, _held = _held, True
+    try:
+        yield
+    finally:
+        _held = before
+    check()
+
+
 def hold() -> None:
     """From here on a signal is only noted: until `release`, or the end of the context."""
     global _held
