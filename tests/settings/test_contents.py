@@ -7,12 +7,15 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import compose_run, sentences, tiny_overrides, write_jsonl
+from conftest import compose_run, sentences, tiny_overrides, write_jsonl, write_tiny
+from test_export import base_folder
 
+from rankbench.errors import RequestError
 from rankbench.runs.life import execute
 from rankbench.settings import contents
 from rankbench.settings.run import Run
 from rankbench.settings.sources import Source, fingerprint
+from rankbench.shipping.export import export
 
 LARGE = 17 << 20
 
@@ -125,3 +128,21 @@ def test_damaged_files_are_made_anew(damaged: str, asked: list[str], tmp_path: P
         (run.folder / name).write_text(damaged)
     assert contents.of(run) == expected and contents.kept(run.folder) is None
     assert compose_run(*asked).run_id == run.run_id
+
+
+def test_changed_code_of_a_trusted_model_is_another_run(tmp_path: Path) -> None:
+    folder = base_folder(tmp_path / "base", "tiny_bert")
+    (folder / "mine.py").write_text("SCALE = 1.0\n")
+    words = [*tiny_overrides(write_tiny(tmp_path / "data"), tmp_path / "runs"), f"model.path={folder}"]
+    words += ["model.random=null", "train.max_steps=1"]
+    untrusted = compose_run(*words).run_id
+    first = execute(compose_run(*words, "model.trust_remote_code=true"))
+    assert set(first["contents"]["model"]) >= {"mine.py", "model.safetensors"}
+    (folder / "mine.py").write_text("SCALE = -1.0\n")
+    run = compose_run(*words, "model.trust_remote_code=true")
+    assert run.run_id != first["run_id"] and compose_run(*words).run_id == untrusted, "what never runs changes nothing"
+    with pytest.raises(RequestError, match=r"mine\.py"):
+        export(tmp_path / "runs" / first["run_id"], tmp_path / "out", 2)
+    (folder / "mine.py").write_text("SCALE = 1.0\n")
+    assert compose_run(*words, "model.trust_remote_code=true").run_id == first["run_id"]
+    export(tmp_path / "runs" / first["run_id"], tmp_path / "out", 2)

@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import textwrap
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ from rankbench.system.progress import quiet_libraries, speak, written_to
 
 log = logging.getLogger("rankbench")
 
+_ONE = threading.RLock()  # of two threads the second waits: torch's random numbers and Hydra's state are the process's
+
 
 def run(*overrides: str) -> dict[str, Any]:
     """Do the run that these settings ask for, or join what is there of it, and return its record.
@@ -49,11 +52,12 @@ def run(*overrides: str) -> dict[str, Any]:
 
     if wrong := [word for word in overrides if not isinstance(word, str)]:
         raise RequestError(f"rankbench.run takes settings as texts, run('task=sst2', 'seed=1'), not {wrong[0]!r}")
-    try:
-        asked = composed(list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise RequestError(explain(error, list(overrides), CONF)) from error
-    return execute(asked, overrides)
+    with _ONE:
+        try:
+            asked = composed(list(overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise RequestError(explain(error, list(overrides), CONF)) from error
+        return execute(asked, overrides)
 
 
 def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:
@@ -63,6 +67,11 @@ def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:
     the request is wrong (nothing is written then beyond the folder), InUse when a live run holds the folder, RunFailed
     when the run fails, Stopped when a signal ends it. `words` are the settings that the record gives as its command.
     """
+    with _ONE:
+        return _execute(run, words)
+
+
+def _execute(run: Run, words: Sequence[str] | None) -> dict[str, Any]:
     speak()
     sharding.refuse(run.adapter, run.quantization)
     folder = run.folder

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankbench.settings.identity import start_folder
-from rankbench.settings.sources import Source, files_of, locate
+from rankbench.settings.sources import Source, code_of, files_of, locate
 from rankbench.system.files import sha256, write_atomic
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class _Sums:
 
     def of(self, source: Source) -> dict[str, str]:
         before = len(self.known)
-        found = {name: self._one(file) for name, file in files_of(source).items()}
+        found = {name: self._one(file) for name, file in (files_of(source) | code_of(source)).items()}
         if self.file is not None and len(self.known) > before:
             with contextlib.suppress(OSError):  # then they are made anew the next time
                 self.file.parent.mkdir(parents=True, exist_ok=True)

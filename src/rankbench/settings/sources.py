@@ -30,6 +30,7 @@ class Source:
     part: str | None = None  # a configuration of a hub data set
     random: dict[str, Any] | None = None
     splits: tuple[str, ...] = ()  # of a task's folder: whatever else lies in it is none of its data
+    code: bool = False  # whether the Python that lies in a model's folder runs
 
 
 def locate(group: str, settings: Any) -> Source:
@@ -45,7 +46,7 @@ def locate(group: str, settings: Any) -> Source:
             raise RequestError(f"{group}.{key}={given} does not exist; correct the path")
         of_task = group == "task" and path.is_dir()
         splits = (settings.train_split, *settings.validation_splits, *settings.test_splits) if of_task else ()
-        return Source("path", path=path, splits=splits)
+        return Source("path", path=path, splits=splits, code=getattr(settings, "trust_remote_code", False))
     if settings.package is not None:
         found = _in_package(settings.package)
         if found is not None:
@@ -97,6 +98,14 @@ def files_of(source: Source) -> dict[str, Path]:
         inside = [*root.glob("*"), *root.glob("*/*")]  # no deeper: a path given by mistake may hold a whole disk
         inside = [p for p in inside if p.parent == root or not _made_here(p.parent)]
     return {str(p.relative_to(root)): p for p in sorted(inside) if p.suffix.lower() in MATTERS and p.is_file()}
+
+
+def code_of(source: Source) -> dict[str, Path]:
+    """The Python files that a model brings and runs; none where its code is not trusted. No fingerprint has them."""
+    if not source.code or source.path is None or not source.path.is_dir():
+        return {}
+    inside = [*source.path.glob("*.py"), *source.path.glob("*/*.py")]
+    return {str(p.relative_to(source.path)): p for p in sorted(inside) if p.is_file()}
 
 
 def _of_a_split(stem: str, splits: Sequence[str]) -> bool:
