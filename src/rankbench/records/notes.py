@@ -29,7 +29,7 @@ def notes(record: dict[str, Any], metric: str | None = None) -> list[str]:
         found += [f"{metric} is of {where} alone; the others: --metric {', '.join(others)}."] if others else []
     if metric is not None and (record.get("training") or {}).get("kept"):
         found.append(
-            "The weights are the best of several on these examples (train.keep=best), so they tend to score worse on others."
+            "The weights are the best of several on these examples (train.keep=best): on others they tend to be worse."
         )
     found += [line for name, line in nothing_said(data) if base(name) in {base(one) for one in shown}]
     for answer in dict.fromkeys(one for sub in subs if (one := one_answer(sub)) is not None):

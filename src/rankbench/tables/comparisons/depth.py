@@ -40,7 +40,9 @@ def soft_vs_early_exit(path: Paths, metric: str | None = None) -> list[Block]:
 
     def grid(caption: str, cell: Callable[[list[dict[str, Any]]], str]) -> Block:
         rows = [[cell(cells[depth, name]) if (depth, name) in cells else "-" for name in columns] for depth in depths]
-        return Block(caption, pd.DataFrame(rows, pd.Index(depths, name="depth"), columns), by(compared, chosen), "method")
+        return Block(
+            caption, pd.DataFrame(rows, pd.Index(depths, name="depth"), columns), by(compared, chosen), "method"
+        )
 
     factor = times(chosen)
     record = runs[0]
