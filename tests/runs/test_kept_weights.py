@@ -67,7 +67,7 @@ def test_a_run_that_stops_early_says_where(tmp_path: Path) -> None:
     stopped = training["stopped_early"]
     assert training["steps"] == stopped["step"] < 40 and stopped["patience"] == 1 and "kept" not in training
     assert stopped["best"]["step"] == stopped["step"] - 2 and training["loss_curve"][-1]["step"] == stopped["step"]
-    said = f"Stopped at step {stopped['step']}: 1 evaluations without a better one than that of step"
+    said = f"Stopped at step {stopped['step']}: 1 evaluation without a better one than that of step"
     assert said in " ".join(summary(record).split()) and said in (folder / "run.log").read_text()
     last = [e["value"] for e in training["evaluations"] if e["step"] == stopped["step"]]
     assert [sub["metrics"]["pearson"] for sub in record["submodels"]] == pytest.approx(last)
@@ -102,7 +102,7 @@ def test_tables_tell_runs_that_look_on_at_other_steps_apart(tmp_path: Path, capl
     text = rankbench.table("curve", tmp_path / "runs").text("md")
     head = next(line for line in text.splitlines() if "dylora" in line)
     assert head.count("dylora") == 3 and "eval_steps=2" in head and "eval_steps=3" in head, "seeds are one method"
-    assert "keep=best" in text
+    assert "keep=best" in text and "are the best of several on these examples" in " ".join(text.split())
 
 
 def test_the_record_is_json_with_a_metric_that_is_never_finite() -> None:

@@ -94,7 +94,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, fail
 
 def test_a_half_written_checkpoint_of_a_killed_process_is_not_taken_for_one(tmp_path):
     saved(tmp_path, 1)
-    shutil.copytree(tmp_path / "step-00000001", tmp_path / ".writing-2")
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / ".writing-step-00000002")
     assert checkpoints.newest(tmp_path).step == 1
     saved(tmp_path, 2)
     assert names(tmp_path) == ["step-00000001", "step-00000002"]

@@ -244,6 +244,8 @@ def test_a_family_of_one_has_nothing_to_name():
         (["train.patience=3"], ["train.patience=3", "train.eval_steps=100"]),
         (["train.keep=best", "train.eval_steps=5", "train.patience=0"], ["train.patience=0", "at least 1"]),
         (["train.keep=first"], ["keep", "last"]),
+        (["train.load_best_model_at_end=true"], ["did you mean train.keep?"]),
+        (["train.early_stopping_patience=3"], ["did you mean train.patience?"]),
         (["train.keep_by=2"], ["train.keep_by=2", "train.keep=best"]),
         (["train.keep_by=2", "train.eval_steps=5"], ["train.keep_by=2", "train.patience"]),
         (["train.keep=best", "train.eval_steps=5", "train.keep_by=9"], ["train.keep_by=9", "1..8"]),

@@ -27,6 +27,10 @@ def notes(record: dict[str, Any], metric: str | None = None) -> list[str]:
         others = [name for name in have if base(name) == base(metric) and name != metric]
         where = metric.removeprefix(f"{base(metric)}_")
         found += [f"{metric} is of {where} alone; the others: --metric {', '.join(others)}."] if others else []
+    if metric is not None and (record.get("training") or {}).get("kept"):
+        found.append(
+            "The weights are the best of several on these examples (train.keep=best): on others they tend to be worse."
+        )
     found += [line for name, line in nothing_said(data) if base(name) in {base(one) for one in shown}]
     for answer in dict.fromkeys(one for sub in subs if (one := one_answer(sub)) is not None):
         same = [sub for sub in subs if one_answer(sub) == answer]
@@ -72,9 +76,9 @@ def how_it_ended(record: dict[str, Any]) -> list[str]:
     """Sentences: where a run stopped early, and the weights of which step it kept by which value."""
     training, lines = record.get("training") or {}, []
     if stopped := training.get("stopped_early"):
-        best = stopped["best"]
+        best, many = stopped["best"], stopped["patience"]
         lines.append(
-            f"Stopped at step {stopped['step']:,}: {stopped['patience']} evaluations without a better one than that "
+            f"Stopped at step {stopped['step']:,}: {many} evaluation{'s' * (many > 1)} without a better one than that "
             f"of step {best['step']:,} ({_value(best)})."
         )
     if kept := training.get("kept"):
