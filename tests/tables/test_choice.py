@@ -56,12 +56,19 @@ def a_run(
                 "depth": depth,
                 "metrics": metrics.score(list(names), own, accepted or references),
                 "n": N,
-                "parameters": {"trainable": 1000 * (rank or depth or 0), "total": 10**6 * (depth or 30)},
+                "eval_seconds": 1.0,
+                "parameters": {
+                    "adapter": 1000 * (rank or 0),
+                    "head": 0,
+                    "trainable": 1000 * (rank or depth or 0),
+                    "total": 10**6 * (depth or 30) + 1000 * (rank or 0),
+                },
             }
         )
     frame = pd.concat(parts).sample(frac=1, random_state=0)
     frame.to_parquet(folder / "predictions.parquet", index=False)
-    config = {"task": {"name": "a task"}, "model": {"name": "a model"}, "adapter": {"name": "dylora"}, "seed": 0}
+    names_of = {"task": "a task", "model": "a model", "adapter": "dylora", "sampler": "uniform", "quantization": "none"}
+    config = {group: {"name": name} for group, name in names_of.items()} | {"seed": 0}
     record = {"schema": 2, "run_id": folder.name, "status": "done", "config": config, "submodels": subs[::-1]}
     record["environment"] = {"precision": "fp32", "device": "cpu"}
     (folder / "record.json").write_text(json.dumps(record | more))
@@ -128,15 +135,16 @@ def test_the_table_says_what_is_known_of_each_rank(tmp_path: Path) -> None:
     chosen = [float(shown(made, rank)["best of half"].split()[0]) for rank in right]
     assert sum(chosen) == pytest.approx(100, abs=2) and chosen[-1] > 90
     assert "a task, a model, 400 examples" in made[0].caption and "over all pairs" in made[0].caption
-    assert "Chosen on one half of the examples" in closing[1] and "beside the table's best, 80.0." in closing[1]
-    assert closing[2].endswith(f"{100 * stats.aurac([1, 2, 3, 4], [0.7, 0.785, 0.7875, 0.8]):.1f}.")
+    assert closing[1].startswith("It costs 4,000 parameters, 16 kB as an adapter, or 120.0 MB as a merged model")
+    assert "Chosen on one half of the examples" in closing[2] and "beside the table's best, 80.0." in closing[2]
+    assert closing[3].endswith(f"{100 * stats.aurac([1, 2, 3, 4], [0.7, 0.785, 0.7875, 0.8]):.1f}.")
 
 
 def test_equal_ranks_share_the_halves_and_none_is_the_smallest_by_that(tmp_path: Path) -> None:
     run = of_ranks(tmp_path / "run", {1: hits(0.8), 2: hits(0.8), 4: hits(0.8)})
     made, closing = choice.choose_rank(run, margin=2)
     assert [shown(made, rank)["best of half"] for rank in (1, 2, 4)] == ["33 %"] * 3
-    assert "worse by -" not in closing[1] and "better by -" not in closing[1]
+    assert not any("worse by -" in line or "better by -" in line for line in closing)
 
 
 def test_no_rank_that_answers_one_class_is_chosen(tmp_path: Path) -> None:
@@ -378,12 +386,17 @@ def test_a_wrong_request_is_answered_in_one_line(
     assert message in answer.err
 
 
+ALONE = {"rank": 1, "depth": None, "metrics": {"accuracy": 1.0}, "n": N, "eval_seconds": 1.0} | {
+    "parameters": {"trainable": 1, "total": 2}
+}
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ({"status": "failed"}, "is not done"),
         ({"schema": 99}, "newer rankbench"),
-        ({"submodels": [{"rank": 1, "depth": None, "metrics": {"accuracy": 1.0}}]}, "one sub-model"),
+        ({"submodels": [ALONE]}, "one sub-model"),
     ],
 )
 def test_a_run_without_a_choice_is_refused(more: dict[str, Any], message: str, tmp_path: Path) -> None:
