@@ -149,7 +149,8 @@ def _shortened(table: pd.DataFrame, width: int) -> tuple[pd.DataFrame, list[str]
     room = width - 4 - sum(size + 3 for size in others)
     if longest <= room or room < SHORTEST:
         return table, []
-    names, told = [], []
+    names: list[str] = []
+    told: list[str] = []
     for name in map(str, table.index):
         if len(markup.markdown(name)) > room:
             mark = f" [{len(told) + 1}]"
