@@ -48,8 +48,26 @@ OWN: dict[str, dict[str, Any]] = {  # what a family calls otherwise, or has besi
     "gpt2": {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 128},
     "bloom": {"n_layer": 2, "n_head": 4},
     "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"), GROUPED),
+    "albert": {"embedding_size": 32},
+    "longformer": {"attention_window": [8, 8]},
+    "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global"], 2]]},
+    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 128},
+    "mixtral": {"num_key_value_heads": 2, "num_local_experts": 2},
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gemma"), GROUPED),
 }
+KIN = (
+    "xlm-roberta",
+    "albert",
+    "deberta",
+    "longformer",
+    "big_bird",
+    "phi3",
+    "gemma",
+    "mixtral",
+    "gpt_neo",
+    "olmo2",
+    "gptj",
+)
 ENCODERS = ("bert", "roberta", "deberta-v2", "electra", "distilbert", "mpnet", "modernbert")
 DECODERS = (
     *("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi"),
@@ -57,11 +75,11 @@ DECODERS = (
 )
 
 
-def folder(place: Path, family: str) -> Path:
+def folder(place: Path, family: str, kind: Any = None) -> Path:
     """A tiny random model as its makers leave it on the hub: an encoder without the head of any task."""
     torch.manual_seed(3)
     config = AutoConfig.for_model(family, **SHAPE | OWN.get(family, {}))
-    kind = AutoModelForMaskedLM if family in ENCODERS else AutoModelForCausalLM
+    kind = kind or (AutoModelForMaskedLM if family in ENCODERS else AutoModelForCausalLM)
     kind.from_config(config).save_pretrained(place)
     backbone.byte_tokenizer().save_pretrained(place)
     return place
@@ -127,6 +145,22 @@ def test_a_folder_is_trained_scored_and_shipped(case: tuple[str, str], tmp_path:
         assert not torch.allclose(shipped[2], logits(stock(base, None, labels), base, texts), atol=1e-3)
 
 
+@pytest.mark.parametrize("family", sample(KIN, "longformer"))
+def test_their_kin_are_scored_at_every_rank(family: str, tmp_path: Path) -> None:
+    """Longformer's layers see tokens first and rows second, so its ranks do not stack in one pass."""
+    base = folder(tmp_path / "base", family, AutoModelForSequenceClassification)
+    run = asked(tmp_path, base, "classification")
+    assert [s["rank"] for s in execute(run)["submodels"]] == [1, 2, 3, 4]
+    export.export(run.folder, tmp_path / "rank2", 2)
+    scored(run, base, tmp_path / "rank2")
+
+
+def test_ranks_by_row_are_refused_where_layers_do_not_see_rows(tmp_path: Path) -> None:
+    base = folder(tmp_path / "base", "longformer", AutoModelForSequenceClassification)
+    with pytest.raises(RequestError, match=r"longformer.*sampler\.per_row=false"):
+        execute(asked(tmp_path, base, "classification", "sampler.per_row=true"))
+
+
 def scored(run: Run, base: Path, adapter: Path) -> None:
     """The probabilities that the run scored rank 2 by are those of stock PEFT."""
     table = pd.read_parquet(run.folder / "predictions.parquet")
@@ -176,6 +210,15 @@ def test_weights_that_are_lost_are_not_made_up(family: str, labels: int | None, 
     save_file(weights | {lost: weights[lost][:-1].clone()}, file, {"format": "pt"})
     with pytest.raises(RequestError, match=rf"{lost}|{lost.rpartition('.')[0]}"):
         backbone.load(run.model, labels, False, 0)
+
+
+def test_a_forecast_that_cannot_be_made_is_said_and_the_run_goes_on(tmp_path: Path) -> None:
+    """ALBERT's layers share their weights, so there are none to count."""
+    from rankbench.forecast import plan
+
+    base = folder(tmp_path / "base", "albert", AutoModelForSequenceClassification)
+    with pytest.raises(RequestError, match=r"base cannot be taken apart .*train\.max_steps=2"):
+        plan.lines(asked(tmp_path, base, "classification"))
 
 
 def test_what_a_folder_lacks_is_refused_by_name(tmp_path: Path) -> None:

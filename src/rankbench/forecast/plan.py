@@ -56,7 +56,7 @@ def lines(run: Run) -> list[str]:
     guessed = loaded is None and run.task.kind == "classification" and run.task.label_names is None
     if loaded is not None and loaded.label_names:
         run = replace(run, task=replace(run.task, label_names=list(loaded.label_names)))
-    body, (room, card) = step_memory.anatomy(run), memory(run)
+    body, (room, card) = _anatomy(run), memory(run)
     head = {
         "run": str(folder),
         "state": state(folder),
@@ -72,6 +72,19 @@ def lines(run: Run) -> list[str]:
         _verdict(run, body, room),
     ]
     return [line.rstrip() for part in parts for line in (*part, "")][:-1]
+
+
+def _anatomy(run: Run) -> step_memory.Anatomy:
+    try:
+        return step_memory.anatomy(run)
+    except RequestError:
+        raise
+    except Exception as error:  # an architecture may do anything on the meta device
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RequestError(
+            f"{run.model.name} cannot be taken apart without its weights ({why}), so nothing can be forecast; a run of "
+            "train.max_steps=2 shows what it takes"
+        ) from error
 
 
 def on_disk(task: Task) -> data.Data | None:

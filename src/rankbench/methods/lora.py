@@ -27,6 +27,7 @@ from rankbench.settings.run import Run
 from rankbench.system import seeds
 
 ADAPTER = "default"  # PEFT's own name for the one adapter
+TURNED = ("longformer",)  # whose attention has the tokens before the rows of the batch
 
 
 def supported_layers() -> tuple[type[nn.Module], ...]:
@@ -100,7 +101,8 @@ class DyLora(FineTuning):
         self.by_layer: dict[int, list[int]] = {}  # rank -> the rank of each layer, where they differ
         self.prefix = Prefix(self.r, self.scale_of(self.r))
         # int8 looks for outlier columns in the whole batch, so its rows are not independent of each other.
-        self.stacks = run.quantization.name != "int8"
+        self.kind = str(getattr(getattr(model, "config", None), "model_type", ""))
+        self.stacks = run.quantization.name != "int8" and self.kind not in TURNED
         self._rows: list[tuple[LoraLayer, list[torch.Tensor], list[torch.Tensor]]] = []
         self._hook(True)
 
@@ -133,6 +135,11 @@ class DyLora(FineTuning):
 
     def activate_rows(self, submodels: Sequence[Submodel]) -> None:
         """A 0/1 prefix mask times s_b for each row of the batch."""
+        if self.kind in TURNED:
+            raise RequestError(
+                f"a {self.kind}'s layers do not see the rows of a batch apart; give sampler.per_row=false, which draws "
+                "one rank for a batch"
+            )
         gates = torch.zeros(len(submodels), self.r)
         for i, submodel in enumerate(submodels):
             b = self._check(submodel)
