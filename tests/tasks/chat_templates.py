@@ -28,6 +28,10 @@ ENDLESS = CHATML.replace("[SEP]", "")
 HEADLESS = CHATML.removesuffix(ASK)
 SHORT_BLOCK = MARKED.replace("[SEP]\n{% endgeneration %}", "{% endgeneration %}[SEP]\n")
 STRICT = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + CHATML
+# Its turns end with a mark that neither the tokenizer nor the settings for generation know as one.
+OTHER_END = (
+    HEAD + "{{ m['role'] }}: {{ m['content'] }}[CLS]\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
 DATED = "{{ strftime_now('%d') }}" + CHATML
 
 

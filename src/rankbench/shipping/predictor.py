@@ -88,6 +88,10 @@ def answering(model: Any, found: Finished) -> Predicts:
     kind: Any = type(model)
     model.__class__ = _kind(kind)
     model.told = Told(found)
+    if found.run.task.chats:  # what the caller generates ends where a turn does, whatever the base's settings say
+        tokenizer = model.told.tokenizer
+        marks = backbone.ends(backbone.Backbone(model, tokenizer, {})) | chat_template.ends(found.run.task, tokenizer)
+        model.generation_config.eos_token_id = sorted(marks)
     return model
 
 
