@@ -25,7 +25,7 @@ from rankbench.system.files import expanded
 
 log = logging.getLogger("rankbench")
 
-FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 CODE = "trust_remote_code"  # transformers' refusals of a model's own code name it
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 

@@ -220,7 +220,7 @@ def _encode(
     from rankbench.models import backbone, fit
     from rankbench.scoring import generation
     from rankbench.scoring.evaluation import Responses
-    from rankbench.tasks import overview
+    from rankbench.tasks import chat_template, overview
     from rankbench.tasks.encoding import encode, encode_responses, packed
     from rankbench.tasks.token_cache import Kept
 
@@ -233,7 +233,9 @@ def _encode(
     validation, test = scored[: len(loaded.validation)], scored[len(loaded.validation) :]
     if loaded.kind != "causal_lm":
         return train, validation, test, None, overview.tell(loaded, every, limit)
-    ends = backbone.ends(body)
+    ends = backbone.ends(body) | chat_template.ends(run.task, body.tokenizer)
+    if run.task.chats and chat_template.dated(body.tokenizer):
+        log.warning("the chat template writes today's date, so the same run trains on other texts another day")
     marks = {token: str(body.tokenizer.convert_ids_to_tokens(token)) for token in ends}
     told = overview.tell(loaded, every, limit, marks)
     if run.task.packing:

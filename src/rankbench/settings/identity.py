@@ -46,11 +46,17 @@ def settings(run: Run) -> dict[str, Any]:
 def sources(run: Run) -> dict[str, str]:
     """What lies where the run's settings point, by fingerprint: `model`, `task`, and `start` where it has one.
 
+    So too `chat_template`, where a run reads one that lies in a file of its own.
+
     Raises RequestError where something is not there.
     """
     found = {group: fingerprint(locate(group, getattr(run, group))) for group in ("model", "task")}
     if run.adapter.begins_with is not None:
         found["start"] = fingerprint(Source("path", start_folder(run) / "adapter"))
+    if run.task.chats and (folder := locate("model", run.model).path) is not None:
+        file = folder / "chat_template.jinja"
+        if file.is_file():
+            found["chat_template"] = fingerprint(Source("path", file))
     return found
 
 
@@ -78,6 +84,8 @@ def identity(run: Run, at: Mapping[str, str] | None = None) -> dict[str, Any]:
         node.pop(last, None)
     if "start" in at:
         values["adapter"]["start_from"] = at["start"]
+    if "chat_template" in at:
+        values["model"]["chat_template"] = at["chat_template"]
     values["model"]["name"] = values["model"].pop("preset", None) or values["model"]["name"]
     for group in ("model", "task"):
         for key in PLACES:

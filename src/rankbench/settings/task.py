@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from string import Formatter
 from typing import Any
 
@@ -14,9 +15,17 @@ from rankbench.settings.base import added, finite, require
 from rankbench.settings.metrics import METRICS
 
 
+class Template(Enum):
+    """What puts a prompt and its response into one text: nothing further, or the tokenizer's chat template."""
+
+    plain = "plain"
+    chat = "chat"
+
+
 @dataclass
 class Task:
-    """A data set and how it is scored: labelled texts, or prompts with a response where `prompts` is set."""
+    """A data set and how it is scored: labelled texts, prompts with a response (`prompts`), or conversations
+    (`messages_column`)."""
 
     name: str = MISSING
     """The task, as folders, records and tables call it."""
@@ -39,6 +48,14 @@ class Task:
     generation."""
     response: str = added("")
     """The template of the response."""
+    messages_column: str | None = added(None)
+    """A column of conversations, lists of {role, content}. Makes the task one of generation, which learns every turn of
+    the assistant."""
+    template: Template = added(Template.plain)
+    """`chat` makes the text by the tokenizer's chat template, the prompt the user's turn and the response the
+    assistant's."""
+    system: str | None = added(None)
+    """A system prompt before each chat that begins with none (default: none)."""
     aliases_column: str | None = added(None)
     """A column with a list of further accepted answers."""
     max_new_tokens: int = added(64)
@@ -80,7 +97,13 @@ class Task:
     @property
     def kind(self) -> str:
         """causal_lm, regression or classification."""
-        return "causal_lm" if self.prompts else "regression" if self.regression else "classification"
+        generates = self.prompts or self.messages_column is not None
+        return "causal_lm" if generates else "regression" if self.regression else "classification"
+
+    @property
+    def chats(self) -> bool:
+        """Whether the tokenizer's chat template makes the texts."""
+        return self.template is Template.chat
 
     @property
     def holds_out(self) -> bool:
@@ -112,6 +135,7 @@ class Task:
         for key in ("max_train_examples", "max_eval_examples"):
             value = getattr(self, key)
             require(value is None or value >= 1, f"task.{key}={value} must be at least 1, or null for all")
+        self._check_chats()
         fitting = [name for name, measure in METRICS.items() if measure.kind == self.kind]
         for metric in self.metrics:
             require(metric in METRICS, f"task.metrics has '{metric}'; known are {', '.join(METRICS)}")
@@ -127,8 +151,10 @@ class Task:
         require(bool(self.metrics), "task.metrics is empty; name at least one metric")
         if self.class_weights is not None:
             self._check_class_weights()
-        if self.kind == "causal_lm":
+        if self.prompts:
             self._check_prompts()
+        if self.kind == "causal_lm":
+            require(self.max_new_tokens >= 1, f"task.max_new_tokens={self.max_new_tokens} must be at least 1")
 
     def _check_class_weights(self) -> None:
         given = self.class_weights
@@ -171,6 +197,30 @@ class Task:
             "and a classification",
         )
 
+    def _check_chats(self) -> None:
+        column = self.messages_column
+        both = "task.prompts" if self.prompts else "task.response" if self.response else None
+        require(
+            column is None or both is None,
+            f"task.messages_column={column} holds whole conversations, and {both} makes texts of other columns; give "
+            "one of them",
+        )
+        require(column is None or bool(column.strip()), "task.messages_column names no column; give it, or null")
+        require(
+            column is None or self.chats,
+            "task.messages_column holds conversations, which a chat template makes into texts: give task.template=chat",
+        )
+        require(
+            not self.chats or self.kind == "causal_lm",
+            f"task.template=chat is for a language model, and this is a {self.kind} task; take task=chat for "
+            "conversations, or task=instruction",
+        )
+        require(
+            self.system is None or self.chats,
+            "task.system is the system prompt of a chat; give task.template=chat with it",
+        )
+        require(self.system is None or bool(self.system.strip()), "task.system is empty; give a text, or null")
+
     def _check_prompts(self) -> None:
         for template in [*(self.prompts or []), self.response]:
             try:
@@ -188,4 +238,3 @@ class Task:
             any(name for _, name, _, _ in Formatter().parse(self.response)),
             "task.response names no column; give the template of the response, such as ' {answer}'",
         )
-        require(self.max_new_tokens >= 1, f"task.max_new_tokens={self.max_new_tokens} must be at least 1")

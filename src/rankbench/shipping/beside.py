@@ -16,7 +16,7 @@ from rankbench.system.progress import quiet_libraries
 
 NOT_TOKENIZER = ("adapter_*", "*.safetensors", "*.safetensors.index.json", "rankbench.json", "README.md")
 OF_MODEL = ("config.json", "generation_config.json")
-TOKENIZER = ["*.json", "*.txt", "*.model"]
+TOKENIZER = ["*.json", "*.txt", "*.model", "*.jinja"]
 
 
 def copied(files: Sequence[Path], folder: Path) -> None:
@@ -30,12 +30,13 @@ def write_generation(found: Finished, folder: Path) -> None:
     from transformers import AutoTokenizer, GenerationConfig
 
     from rankbench.models import backbone
+    from rankbench.tasks import chat_template
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=found.run.model.trust_remote_code)
     named = None
     if (folder / "generation_config.json").is_file():
         named = json.loads((folder / "generation_config.json").read_text()).get("eos_token_id")
-    ends = sorted(backbone.end_marks(tokenizer, named))
+    ends = sorted(backbone.end_marks(tokenizer, named) | chat_template.ends(found.run.task, tokenizer))
     GenerationConfig(
         do_sample=False,
         max_new_tokens=found.run.task.max_new_tokens,

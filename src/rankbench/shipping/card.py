@@ -9,9 +9,10 @@ from rankbench.records import tested
 from rankbench.records.finished import Finished, ranks_in_words
 from rankbench.settings.metrics import times, unit
 from rankbench.settings.run import Run
-from rankbench.shipping.beside import cut_at
+from rankbench.shipping.beside import cut_at, tokenizer_of
 from rankbench.shipping.card_code import Made, loading, stock, storage
 from rankbench.system.markup import block, code, markdown
+from rankbench.tasks import chat_template
 
 
 def card(found: Finished, made: Made, name: str) -> str:
@@ -95,24 +96,35 @@ def _what(found: Finished, made: Made) -> str:
     if run.task.kind == "classification" and (names := found.label_names):
         said.append(f"Its outputs: {', '.join(f'{i} {markdown(str(label))}' for i, label in enumerate(names))}.")
     if run.task.kind == "causal_lm":
-        said.append(_decoding(run, made))
+        said.append(_decoding(found, made))
     return "\n\n".join([" ".join(said), _base_sentence(found, made), *_prompts(run)])
 
 
-def _decoding(run: Run, made: Made) -> str:
+def _decoding(found: Finished, made: Made) -> str:
     """How responses were generated, and what makes stock code do the same."""
+    run = found.run
     if made.form != "adapter":
         return f"It generates as it was scored: greedily, at most {run.task.max_new_tokens} tokens."
     call = f"do_sample=False, repetition_penalty=1.0, max_new_tokens={run.task.max_new_tokens}"
+    if run.task.chats:
+        tokenizer = tokenizer_of(found)
+        call += f", eos_token_id={sorted({tokenizer.eos_token_id, *chat_template.ends(run.task, tokenizer)})}"
     return f"Responses are scored greedily; the base may be set otherwise, so generate with {code(call)}."
 
 
 def _prompts(run: Run) -> list[str]:
     """The templates that the texts were made by, which a prompt has to follow."""
-    if not run.task.prompts:
-        return []
-    said = "A prompt is made by the first of these templates whose columns are all filled:"
-    return [said, *(block(prompt, "text") for prompt in run.task.prompts)]
+    said = []
+    if run.task.chats:
+        call = "tokenizer.apply_chat_template(messages, add_generation_prompt=True)"
+        said = [f"It learnt conversations, as the tokenizer's chat template writes them: give it {code(call)}."]
+        if run.task.system is not None:
+            said += ["A conversation without a system prompt began with this one:", block(run.task.system, "text")]
+    if run.task.prompts:
+        what = "The user's turn" if run.task.chats else "A prompt"
+        said.append(f"{what} is made by the first of these templates whose columns are all filled:")
+        said += [block(prompt, "text") for prompt in run.task.prompts]
+    return said
 
 
 def _adapter_sentence(found: Finished, made: Made) -> str:

@@ -114,7 +114,7 @@ def compare(
     from rankbench.models import backbone, device
     from rankbench.scoring import exit_decoding
     from rankbench.scoring.generation import check_room
-    from rankbench.tasks import data
+    from rankbench.tasks import chat_template, data
     from rankbench.tasks.encoding import encode_responses
 
     model, stack, exits = with_exits(found.folder)
@@ -125,7 +125,8 @@ def compare(
     encoded = encode_responses(split, tokenizer, min(task.max_length, backbone.longest(body)))
     prompts, limit = encoded.prompts[:examples], max_new_tokens or task.max_new_tokens
     check_room(prompts, limit, backbone.longest(body), found.run.model.name, "--new-tokens ")
-    options: dict[str, Any] = {"max_new_tokens": limit, "ends": backbone.ends(body)}
+    ends = backbone.ends(body) | chat_template.ends(task, tokenizer)
+    options: dict[str, Any] = {"max_new_tokens": limit, "ends": ends}
 
     def alone(depth: int) -> Callable[[list[int]], Answer]:
         return lambda prompt: exit_decoding.by_confidence(model, stack, [depth], prompt, {}, **options)

@@ -20,6 +20,7 @@ from rankbench.settings.metrics import GENERATED, MATCHES
 from rankbench.settings.run import Run
 from rankbench.settings.task import Task
 from rankbench.tables import metric_sums, stats
+from rankbench.tasks import chat_template
 from rankbench.tasks.encoding import Encoded, collate, sorted_batches
 
 RESAMPLES = 10_000
@@ -125,4 +126,5 @@ def _responses(task: Task, body: Backbone) -> evaluation.Responses | None:
     if not set(task.metrics) & set(GENERATED):
         return None
     decode = functools.partial(body.tokenizer.decode, skip_special_tokens=True)
-    return evaluation.Responses(task.max_new_tokens, backbone.ends(body), decode)
+    ends = backbone.ends(body) | chat_template.ends(task, body.tokenizer)
+    return evaluation.Responses(task.max_new_tokens, ends, decode)

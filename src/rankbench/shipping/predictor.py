@@ -19,7 +19,7 @@ from rankbench.scoring import evaluation
 from rankbench.scoring.generation import generate
 from rankbench.settings.task import Task
 from rankbench.shipping.beside import tokenizer_of
-from rankbench.tasks import unlabelled
+from rankbench.tasks import chat_template, unlabelled
 from rankbench.tasks.encoding import Encoded, encode, encode_prompts, sorted_batches
 from rankbench.tasks.splits import Split
 
@@ -52,6 +52,7 @@ class Predicts(torch.nn.Module):
         """What the model says to each text: a class's name, a value, or an answer generated as the run's were.
 
         A text is one string; a pair, or the columns of a template, are a tuple in the task's order or a dict by column.
+        Of a task of conversations it is a list of messages, or a string: a user's turn.
         With `scores` each answer is a pair of the class's name and the probability of every class by name. `batch_size`
         is the run's when measuring, `new_tokens` the task's longest answer. Raises RequestError.
         """
@@ -87,6 +88,10 @@ def answering(model: Any, found: Finished) -> Predicts:
     kind: Any = type(model)
     model.__class__ = _kind(kind)
     model.told = Told(found)
+    if found.run.task.chats:  # what the caller generates ends where a turn does, whatever the base's settings say
+        tokenizer = model.told.tokenizer
+        marks = backbone.ends(backbone.Backbone(model, tokenizer, {})) | chat_template.ends(found.run.task, tokenizer)
+        model.generation_config.eos_token_id = sorted(marks)
     return model
 
 
@@ -133,7 +138,7 @@ class Predictor:
         if self.task.kind != "causal_lm":
             encoded = encode(split, self.tokenizer, self.max_length)
         else:
-            prompts = encode_prompts(split.texts[0], self.tokenizer)
+            prompts = encode_prompts(split, self.tokenizer)
             lengths = np.array([len(prompt) for prompt in prompts])
             self._check_room(split, lengths)
             encoded = Encoded(split.name, {"input_ids": prompts}, split.labels, split.index, lengths, prompts)
@@ -180,7 +185,7 @@ class Predictor:
         return {"prediction": [short(value) for value in columns["prediction"]]}
 
     def _answers(self, split: Encoded, done: Callable[[float], None]) -> dict[str, Any]:
-        ends = backbone.ends(self._body)
+        ends = backbone.ends(self._body) | chat_template.ends(self.task, self.tokenizer)
         decode = functools.partial(self.tokenizer.decode, skip_special_tokens=True)
         responses = evaluation.Responses(self.new_tokens, ends, decode)
         still = _Still(self.model)
@@ -233,6 +238,8 @@ def _row(task: Task, names: Sequence[str], given: Any, place: int) -> list[Any]:
                 f"text {place} (from 0) has none of the columns {', '.join(names)}; name them in its dict"
             )
         return [given.get(name) for name in names]
+    if task.messages_column is not None:
+        return [[{"role": "user", "content": given}] if isinstance(given, str) else given]
     if isinstance(given, tuple | list):
         if len(given) != len(names):
             raise RequestError(

@@ -23,8 +23,11 @@ def check_columns(frame: pd.DataFrame, task: Task, file: str) -> None:
     if frame.empty:
         raise RequestError(f"{file} has no rows; a split needs at least one")
     if task.kind == "causal_lm":
+        messages = [] if task.messages_column is None else [task.messages_column]
+        given = "=conversations" if "conversations" in frame.columns else ""  # as ShareGPT calls it
         keys = [("task.prompts", column) for column in columns_of(*(task.prompts or []))]
         keys += [("task.response", column) for column in columns_of(task.response)]
+        keys += [(f"task.messages_column{given}", column) for column in messages]
     else:
         keys = [("task.text_columns", column) for column in task.text_columns]
         keys += [("task.label_column", task.label_column)]

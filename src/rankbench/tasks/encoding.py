@@ -11,6 +11,8 @@ import numpy as np
 from rankbench.errors import RequestError
 from rankbench.settings.metrics import ClassRoles
 from rankbench.system.seeds import generator
+from rankbench.tasks import chat_template
+from rankbench.tasks.chat_template import Row
 from rankbench.tasks.splits import Split
 from rankbench.tasks.token_cache import Ids, tokenised
 
@@ -87,38 +89,65 @@ def encode(split: Split, tokenizer: Any, max_length: int, ids: Callable[..., Ids
 
 
 def encode_responses(split: Split, tokenizer: Any, max_length: int, ids: Callable[..., Ids] = tokenised) -> Encoded:
-    """Tokenise prompts and responses apart, by `ids`, so that generation sees the very tokens that training saw.
+    """Tokenise prompts with their responses, or conversations, by `ids`; generation sees the tokens that training saw.
 
-    The response ends in the end mark, unless it is cut at `max_length` tokens (prompt included). Raises RequestError
-    for a prompt that leaves no room.
+    A response ends in the end mark, unless it is cut at `max_length` tokens (prompt included); of a conversation every
+    turn of the assistant is scored, as `chat_template.rows` has it. Raises RequestError for a prompt that leaves no
+    room.
     """
-    if tokenizer.eos_token_id is None:
-        raise RequestError("the model's tokenizer has no end mark; set eos_token in its tokenizer_config.json")
-    prompts = encode_prompts(split.texts[0], tokenizer, ids)
-    responses = ids(tokenizer, [split.texts[1]], add_special_tokens=False)["input_ids"]
-    too_long = [i for i, prompt in enumerate(prompts) if not 0 < len(prompt) < max_length]
+    if split.chats:
+        found = chat_template.rows(split.chats, _placed(split), tokenizer, ids)
+    else:
+        found = _answered(split, tokenizer, ids)
+    begins = [row.scored.index(True) for row in found]  # the answer, or the first of them
+    too_long = [i for i, begin in enumerate(begins) if not 0 < begin < max_length]
     if too_long:
         i = too_long[0]
         raise RequestError(
-            f"{split.name} row {split.index[i]} (from 0): a prompt of {len(prompts[i])} tokens leaves no room for "
+            f"{split.name} row {split.index[i]} (from 0): a prompt of {begins[i]} tokens leaves no room for "
             f"a response in {max_length} (so do {len(too_long) - 1} others); raise task.max_length if the model reads "
             "more"
         )
-    whole = [[*prompt, *response, tokenizer.eos_token_id] for prompt, response in zip(prompts, responses, strict=True)]
-    cut = sum(len(ids) > max_length for ids in whole)
-    rows = [tokens[:max_length] for tokens in whole]
-    labels = [[IGNORED] * len(prompt) + row[len(prompt) :] for prompt, row in zip(prompts, rows, strict=True)]
+    cut = sum(len(row.tokens) > max_length for row in found)
+    rows = [row.tokens[:max_length] for row in found]
+    labels = [
+        [token if scored else IGNORED for token, scored in zip(tokens, row.scored, strict=False)]
+        for tokens, row in zip(rows, found, strict=True)
+    ]
     lengths = np.array([len(row) for row in rows])
     features = {"input_ids": rows, "labels": labels}
+    prompts = [row.prompt for row in found]
     return Encoded(
         split.name, features, np.zeros(0, np.int64), split.index, lengths, prompts, split.references, cut=cut
     )
 
 
-def encode_prompts(texts: list[str], tokenizer: Any, ids: Callable[..., Ids] = tokenised) -> list[list[int]]:
-    """The tokens of prompts alone, behind the mark that begins a text where the tokenizer sets one."""
+def _answered(split: Split, tokenizer: Any, ids: Callable[..., Ids]) -> list[Row]:
+    """Prompts and responses, tokenised apart."""
+    if tokenizer.eos_token_id is None:
+        raise RequestError("the model's tokenizer has no end mark; set eos_token in its tokenizer_config.json")
+    prompts = encode_prompts(split, tokenizer, ids)
+    responses = ids(tokenizer, [split.texts[1]], add_special_tokens=False)["input_ids"]
+    return [
+        Row(
+            [*prompt, *response, tokenizer.eos_token_id],
+            [False] * len(prompt) + [True] * (len(response) + 1),
+            prompt,
+        )
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+
+
+def encode_prompts(split: Split, tokenizer: Any, ids: Callable[..., Ids] = tokenised) -> list[list[int]]:
+    """The tokens of prompts alone: as the chat template has them, or behind the mark that begins a text, if any."""
+    if split.chats:
+        return chat_template.prompts(split.chats, _placed(split), tokenizer, ids)
     begin = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
-    return [[*begin, *prompt] for prompt in ids(tokenizer, [texts], add_special_tokens=False)["input_ids"]]
+    return [[*begin, *prompt] for prompt in ids(tokenizer, [split.texts[0]], add_special_tokens=False)["input_ids"]]
+
+
+def _placed(split: Split) -> Callable[[int], str]:
+    return lambda place: f"{split.name} row {split.index[place]} (from 0)"
 
 
 def packed(data: Encoded, max_length: int) -> Encoded:

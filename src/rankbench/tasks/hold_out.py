@@ -30,7 +30,9 @@ def hold_out(frame: pd.DataFrame, task: Task, file: str, lacking: Sequence[str])
     """
     if len(task.validation_splits) > 1 and set(lacking) & set(task.validation_splits):
         raise RequestError("task.validation_fraction holds out one split; name one in task.validation_splits")
-    columns = columns_of(*(task.prompts or []), task.response) if task.kind == "causal_lm" else task.text_columns
+    columns = task.text_columns
+    if task.kind == "causal_lm":
+        columns = [task.messages_column] if task.messages_column else columns_of(*(task.prompts or []), task.response)
     texts = ["\x1f".join(map(_or_empty, row)) for row in frame[columns].itertuples(index=False, name=None)]
     draws = {text: int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") / 2**64 for text in texts}
     found, taken = {}, np.zeros(len(frame), dtype=bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,10 @@ def _warn_of_ends(rows: Encoded, ends: Mapping[int, str]) -> None:
     """Say which responses hold a mark that ends a response before they end."""
     if not ends:
         return
-    inside = [ends.keys() & set(labels[:-1]) - {IGNORED} for labels in rows.features["labels"]]
+    inside = [
+        {token for token, after in pairwise(labels) if token in ends and after != IGNORED}
+        for labels in rows.features["labels"]
+    ]
     if found := set().union(*inside):
         log.warning(
             "%s: %s of %s responses hold an end mark (%s); generation stops there, so they can never be matched; "

@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from rankbench.errors import RequestError
 from rankbench.settings.metrics import METRICS, ClassRoles, of_positive
 from rankbench.settings.task import Task
+from rankbench.tasks import chats
 from rankbench.tasks.columns import columns_of, filled, prompt_of
 from rankbench.tasks.labels import (
     NOT_CLASSES,
@@ -34,7 +36,8 @@ class Split:
     """Labelled texts: `texts` one or two columns of n strings, `labels` (n,), `index` the row in the file (n,).
 
     For a causal_lm task `texts` are the prompts and the responses, `references` the accepted answers of each row, and
-    `labels` are empty. `roles` say which of its classes is the positive one.
+    `labels` are empty; where the chat template makes the texts, `chats` are what it is given. `roles` say which of its
+    classes is the positive one.
     """
 
     name: str
@@ -43,13 +46,19 @@ class Split:
     index: np.ndarray
     references: tuple[tuple[str, ...], ...] = ()
     roles: ClassRoles = field(default_factory=ClassRoles)
+    chats: tuple[chats.Chat, ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)
 
 
 def responses(name: str, frame: pd.DataFrame, task: Task, file: str) -> Split:
-    """Prompts and responses from the templates; the accepted answers are the response and its aliases."""
+    """Prompts and responses from the templates, or whole conversations.
+
+    The accepted answers are the response, or the last turn, and its aliases. Raises RequestError.
+    """
+    if task.messages_column is not None:
+        return _conversations(name, frame, task, file)
     templates = [(template, columns_of(template)) for template in task.prompts or []]
     prompts, responses, references = [], [], []
     for row, values in zip(frame.index, frame.to_dict("records"), strict=True):
@@ -62,7 +71,29 @@ def responses(name: str, frame: pd.DataFrame, task: Task, file: str) -> Split:
             raise RequestError(f"{file} row {row} (from 0): '{wrong[0]}' {what}; correct or remove the row")
         responses.append(task.response.format(**texts))
         references.append((responses[-1].strip(), *_aliases(values, task, file, row)))
-    return Split(name, (prompts, responses), np.zeros(0, np.int64), frame.index.to_numpy(), tuple(references))
+    talks = tuple(map(partial(chats.instructed, task), prompts, responses)) if task.chats else ()
+    return _written(name, frame, (prompts, responses), references, talks)
+
+
+def _conversations(name: str, frame: pd.DataFrame, task: Task, file: str) -> Split:
+    talks, references = [], []
+    for row, values in zip(frame.index, frame.to_dict("records"), strict=True):
+        place = f"{file} row {row} (from 0)"
+        talks.append(chats.learnt(chats.chat_of(values[task.messages_column], task, place), place))
+        references.append((talks[-1][-1]["content"].strip(), *_aliases(values, task, file, row)))
+    texts = ([chats.told(talk[:-1]) for talk in talks], [talk[-1]["content"] for talk in talks])
+    return _written(name, frame, texts, references, tuple(talks))
+
+
+def _written(
+    name: str,
+    frame: pd.DataFrame,
+    texts: tuple[list[str], ...],
+    references: list[tuple[str, ...]],
+    talks: tuple[chats.Chat, ...],
+) -> Split:
+    rows = frame.index.to_numpy()
+    return Split(name, texts, np.zeros(0, np.int64), rows, tuple(references), chats=talks)
 
 
 def _aliases(values: Mapping[Hashable, Any], task: Task, file: str, row: Any) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from rankbench.errors import RequestError
 from rankbench.settings.task import Task
+from rankbench.tasks import chats
 from rankbench.tasks.columns import check_text, columns_of, filled, lacks, prompt_of
 from rankbench.tasks.splits import Split
 
@@ -25,39 +26,51 @@ def check_names(task: Task, names: Sequence[str], file: str) -> None:
 def unlabelled(task: Task, names: Sequence[str], rows: Sequence[Sequence[Any]], file: str, first: int = 0) -> Split:
     """The rows' texts, or their prompts alone, as a split whose labels are all 0; row `first` of the file comes first.
 
-    Raises RequestError for a row without a text, or that no template fits.
+    Of a conversation that ends in the assistant's turn the prompt is what stands before that. Raises RequestError for a
+    row without a text, or that no template fits.
     """
     index = np.arange(first, first + len(rows))
-    if task.kind == "causal_lm":
+    talks: tuple[chats.Chat, ...] = ()
+    if task.messages_column is not None:
+        column = names.index(task.messages_column) if task.messages_column in names else None
+        places = [_place(file, number) for number in index.tolist()]
+        cells = [None if column is None else row[column] for row in rows]
+        talks = tuple(chats.asked(chats.chat_of(cell, task, place)) for cell, place in zip(cells, places, strict=True))
+        texts: tuple[list[str], ...] = (list(map(chats.told, talks)),)
+    elif task.kind == "causal_lm":
         templates = [(template, columns_of(template)) for template in task.prompts or []]
         used = [(place, name) for place, name in enumerate(names) if name in columns_read(task)]
-        texts: tuple[list[str], ...] = (
+        texts = (
             [
                 prompt_of(templates, filled({name: row[place] for place, name in used}), _place(file, number))
                 for number, row in enumerate(rows, first)
             ],
         )
+        talks = tuple(chats.instructed(task, prompt) for prompt in texts[0]) if task.chats else ()
     else:
         texts = tuple(_column(column, names, rows, file, first) for column in task.text_columns)
-    return Split(file, texts, np.zeros(len(rows), np.int64), index)
+    return Split(file, texts, np.zeros(len(rows), np.int64), index, chats=talks)
 
 
 def columns_read(task: Task) -> list[str]:
     """The columns of a task's texts, or all that its templates name."""
+    if task.messages_column is not None:
+        return [task.messages_column]
     return columns_of(*(task.prompts or [])) if task.kind == "causal_lm" else task.text_columns
 
 
 def one_column(task: Task) -> str | None:
     """The column that a text alone is for: the only one, or the only one of some template; None where there is none."""
-    if task.kind != "causal_lm":
-        return task.text_columns[0] if len(task.text_columns) == 1 else None
+    if task.kind != "causal_lm" or task.messages_column is not None:
+        columns = columns_read(task)
+        return columns[0] if len(columns) == 1 else None
     return next((columns[0] for columns in map(columns_of, task.prompts or []) if len(columns) == 1), None)
 
 
 def _needed(task: Task, names: Sequence[str]) -> list[str]:
     """The columns to look for: of templates, those of one that is all there, or else of the last."""
-    if task.kind != "causal_lm":
-        return task.text_columns
+    if task.kind != "causal_lm" or task.messages_column is not None:
+        return columns_read(task)
     templates = [columns_of(template) for template in task.prompts or []]
     return next((columns for columns in templates if set(columns) <= set(names)), templates[-1])
 
