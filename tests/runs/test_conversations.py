@@ -38,7 +38,12 @@ def trained(root: Path, template: str | None, rows: list[dict[str, Any]], *words
     run = compose_run(
         *tiny_overrides(root / "none", root / "runs"),
         *("model=tiny_llama", f"model.path={base}", "task=chat", f"task.data_dir={root / 'chats'}"),
-        *("task.metrics=[exact_match,loss]", "task.max_new_tokens=12", "train.batch_size=4"),
+        *(
+            "task.metrics=[exact_match,loss]",
+            "task.max_new_tokens=12",
+            "train.batch_size=4",
+            "evaluate.baselines=false",
+        ),
         *words,
     )
     assert execute(run)["status"] == "done"
@@ -161,6 +166,7 @@ def test_a_model_without_a_template_fails_no_run_in_silence(tmp_path: Path) -> N
         trained(tmp_path, None, [{"messages": talk("sun")}])
 
 
+@pytest.mark.slow
 def test_conversations_are_packed(tmp_path: Path) -> None:
     """A step then sees all of them in one row, so its loss is the same."""
     rows = [{"messages": talk(word)} for word in WORDS[:2]]
