@@ -452,7 +452,7 @@ def test_the_printed_table_and_curve_leave_a_loss_as_it_is(
     answer = call_main(*words)
     (record,) = (tmp_path / "runs").glob("*/record.json")
     loss = json.loads(record.read_text())["submodels"][0]["metrics"]["loss"]
-    assert answer.rc == 0 and f"{loss:.2f}" in answer.out.splitlines()[1].split()
+    assert answer.rc == 0 and f"{loss:.3f}" in answer.out.splitlines()[1].split()
     table = call_main("table", "curve", str(tmp_path / "runs")).out
     assert table.startswith("loss, one seed") and f"{loss:.3f}" in table
 
