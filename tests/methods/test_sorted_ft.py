@@ -442,9 +442,9 @@ def test_a_killed_sorted_training_ends_as_one_that_was_not(tmp_path: Path) -> No
     assert whole["submodels"][0]["depth"] == 2
     run = a_run(*common, "train.max_steps=4", f"runs_dir={tmp_path / 'parts'}")
 
-    import rankbench.training.loop as train
+    from rankbench.training import checkpoints
 
-    kept, count = train._save, []
+    kept, count = checkpoints.save, []
 
     def stop(*args: Any) -> None:
         kept(*args)
@@ -452,12 +452,12 @@ def test_a_killed_sorted_training_ends_as_one_that_was_not(tmp_path: Path) -> No
         if len(count) == 2:
             raise KeyboardInterrupt
 
-    train._save = stop
+    checkpoints.save = stop
     try:
         with pytest.raises(KeyboardInterrupt):
             execute(run)
     finally:
-        train._save = kept
+        checkpoints.save = kept
     again = execute(run)
     assert [s["metrics"] for s in again["submodels"]] == [s["metrics"] for s in whole["submodels"]]
     one, other = (

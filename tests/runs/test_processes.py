@@ -190,7 +190,7 @@ def test_a_peak_is_of_the_training_alone(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("rankbench.models.device.peak_memory", lambda device: 100 + len(scored))
     words = tiny_overrides(write_tiny(tmp_path / "data"), tmp_path / "runs")
     record = execute(a_run(*words, "adapter=lora", "evaluate.cuts=[svd]"))
-    assert record["training"]["peak_memory_bytes"] == 100 and len(scored) == 2
+    assert record["training"]["peak_memory_bytes"] == 100 and len(scored) == 3  # rank 0 is one
 
 
 if __name__ == "__main__":

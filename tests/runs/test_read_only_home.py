@@ -31,6 +31,7 @@ def test_no_metric_writes_to_the_libraries_cache(name: str, nowhere: Path, monke
     texts = METRICS[name].implementation.partition(":")[0].endswith("text")
     values = np.array(["a", "b"]) if texts else np.array([0, 1])
     columns = {"prediction": values, "loss": np.array([0.1, 0.2]), "tokens": np.array([3, 4])}
+    columns["scores"] = np.array([[0.6, 0.4], [0.3, 0.7]])
     assert score([name], columns, [["a"], ["b"]] if texts else values)
 
 

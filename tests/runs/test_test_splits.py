@@ -60,6 +60,7 @@ def told(folder: Path) -> tuple[list[str], list[str]]:
     """What choose_rank says of a run, and what of it is of the test."""
     made = rankbench.choose_rank(folder, margin=400)
     lines = [re.sub(re.escape(str(folder)), "RUN", line) for line in made.closing]
+    lines = [line for line in lines if not line.startswith("It costs")]  # it ends in a speed
     tables = [block.frame.to_csv() for block in made.ours]
     return [*tables, *(line for line in lines if "Reported" not in line)], [
         line for line in lines if "Reported" in line

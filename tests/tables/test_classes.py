@@ -43,8 +43,10 @@ def a_run(
             columns |= {"cut": None, "split": split, "index": np.arange(N), "prediction": made, "reference": truth}
             parts += [pd.DataFrame(columns), pd.DataFrame(columns | {"cut": "svd", "prediction": 0})]
         subs.append({"rank": rank, "depth": depth, "metrics": {"accuracy": 0.5}, "n": N * len(splits)})
+        subs[-1] |= {"eval_seconds": 1.0, "parameters": {"trainable": 1, "total": 2}}
     pd.concat(parts).to_parquet(folder / "predictions.parquet")
-    config = {"task": {"name": "mail", **task}, "model": {"name": "tiny"}, "seed": 0, "adapter": {"name": "dylora"}}
+    named = {"model": "tiny", "adapter": "dylora", "sampler": "uniform", "quantization": "none"}
+    config = {"task": {"name": "mail", **task}, "seed": 0} | {group: {"name": name} for group, name in named.items()}
     record = {"schema": 2, "run_id": folder.name, "status": "done", "config": config, "submodels": subs[::-1]}
     (folder / "record.json").write_text(json.dumps(record | {"data": {"label_names": names}}))
     return folder

@@ -131,12 +131,17 @@ def test_early_exits_without_their_body_are_refused(runs: Path) -> None:
         comparisons.soft_vs_early_exit(heads[0])
 
 
+ALONE = {"rank": None, "depth": 4, "metrics": {"loss": 1}, "n": 1, "eval_seconds": 1.0} | {
+    "parameters": {"trainable": 1, "total": 2}
+}
+
+
 @pytest.mark.parametrize(
     ("adapter", "overrides", "more", "message"),
     [
         ("sft", ["task=triviaqa", "task.metrics=[loss,perplexity]"], {}, "several tasks"),
         ("sft", ["model=tiny_gpt2"], {}, "several models"),
-        ("sft", [], {"submodels": [{"rank": None, "depth": 4, "metrics": {"loss": 1}, "n": 1}]}, "does not have it"),
+        ("sft", [], {"submodels": [ALONE]}, "does not have it"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused(

@@ -84,10 +84,10 @@ class Sweep(BasicSweeper):
                 note = f"fresh=true did not do it again: {why}; what was done before stands"
                 there[job.run_id] = replace(there[job.run_id], state="failed", note=note)
         found = of_sweep(Listed(asked, refused, None), there)
-        print(table(found))
         done = [job.folder for job, standing in zip(jobs, found, strict=True) if standing.state == "done"]
         if told := scores.text(done, Path(self.config.runs_dir)):
-            print(told)
+            print(f"{told}\n")
+        print(table(found))
         if mirrored := [job for job in jobs if job.log.name == "wandb"]:
             ids = {job.run_id for job in mirrored}
             summary.mirror(file, mirrored, [standing for standing in found if standing.run_id in ids])

@@ -238,7 +238,7 @@ def _answer(measured: Measured, found: Found, margin: float) -> str:
 
 def _of_named(measured: Measured, place: int) -> list[str]:
     """What the sub-model that is named costs, and what test splits say of it."""
-    return [costs.line(measured.members[place]), *reported.lines(measured, place)]
+    return [*reported.lines(measured, place), costs.line(measured.members[place])]
 
 
 def _more(measured: Measured, found: Found, margin: float) -> str:
