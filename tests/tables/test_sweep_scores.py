@@ -88,8 +88,9 @@ def test_a_sweep_says_which_run_it_is_at_and_ends_in_scores(call_main: Call, tin
         "[1/2] adapter=lora",
         "[2/2] adapter=dylora",
     ]
-    rows = re.search(r"2 done\n\nmethod  best at  +accuracy x 100\ndylora +rank \d +[\d.]+\nlora +rank \d", answer.out)
+    rows = re.search(r"\n\nmethod  best at  +accuracy x 100\ndylora +rank \d +[\d.]+\nlora +rank \d", answer.out)
     assert rows, answer.out
-    assert answer.out.splitlines()[-1] == f"    rankbench table choose_rank {tmp_path / 'runs'}"
+    assert f"\n    rankbench table choose_rank {tmp_path / 'runs'}\n\ndone " in answer.out
+    assert answer.out.splitlines()[-1] == "2 done"
     again = call_main("-m", *tiny, "adapter=lora,dylora", "evaluate.submodels=[1,4]", "train.max_steps=1", "seed=3")
     assert "[" not in again.err and "choose_rank" in again.out
