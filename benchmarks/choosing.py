@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import timing
 
 from rankbench.tables import choice, metric_sums
-from rankbench.tables.measured import Measured
+from rankbench.tables.measured import Measured, Member, Trained
 
 SHARE, BEHIND = 0.8, 0.02  # the true accuracy, and how far the lower half of the ranks lies behind it
 AGREE = (0.85, 0.99)  # the share of examples on which neighbouring ranks agree
@@ -37,7 +38,8 @@ def false(
     """Whether anything that `choose_rank` says of these answers is false, and whether it names a rank."""
     sums = metric_sums.sums("accuracy", {"prediction": hits}, np.ones(hits.shape[1], dtype=bool))
     subs = [{"rank": rank + 1, "depth": None} for rank in range(len(true))]
-    found = choice.Found.of(Measured("accuracy", subs, sums, [False] * len(subs), None), margin, resamples)
+    members = [Member("", "", {0: Trained(Path(), {}, sub)}) for sub in subs]
+    found = choice.Found.of(Measured("accuracy", members, sums, [False] * len(subs), None, []), margin, resamples)
     rounding = 1e-9
     gaps, best = true - true[found.best], found.best
     missed = (found.pairs.low[:, best] > gaps + rounding) | (found.pairs.high[:, best] < gaps - rounding)

@@ -125,8 +125,9 @@ def test_several_tasks_need_no_other_notebook(search: Path, tmp_path: Path) -> N
             )
         a_record(search, *at, values=values, training=trained(3))
         a_record(search, *at, "adapter=lora", "evaluate.cuts=[svd]", values=values, cuts=cuts(svd=values))
-    (tmp_path / "copy").mkdir()
-    file = a_copy("lora_search_vs_dylora", tmp_path / "copy")
+    beside = tmp_path.with_name(f"{tmp_path.name}_beside")  # a copy has a link to other records
+    beside.mkdir()
+    file = a_copy("lora_search_vs_dylora", beside)
     file.write_text(
         re.sub(r'RUNS = \\".*?\\"', f"RUNS = {json.dumps(str(search))}".replace('"', r"\""), file.read_text())
     )
