@@ -331,6 +331,17 @@ def test_a_loaded_run_and_a_whole_model_know_the_words(worded: Done, tmp_path: P
         assert json.loads((tmp_path / f"out-{older}" / "config.json").read_text())["id2label"]["2"] == "so-so"
 
 
+def test_the_config_of_an_adapter_has_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    """PEFT holds the target modules as a set, whose order differs from process to process."""
+    targets = ["value", "key", "query", "intermediate.dense", "output.dense"]
+    done = train(tmp_path, "tiny_bert", f"adapter.target_modules=[{','.join(targets)}]", "train.max_steps=1")
+    assert json.loads((done.folder / "adapter" / "adapter_config.json").read_text())["target_modules"] == sorted(
+        targets
+    )
+    export.export(done.folder, tmp_path / "out", 2)
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["target_modules"] == sorted(targets)
+
+
 # What stock libraries make of it
 
 

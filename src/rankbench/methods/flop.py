@@ -19,7 +19,16 @@ from rankbench.errors import RequestError
 from rankbench.methods.base import FineTuning, Parameters
 from rankbench.methods.factors import FACTORS, Gated, factorise, linear
 from rankbench.methods.full import WHOLE, count_all
-from rankbench.methods.lora import ADAPTER, choices, ends_with, frozen, keep_ranks, refuse_unmatched, with_lora
+from rankbench.methods.lora import (
+    ADAPTER,
+    choices,
+    ends_with,
+    frozen,
+    in_order,
+    keep_ranks,
+    refuse_unmatched,
+    with_lora,
+)
 from rankbench.methods.submodel import Submodel
 from rankbench.models import quantization
 from rankbench.settings.run import Run
@@ -211,6 +220,7 @@ class GatedLora(Pruned):
     def save(self, folder: Path) -> None:
         """A stock PEFT adapter with a rank for each layer, and a note of them."""
         self.model.save_pretrained(folder, save_embedding_layers=False)
+        in_order(folder / "adapter_config.json")
         r, alpha = self.run.adapter.r, self.run.adapter.lora_alpha
         ranks = {name: first.out_features for name, (first, _) in self._pairs().items()}
         note = {"method": "lora_gated", "r": r, "lora_alpha": alpha, "scale": "alpha_over_r", "trained_ranks": [r]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -194,6 +195,7 @@ class DyLora(FineTuning):
         """A stock PEFT adapter of rank R, and a note that says it is nested."""
         # save_embedding_layers: PEFT would ask the hub whether the vocabulary changed.
         self.model.save_pretrained(folder, save_embedding_layers=False)
+        in_order(folder / "adapter_config.json")
         adapter, sampler = self.run.adapter, self.run.sampler
         self.write_note(
             folder,
@@ -225,6 +227,15 @@ class Lora(DyLora):
         """As DyLoRA's."""
         super().activate_rows(submodels)
         self._hook(True)
+
+
+def in_order(file: Path) -> None:
+    """Sort the lists of a PEFT config that are sets to PEFT, so that the same run writes the same bytes."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    for key in ("target_modules", "exclude_modules"):
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
+    file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def with_lora(run: Run, model: nn.Module) -> tuple[PeftModel, list[LoraLayer]]:
