@@ -253,6 +253,21 @@ def test_a_file_in_pieces_is_told_the_same(word_run: Run, tmp_path: Path, monkey
     assert parts["id"].tolist() == list(range(30))
 
 
+@pytest.mark.parametrize(("asked", "most"), [(None, 5), (2, 2)])
+def test_answers_are_decoded_as_many_at_once_as_asked_for(
+    runs: Callable[[str], Run], asked: int | None, most: int
+) -> None:
+    model = rankbench.load(runs("answer").folder)
+    texts = pd.read_json(validation(runs("answer")), lines=True).to_dict("records")[:5]
+    seen: list[int] = []
+    watched = model.register_forward_pre_hook(
+        lambda module, given, named: seen.append(len(named["input_ids"])), with_kwargs=True
+    )
+    said = model.predict(texts, batch_size=asked)
+    watched.remove()
+    assert max(seen) == most and said == model.predict(texts)
+
+
 def test_names_that_the_file_has_already_are_numbered_and_said(
     word_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

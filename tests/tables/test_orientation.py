@@ -79,3 +79,9 @@ def test_the_search_of_every_method_fits_a_terminal(task: str) -> None:
     text = made.text("md", 80)
     assert len(pieces(text)) == 1 and max(map(len, text.splitlines())) <= 80
     assert made.ours[0].frame.index.name == "rank" and list(made.ours[0].frame) == list(curve.curve(runs))
+
+
+def test_the_rule_of_a_column_of_one_character_is_one() -> None:
+    """Markdown wants a hyphen in it."""
+    text = layout.as_text(pd.DataFrame({"1": ["9"], "2": ["0"]}, index=pd.Index(["1"], name="n")), "md")
+    assert text.splitlines() == ["|  n |  1 |  2 |", "| -: | -: | -: |", "|  1 |  9 |  0 |"]

@@ -129,6 +129,7 @@ class Predictor:
         self._positions = backbone.longest(self._body)
         self.max_length = min(run.task.max_length, self._positions)
         self.batch_size = batch_size or run.train.eval_batch_size
+        self.together = batch_size  # answers that are decoded together; by default as many as memory holds
         self.new_tokens = new_tokens or run.task.max_new_tokens
         names = told.found.label_names or range(int(base.config.num_labels))
         self.classes = [str(name) for name in names] if run.task.kind == "classification" else []
@@ -197,6 +198,7 @@ class Predictor:
             max_new_tokens=self.new_tokens,
             ends=ends,
             pad_id=self.tokenizer.pad_token_id,
+            rows=self.together,
             spent=lambda *_: done(1),
         )
         return {"prediction": [responses.text(answer) for answer in tokens]}

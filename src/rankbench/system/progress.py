@@ -152,5 +152,7 @@ def quiet_libraries() -> None:
 
     # PEFT asks transformers by names that it deprecates; nobody who reads a run's output can mend that.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # An adapter names its base as others find it; where it lies here was compared by its content.
+    warnings.filterwarnings("ignore", "The PEFT config's `base_model_name_or_path` was renamed")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rankbench.errors import RequestError
 from rankbench.tables import classes, labels, page
-from rankbench.tables.choice import Chosen, best_folder
+from rankbench.tables.choice import Chosen
+from rankbench.tables.exporting import best_folder
 from rankbench.tables.layout import Block, figure, frame
 
 if TYPE_CHECKING:

@@ -12,12 +12,8 @@ from rankbench.settings.metrics import times
 from rankbench.tables import labels
 
 
-def lines(records: Sequence[dict[str, Any]], metric: str) -> dict[str, float]:
-    """The metric of each baseline in its own unit, the mean over runs: empty where none was measured.
-
-    A method's seeds are averaged. Where methods differ in a baseline by more than a table shows, each has its own, as
-    "untuned, dylora r=4".
-    """
+def by_method(records: Sequence[dict[str, Any]], metric: str) -> dict[str, dict[str, float]]:
+    """The metric of each baseline by method, in its own unit, the mean over the method's runs that are done."""
     done = [record for record in records if record.get("status", "done") == "done"]
     found: dict[str, dict[str, list[float]]] = {}
     names = labels.columns(list(done))
@@ -25,15 +21,22 @@ def lines(records: Sequence[dict[str, Any]], metric: str) -> dict[str, float]:
         for one in record.get("baselines") or []:
             value = (one.get("metrics") or {}).get(metric)
             if isinstance(value, int | float) and math.isfinite(value):
-                called = f"{RANK_0} (adapter off)" if one["baseline"] == RANK_0 else str(one["baseline"])
-                found.setdefault(called, {}).setdefault(names[record["run_id"]], []).append(float(value))
+                found.setdefault(str(one["baseline"]), {}).setdefault(names[record["run_id"]], []).append(float(value))
+    return {of: {name: statistics.mean(own) for name, own in methods.items()} for of, methods in found.items()}
+
+
+def lines(records: Sequence[dict[str, Any]], metric: str) -> dict[str, float]:
+    """As `by_method`, but of methods that are alike in a baseline, as far as a table shows, their mean.
+
+    Where they are not, each has its own, as "rank 0 (adapter off), dylora r=4". Empty where none was measured.
+    """
     made: dict[str, float] = {}
-    for baseline, by_method in found.items():
-        means = {name: statistics.mean(values) for name, values in by_method.items()}
+    for baseline, means in by_method(records, metric).items():
+        called = f"{RANK_0} (adapter off)" if baseline == RANK_0 else baseline
         if max(means.values()) - min(means.values()) <= _rounding(metric):
-            made[baseline] = statistics.mean(value for values in by_method.values() for value in values)
+            made[called] = statistics.mean(means.values())
         else:
-            made |= {f"{baseline}, {name}": value for name, value in means.items()}
+            made |= {f"{called}, {name}": value for name, value in means.items()}
     return made
 
 

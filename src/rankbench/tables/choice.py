@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +15,7 @@ from rankbench.records.finished import kept
 from rankbench.records.record import Paths, read, records_by_folder
 from rankbench.settings.metrics import METRICS, base, times, unit
 from rankbench.system.files import expanded
-from rankbench.tables import closing, costs, metric_sums, reported, shown, stats
+from rankbench.tables import closing, costs, exporting, metric_sums, reported, shown, stats
 from rankbench.tables.layout import Block, chance, render, said
 from rankbench.tables.measured import Measured, Member, Runs, measure
 
@@ -25,8 +23,6 @@ ERROR = 0.05  # the chance that an interval misses, over all pairs together
 MADE = 0.04  # the chance that they are made for: with few examples up to one in a hundred more misses
 RESAMPLES = 10_000
 SPLITS = 1000
-FEW = 4  # places are named in a command, more are not
-SVD = {"svd": "--svd", "svd_global": "--svd-global"}  # the cuts that `rankbench export` makes
 
 
 def text(made: Sequence[Block], closing: Sequence[str], form: str, width: int | None = None) -> str:
@@ -82,7 +78,7 @@ def chosen(paths: Paths, metric: str | None = None, margin: float = 0.5) -> Chos
         [_block(runs, of, found, halves, margin)],
         [_answer(of, found, margin), *(_of_named(of, found.within[0]) if found.within else [])],
         [*told, *closing.lines(list(given.values()), by)],
-        _export(paths, of, found),
+        exporting.lines(paths, of, found.within, found.told),
         runs,
         of,
         of.members[found.within[0] if found.within else found.best],
@@ -222,12 +218,12 @@ def _answer(measured: Measured, found: Found, margin: float) -> str:
         top = times(measured.metric) * found.pairs.value[found.best]
         return (
             f"These {measured.sums.n} examples do not tell which {measured.kind} is within {margin:g} of the best. "
-            f"{_begun(members[found.best])} scores best, {top:.{digits}f}; {maybe} of {len(members)} may be the best. "
+            f"{members[found.best].begun} scores best, {top:.{digits}f}; {maybe} of {len(members)} may be the best. "
             f"{_more(measured, found, margin)} A margin of {found.told[0]:g} these {measured.sums.n} can tell: it "
             f"would be {members[found.told[1]]}."
         )
     chosen = found.within[0]
-    first, least = _begun(members[chosen]), found.least[chosen]
+    first, least = members[chosen].begun, found.least[chosen]
     if least > 0:
         return f"{first}: better than every other {measured.kind}, at {sure}."
     return (
@@ -246,11 +242,6 @@ def _more(measured: Measured, found: Found, margin: float) -> str:
     needed = _rounded(measured.sums.n * (found.wide / margin) ** 2)
     also = ", and the more seeds the better" if measured.trainings else ""
     return f"Some {needed:,} examples would tell differences of {margin:g}{also}."
-
-
-def _begun(member: Member) -> str:
-    """The member at the start of a sentence; a method's name stays as it is written."""
-    return str(member) if member.label else str(member).capitalize()
 
 
 def _rounded(n: float) -> int:
@@ -276,63 +267,6 @@ def _area(measured: Measured, found: Found) -> list[str]:
         return []
     area = times(measured.metric) * stats.aurac([member.rank or 0 for member in measured.members], found.pairs.value)
     return [f"Mean over log2 of the rank (area under the curve): {area:.{_digits(measured)}f}."]
-
-
-def _export(paths: Paths, measured: Measured, found: Found) -> list[str]:
-    """The command that ships the answer; where that cannot be exported, the smallest within the margin that can.
-
-    Where the examples tell nothing, the command that takes the margin which they do tell.
-    """
-    if not found.within and (measured.undefined or found.told is None):
-        return ["So there is nothing here to ship."]
-    if not found.within and found.told is not None:
-        places = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-        runs = shlex.join(map(str, places)) if len(places) < FEW else "RUNS"
-        words = shlex.join(["--metric", measured.metric, "--margin", f"{found.told[0]:g}"])
-        return ["Nothing is named for export. To take that margin:", f"    rankbench table choose_rank {runs} {words}"]
-    lines, chosen = [], measured.members[found.within[0]]
-    ready = [(measured.members[place], _command(measured, place)) for place in found.within]
-    ready = [(member, command) for member, command in ready if command]
-    if not ready or ready[0][0] is not chosen:
-        lines.append(_why_not(chosen, best_folder(measured, chosen)))
-        lines += [f"The smallest within the margin that can be exported, {member}:" for member, _ in ready[:1]]
-        lines += [] if ready else ["None within the margin can be exported."]
-    if ready and len(ready[0][0].trained) > 1:
-        lines.append(f"Of its {len(ready[0][0].trained)} seeds the one that scores best:")
-    return [*lines, *(f"    {command}" for _, command in ready[:1])]
-
-
-def _why_not(member: Member, folder: Path) -> str:
-    """Why no command exports this member of the run in a folder."""
-    if not (folder / "adapter").exists():
-        return f"{folder} holds no adapter/, so nothing can be exported from it; copy it there, or run it again."
-    if member.cut:
-        return f"{_begun(member)} is a cut that was measured alone: no export makes it."
-    svd = " (--svd cuts the trained rank down to another adapter than the one measured)" if member.rank else ""
-    return f"{_begun(member)} was measured and not trained, so it cannot be exported as it is{svd}."
-
-
-def best_folder(measured: Measured, member: Member) -> Path:
-    """The folder of the training of a member, of all its seeds, that scores best."""
-    sign = 1 if measured.sums.rises else -1
-    trained = member.trained.values()
-    return max(trained, key=lambda one: sign * one.sub["metrics"][measured.metric]).folder
-
-
-def _command(measured: Measured, place: int) -> str | None:
-    """The command that exports a member; None where there is none."""
-    member = measured.members[place]
-    folder = best_folder(measured, member)
-    if not (folder / "adapter").exists() or (member.cut and member.cut not in SVD):
-        return None
-    note = kept(folder)[1]
-    trained = (("rank", "trained_ranks"), ("depth", "trained_exits"))
-    if not member.cut and any(member.sub[key] not in [None, *note.get(has, [])] for key, has in trained):
-        return None
-    options = [word for key, _ in trained if member.sub[key] is not None for word in (f"--{key}", str(member.sub[key]))]
-    return shlex.join(
-        ["rankbench", "export", str(folder), *options, *filter(None, [SVD.get(member.cut)]), "--to", "DIR"]
-    )
 
 
 def _digits(measured: Measured) -> int:

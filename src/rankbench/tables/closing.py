@@ -7,6 +7,7 @@ from typing import Any
 from rankbench.records.notes import RANK_0, notes, read, without_adapter
 from rankbench.settings.metrics import unit
 from rankbench.tables import labels
+from rankbench.tables.baselines import by_method
 from rankbench.tables.shown import Shown, left_out
 
 
@@ -30,16 +31,10 @@ def lines(given: list[dict[str, Any]], shown: Shown) -> list[str]:
 
 def _without_adapter(records: list[dict[str, Any]], shown: Shown) -> list[str]:
     """What the backbone scores with each method's adapter switched off, the mean over its runs."""
-    names = labels.columns(records)
-    found: dict[str, dict[str, list[float]]] = {}
-    for record in records:
-        metric = shown[record["run_id"]]
-        for row in record.get("baselines") or []:
-            if row["baseline"] == RANK_0 and metric in row["metrics"]:
-                found.setdefault(metric, {}).setdefault(names[record["run_id"]], []).append(row["metrics"][metric])
-    return [
-        f"Baseline: rank 0 (the adapter off), {unit(metric)}: "
-        + ", ".join(f"{name} {read(metric, sum(values) / len(values))}" for name, values in by_name.items())
-        + "."
-        for metric, by_name in found.items()
-    ]
+    found = []
+    for metric in dict.fromkeys(shown[record["run_id"]] for record in records):
+        alike = [record for record in records if shown[record["run_id"]] == metric]
+        if means := by_method(alike, metric).get(RANK_0):
+            each = ", ".join(f"{name} {read(metric, value)}" for name, value in means.items())
+            found.append(f"Baseline: rank 0 (the adapter off), {unit(metric)}: {each}.")
+    return found

@@ -177,9 +177,9 @@ def _folded(table: pd.DataFrame, width: int) -> list[pd.DataFrame]:
 
 
 def _widths(table: pd.DataFrame) -> list[int]:
-    """Characters of the index and of each column in Markdown, its head included."""
+    """Characters of the index and of each column in Markdown, its head included; a rule, `-:`, has two."""
     flat = table.reset_index()
     return [
-        max(len(markup.markdown(str(cell))) for cell in (name, *flat.iloc[:, place]))
+        max(2, *(len(markup.markdown(str(cell))) for cell in (name, *flat.iloc[:, place])))
         for place, name in enumerate(flat.columns)
     ]

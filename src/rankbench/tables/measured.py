@@ -67,6 +67,11 @@ class Member:
         place = " at ".join(f"{key} {self.sub[key]}" for key in ("rank", "depth") if self.sub[key] is not None)
         return ", ".join(filter(None, [self.label, place]))
 
+    @property
+    def begun(self) -> str:
+        """Its name at the start of a sentence; a method's stays as it is written."""
+        return str(self) if self.label else str(self).capitalize()
+
 
 @dataclass(frozen=True)
 class Measured:
