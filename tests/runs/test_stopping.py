@@ -17,7 +17,7 @@ from test_resume_exact import outcome, settings, start
 from tiny import a_run
 
 from rankbench import methods
-from rankbench.errors import RequestError
+from rankbench.errors import RequestError, RunFailed
 from rankbench.forecast import rehearsal, step_memory
 from rankbench.records import record as records
 from rankbench.runs import life as runs
@@ -64,6 +64,21 @@ def test_a_signal_in_training_is_obeyed_after_the_step(
     runs.execute(run)
     runs.execute(whole)
     assert outcome(run.folder) == outcome(whole.folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_after_a_failure_leaves_it_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Slurm sends one to the processes of a run that has lost another: the job is not to be queued again for it."""
+    run = a_run(*settings(tmp_path), f"runs_dir={tmp_path / 'runs'}")
+    monkeypatch.setattr(work, "carry_out", lambda *words: 1 / 0)
+    strikes(monkeypatch, runs, "write_atomic", 2, number)  # the second is of the record
+    with stopping.obeyed(), pytest.raises(RunFailed, match="division by zero"):
+        runs.execute(run)
+    assert records.read(run.folder)["status"] == "failed"
+    with pytest.raises(stopping.Stopped), stopping.obeyed():  # the next run of a sweep is stopped as ever
+        os.kill(os.getpid(), number)
 
 
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,6 +182,7 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str], anew
             places.leave_nothing(folder)
         raise
     except Exception as error:
+        stopping.over()
         status = "oom" if _out_of_memory(error) else "failed"
         reason = _advice(error, status) + ("; what was done before still stands" if stands else "")
         record = base | {"status": status, "reason": reason, "error": str(error), "traceback": traceback.format_exc()}

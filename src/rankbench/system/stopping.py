@@ -35,6 +35,7 @@ class Stopped(SystemExit):
 
 
 _held = False
+_over = False
 _asked: int | None = None
 
 
@@ -44,12 +45,12 @@ def obeyed() -> Iterator[None]:
 
     Ctrl-C raises KeyboardInterrupt, as Python does. Contexts may lie in one another; a signal stops them all.
     """
-    global _held, _asked
+    global _held, _asked, _over
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may say what a signal does
         return
     before = {number: signal.signal(number, _receive) for number in SIGNALS}
-    _held = False
+    _held = _over = False
     if before[signal.SIGTERM] is not _receive:
         _asked = None
     try:
@@ -61,6 +62,7 @@ def obeyed() -> Iterator[None]:
     finally:
         for number, action in before.items():
             signal.signal(number, action)
+        _over = False
 
 
 @contextlib.contextmanager
@@ -98,6 +100,15 @@ def hold() -> None:
     _held = True
 
 
+def over() -> None:
+    """Until the end of the context SIGTERM and SIGUSR2 do nothing: the run has failed, as its record is about to say.
+
+    Where one of a run's processes dies, Slurm sends SIGTERM to the others; that is no reason to queue the job again.
+    """
+    global _over
+    _over = True
+
+
 def asked() -> bool:
     """Whether a signal came while they were held."""
     return _asked is not None
@@ -118,6 +129,8 @@ def release() -> None:
 
 def _receive(number: int, frame: FrameType | None) -> None:
     global _asked
+    if _over and number != signal.SIGINT:
+        return
     first = _asked is None
     _asked = number
     if not _held or (number == signal.SIGINT and not first):
