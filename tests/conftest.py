@@ -6,6 +6,7 @@ from __future__ import annotations
 import atexit
 import copy
 import functools
+import gc
 import json
 import logging
 import os
@@ -75,6 +76,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         processes = {"command_line", "finished"} & set(getattr(item, "fixturenames", ()))
         if item.path.parent.name in WHOLE or item.path.stem in LONG or processes:
             item.add_marker("full")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Thousands of collected tests are no litter: a run, which collects what it leaves, need not look at them."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
