@@ -78,6 +78,21 @@ class Generation:
         """Whether it is greedy decoding and nothing else."""
         return self.name == "greedy" and not self.changed
 
+    @property
+    def of_transformers(self) -> dict[str, Any]:
+        """What of it transformers' GenerationConfig says too, in its names."""
+        said = {key: value for key, value in self.changed.items() if key not in ("stop_texts", "no_repeat_ngram_of")}
+        if self.no_repeat_ngram_of is NgramOf.generated:
+            said.pop("no_repeat_ngram_size")
+        if self.name == "sample":
+            said["top_k"] = self.top_k  # where nothing is said it has one
+        return {"do_sample": self.name == "sample", **said}
+
+    @property
+    def own(self) -> list[str]:
+        """Settings that transformers' GenerationConfig lacks."""
+        return [key for key in ("no_repeat_ngram_of", "stop_texts") if key in self.changed]
+
     def __str__(self) -> str:
         """In words: `beam num_beams=4`."""
         return " ".join([self.name, *(f"{key}={value}" for key, value in self.changed.items())])
