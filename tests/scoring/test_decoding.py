@@ -49,19 +49,17 @@ def test_stacked_ranks_say_what_each_rank_says_alone(model: str, how: Generation
     assert len({len(answer) for own in together for answer in own}) > 1  # and end at different steps
 
 
-@pytest.mark.parametrize("model", DECODERS)
-@pytest.mark.parametrize(
-    "how",
-    [
-        BEAM,
-        Generation("beam", num_beams=4, length_penalty=0.0, early_stopping=True),
-        Generation("beam", num_beams=4, length_penalty=2.0, early_stopping="never", min_new_tokens=4),
-        Generation("beam", num_beams=2, no_repeat_ngram_size=2),
-        Generation(no_repeat_ngram_size=1, min_new_tokens=2),
-        Generation(),
-    ],
-    ids=str,
-)
+STOCK = [
+    BEAM,
+    Generation("beam", num_beams=4, length_penalty=0.0, early_stopping=True),
+    Generation("beam", num_beams=4, length_penalty=2.0, early_stopping="never", min_new_tokens=4),
+    Generation("beam", num_beams=2, no_repeat_ngram_size=2),
+    Generation(no_repeat_ngram_size=1, min_new_tokens=2),
+]
+
+
+@pytest.mark.parametrize("model", sample(DECODERS, "tiny_gpt2"))
+@pytest.mark.parametrize("how", STOCK, ids=str)
 def test_a_rank_says_what_stock_transformers_generates(model: str, how: Generation) -> None:
     tuning = a_decoder(model)
     stock = stock_slice(tuning, a_run(f"model={model}", "task=instruction"), 5, alpha=16)
@@ -84,7 +82,24 @@ def test_a_rank_says_what_stock_transformers_generates(model: str, how: Generati
         assert ours == [token for token in given if token not in ENDS | {0}]
 
 
-@pytest.mark.parametrize("how", [BEAM, SAMPLE], ids=str)
+METHODS = {
+    "full": [],
+    "lora_gated": ["adapter.r=4"],
+    "flop": ["adapter.r=4"],
+    "early_exit": ["adapter.exits=[1,2]"],
+    "sorted_lora": ["adapter.exits=[1,2]", "adapter.r=2"],
+}
+
+
+@pytest.mark.parametrize("adapter", sample(METHODS, "early_exit"))
+def test_a_search_of_one_token_says_what_greedy_decoding_says_by_every_method(adapter: str) -> None:
+    tuning = a_decoder("tiny_llama", f"adapter={adapter}", *METHODS[adapter])
+    one = functools.partial(Responses, 1, ENDS, letters)
+    ask = functools.partial(generate, tuning.model, tuning, prompts(4), tuning.family, pad_id=0)
+    assert ask(one(BEAM)) == ask(one())
+
+
+@pytest.mark.parametrize("how", sample([BEAM, SAMPLE], BEAM), ids=str)
 def test_a_quantized_backbone_does_too(how: Generation) -> None:
     tuning = a_decoder("tiny_llama", "adapter=qdylora", "quantization=nf4", "adapter.r=8")
     ask = functools.partial(generate, tuning.model, tuning, responses=answers(how), pad_id=0)
@@ -167,6 +182,13 @@ def test_draws_have_the_probabilities_that_the_logits_say() -> None:
     assert shares(Generation("sample", top_p=0.7))[2:].sum() == 0
 
 
+def test_each_step_and_each_prompt_has_a_draw_of_its_own() -> None:
+    even, asked = torch.zeros(50, 250), [[i] for i in range(50)]
+    first = answers(SAMPLE).choose(even, torch.tensor(asked), [0] * 50, asked)
+    second = answers(SAMPLE).choose(even, torch.tensor([[i, 1] for i in range(50)]), [0] * 50, asked)
+    assert len(set(first.tolist())) > 20 and int((first == second).sum()) < 10
+
+
 def test_ranks_that_are_alike_draw_alike() -> None:
     tuning = a_decoder("tiny_llama")
     one, other = generate(tuning.model, tuning, prompts(3), [RANKS[2], RANKS[2]], answers(SAMPLE), pad_id=0)
@@ -192,8 +214,11 @@ def test_tokens_that_would_repeat_an_ngram(tokens: list[int], size: int, expecte
     assert sorted(set(repeats(tokens, size))) == expected
 
 
-def ngrams(tokens: list[int], size: int) -> list[tuple[int, ...]]:
-    return [tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
+def test_padding_is_no_part_of_a_prompt() -> None:
+    """A prompt is padded with the end mark where a tokenizer has no other, and must be able to end."""
+    held = Responses(9, frozenset({0}), letters, Generation(no_repeat_ngram_size=1))
+    scores = held.allowed(torch.zeros(2, 7), torch.tensor([[0, 0, 5, 6], [1, 2, 3, 4]]), [2, 0], 4)
+    assert [row.isinf().nonzero().flatten().tolist() for row in scores] == [[5, 6], [1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize("way", ["greedy", "beam"])
