@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ import torch
 from conftest import compose_run, sample, write_jsonl
 from test_export import base_folder, train
 
+from rankbench.shipping import card
 from rankbench.shipping.export import export
 from rankbench.shipping.loading import load
 
@@ -122,22 +124,23 @@ def test_a_run_that_searches_or_draws_is_predicted_and_shipped_so(tmp_path: Path
     from transformers import AutoModelForCausalLM
 
     settings = AutoModelForCausalLM.from_pretrained(tmp_path / "out").generation_config
-    card = (tmp_path / "out" / "README.md").read_text()
+    said = (tmp_path / "out" / "README.md").read_text()
     if words == DRAWN:
         assert settings.do_sample and settings.temperature == 0.5 and settings.top_k == 0
-        assert "It generates as it was scored: by `sample temperature=0.5`, at most 6 tokens." in card
+        assert "It generates as it was scored: by `sample temperature=0.5`, at most 6 tokens." in said
         return
     assert (settings.num_beams, settings.length_penalty, settings.min_new_tokens) == (3, 0.5, 2)
-    assert "as it was scored: by `beam num_beams=3 length_penalty=0.5 min_new_tokens=2`, at most 6 tokens." in card
+    assert "as it was scored: by `beam num_beams=3 length_penalty=0.5 min_new_tokens=2`, at most 6 tokens." in said
 
 
-def test_what_transformers_cannot_say_of_it_the_card_says(tmp_path: Path) -> None:
-    words = (
+@pytest.mark.parametrize("form", ["adapter", "whole model"])
+def test_what_transformers_cannot_say_of_it_the_card_says(form: str) -> None:
+    words = [
         "generation.no_repeat_ngram_size=3",
         "generation.no_repeat_ngram_of=generated",
         "generation.stop_texts=[.]",
-    )
-    export(trained(tmp_path, SAMPLING, *words), tmp_path / "out")
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "no_repeat_ngram_of and stop_texts are not transformers'" in card
-    assert "`do_sample=False, repetition_penalty=1.0, max_new_tokens=6`" in card
+    ]
+    found = SimpleNamespace(run=compose_run(*LM, *words))
+    said = card._decoding(found, SimpleNamespace(form=form))
+    assert "(no_repeat_ngram_of and stop_texts are not transformers': `rankbench.load` has them)" in said
+    assert form != "adapter" or "`do_sample=False, repetition_penalty=1.0, max_new_tokens=64`" in said

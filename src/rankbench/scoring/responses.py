@@ -40,7 +40,8 @@ class Responses:
 
     def stopped(self, answer: list[int]) -> bool:
         """Whether a response that goes on so far has a stop text."""
-        return bool(self.how.stop_texts) and any(stop in self.decode(answer) for stop in self.how.stops)
+        text = self.decode(answer) if self.how.stop_texts else ""
+        return any(stop in text for stop in self.how.stops)
 
     def allowed(self, scores: torch.Tensor, tokens: torch.Tensor, padding: Sequence[int], width: int) -> torch.Tensor:
         """The scores (rows, vocabulary) with what may not come next at minus infinity.
