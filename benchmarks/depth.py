@@ -14,6 +14,7 @@ from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone
 from rankbench.models.precision import choose_precision
 from rankbench.scoring.generation import generate
+from rankbench.scoring.responses import Responses
 
 
 def main() -> None:
@@ -33,9 +34,9 @@ def main() -> None:
     prompts = body.tokenizer(QUESTIONS[: asked.prompts], add_special_tokens=False)["input_ids"]
 
     def answer(member: Submodel) -> list[list[list[int]]]:
-        settings = {"max_new_tokens": asked.new_tokens, "ends": frozenset[int](), "pad_id": body.tokenizer.pad_token_id}
+        endless, pad_id = Responses(asked.new_tokens, frozenset(), str), body.tokenizer.pad_token_id
         with torch.autocast(subject.device().type, torch.bfloat16, enabled=precision[0] == "bf16"):
-            return generate(adapter.model, adapter, prompts, [member], rows=len(prompts), **settings)
+            return generate(adapter.model, adapter, prompts, [member], endless, pad_id=pad_id, rows=len(prompts))
 
     sides: dict[str, Callable[[int], Callable[[], object]]] = {
         str(member.depth): lambda _, member=member: lambda: answer(member) for member in adapter.family

@@ -13,6 +13,7 @@ from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone, quantization
 from rankbench.models.precision import choose_precision
 from rankbench.scoring.generation import generate
+from rankbench.scoring.responses import Responses
 
 QUESTIONS = [
     "Question: Which river flows through the city that was the first capital of the united kingdom?\nAnswer:",
@@ -50,9 +51,9 @@ def main() -> None:
     prompts = body.tokenizer(QUESTIONS[: asked.prompts], add_special_tokens=False)["input_ids"]
 
     def answer(members: list[Submodel], rows: int) -> list[list[list[int]]]:
-        settings = {"max_new_tokens": asked.new_tokens, "ends": frozenset[int](), "pad_id": body.tokenizer.pad_token_id}
+        endless, pad_id = Responses(asked.new_tokens, frozenset(), str), body.tokenizer.pad_token_id
         with torch.autocast(subject.device().type, torch.bfloat16, enabled=precision[0] == "bf16"):
-            return generate(adapter.model, adapter, prompts, members, rows=rows, **settings)
+            return generate(adapter.model, adapter, prompts, members, endless, pad_id=pad_id, rows=rows)
 
     timed: dict[int, timing.Seconds] = {}
     alike: dict[int, float] = {}

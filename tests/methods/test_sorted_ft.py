@@ -21,6 +21,8 @@ from rankbench.models import backbone
 from rankbench.runs.life import execute
 from rankbench.scoring.evaluation import evaluate
 from rankbench.scoring.generation import generate
+from rankbench.scoring.responses import Responses
+from rankbench.settings.generation import Generation
 from rankbench.tables import curve
 from rankbench.tasks.encoding import IGNORED
 from rankbench.training.samplers import draw
@@ -169,8 +171,9 @@ def test_the_last_hidden_state_of_transformers_is_normed_and_ours_is_not() -> No
     assert torch.allclose(base.norm(streams[4]), out.hidden_states[4], atol=1e-6)
 
 
+@pytest.mark.parametrize("how", [Generation(), Generation("beam", num_beams=3)], ids=str)
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "falcon"])
-def test_an_exit_says_what_the_physically_cut_model_generates(kind: str) -> None:
+def test_an_exit_says_what_the_physically_cut_model_generates(kind: str, how: Generation) -> None:
     tuning = attached(kind, "instruction")
     prompt = torch.randint(3, 250, (1, 9), generator=torch.Generator().manual_seed(0))
     for depth in EXITS:
@@ -180,18 +183,12 @@ def test_an_exit_says_what_the_physically_cut_model_generates(kind: str) -> None
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=8,
             do_sample=False,
+            num_beams=how.num_beams,
             eos_token_id=2,
             pad_token_id=0,
         )[0, 9:].tolist()
-        ours = generate(
-            tuning.model,
-            tuning,
-            [prompt[0].tolist()],
-            [Submodel(depth=depth)],
-            max_new_tokens=8,
-            ends=frozenset({2}),
-            pad_id=0,
-        )
+        answers = Responses(8, frozenset({2}), str, how)
+        ours = generate(tuning.model, tuning, [prompt[0].tolist()], [Submodel(depth=depth)], answers, pad_id=0)
         assert ours == [[[token for token in given if token not in (0, 2)]]]
 
 
@@ -535,8 +532,8 @@ def test_decoders_built_like_llama_have_exits(kind: str, tmp_path: Path) -> None
         tuning.activate(Submodel(depth=depth))
         with torch.no_grad():
             assert torch.allclose(tuning.model(**inputs(batch)).logits, cut(**inputs(batch)).logits, atol=1e-5)
-        members, ends = [Submodel(depth=depth)], frozenset[int]()
-        ours = generate(tuning.model, tuning, [prompt[0].tolist()], members, max_new_tokens=6, ends=ends, pad_id=0)
+        answers = Responses(6, frozenset(), str)
+        ours = generate(tuning.model, tuning, [prompt[0].tolist()], [Submodel(depth=depth)], answers, pad_id=0)
         assert ours == [[given]]
 
 

@@ -87,6 +87,7 @@ VARIANTS = {
     "many steps": [*BERT, "train.max_steps=100", "train.eval_steps=50"],
     "gates": [*BERT, "adapter=lora_gated"],
     "responses": ANSWERS,
+    "beams": [*ANSWERS, "generation=beam", "generation.num_beams=2", "generation.no_repeat_ngram_size=3"],
     "packed responses": [*ANSWERS, "task.packing=true"],
 }
 

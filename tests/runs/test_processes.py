@@ -47,6 +47,8 @@ LONG = {
     "single rows move": ["adapter.update=frozen_strict"],
     "exits": ["adapter=sorted_ft", "adapter.exits=[1,2]"],
     "responses": [*ANSWERS, "train.max_steps=3"],
+    "beams": [*ANSWERS, "train.max_steps=2", "generation=beam", "generation.num_beams=2"],
+    "draws": [*ANSWERS, "train.max_steps=2", "generation=sample"],
 }
 VARIANTS = QUICK | LONG
 

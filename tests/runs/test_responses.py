@@ -22,7 +22,8 @@ from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone
 from rankbench.runs.life import execute
 from rankbench.scoring import evaluation
-from rankbench.scoring.evaluation import Responses, evaluate
+from rankbench.scoring.evaluation import evaluate
+from rankbench.scoring.responses import Responses
 from rankbench.settings.metrics import METRICS, normalized
 from rankbench.tables import choice
 from rankbench.tasks import data

@@ -17,6 +17,7 @@ from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone, quantization
 from rankbench.runs.life import execute
 from rankbench.scoring.generation import generate
+from rankbench.scoring.responses import Responses
 from rankbench.settings.run import Run
 
 QUESTIONS = REAL_DATA / "instruct" / "triviaqa"
@@ -84,10 +85,10 @@ def test_stacked_ranks_say_what_each_says_alone() -> None:
             parameter.data *= 0.03  # enough to tell the ranks apart, not to break the language
     tuning.model.eval()
     prompts = body.tokenizer(["Question: What is the capital of Kenya?\nAnswer:", "The sea is"])["input_ids"]
-    settings = {"max_new_tokens": 10, "ends": backbone.ends(body), "pad_id": body.tokenizer.pad_token_id}
+    responses, pad_id = Responses(10, backbone.ends(body), body.tokenizer.decode), body.tokenizer.pad_token_id
     members = [Submodel(rank=b) for b in (1, 2, 3, 4)]
-    together = generate(tuning.model, tuning, prompts, members, **settings)
-    alone = [generate(tuning.model, tuning, prompts, [member], rows=1, **settings)[0] for member in members]
+    together = generate(tuning.model, tuning, prompts, members, responses, pad_id=pad_id)
+    alone = [generate(tuning.model, tuning, prompts, [m], responses, pad_id=pad_id, rows=1)[0] for m in members]
     assert together == alone
     assert len({tuple(map(tuple, answers)) for answers in together}) > 1
     assert any(len(answer) > 3 for answers in together for answer in answers)

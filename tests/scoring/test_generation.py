@@ -10,11 +10,12 @@ from tiny import a_run, attached, stock_slice
 from rankbench.methods.submodel import Submodel
 from rankbench.scoring import generation as module
 from rankbench.scoring.generation import generate
+from rankbench.scoring.responses import Responses
 
 RANKS = [Submodel(rank=b) for b in range(1, 9)]
 DECODERS = ["tiny_llama", "tiny_gpt2", "tiny_falcon"]
 ENDS = frozenset(range(3, 259, 9))  # many, so that rows end early and leave the batch
-GREEDY = {"max_new_tokens": 12, "ends": ENDS, "pad_id": 0}
+GREEDY = {"responses": Responses(12, ENDS, str), "pad_id": 0}
 
 
 def prompts(n: int = 5) -> list[list[int]]:

@@ -40,7 +40,7 @@ from rankbench.settings.samplers import SAMPLERS
 
 CHOICES = sorted(f"{file.parent.name}={file.stem}" for file in CONF.glob("*/*.yaml"))
 CHOICES.remove("model=auto")  # which wants to know of a place: tests/settings/test_auto.py
-COMPANIONS = {"adapter": [], "sampler": ["adapter=sorted_lora"], "task": [], "model": [], "train": [], "log": []}
+COMPANIONS = {"sampler": ["adapter=sorted_lora"], "generation": ["task=triviaqa", "model=tiny_llama"]}
 SOURCES = sorted((REPOSITORY / "src").rglob("*.py"))
 
 

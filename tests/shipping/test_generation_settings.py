@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
-from conftest import sample, write_jsonl
+from conftest import compose_run, sample, write_jsonl
 from test_export import base_folder, train
 
+from rankbench.shipping import card
 from rankbench.shipping.export import export
 from rankbench.shipping.loading import load
 
@@ -26,6 +29,7 @@ SAMPLING = {
     "bos_token_id": 1,
 }
 CONTRADICTING = {"do_sample": False, "temperature": 0.7, "top_p": 0.8, "eos_token_id": [2, 5]}
+LM = ("model=tiny_llama", "task=instruction")
 WORDS = ("task=instruction", "task.metrics=[exact_match,loss]", "task.max_new_tokens=6", "train.max_steps=1")
 
 
@@ -102,3 +106,41 @@ def test_a_response_with_an_end_mark_in_it_is_told_of_before_training(tmp_path: 
     assert f"train: 1 of 3 responses hold an end mark ({mark}); generation stops there" in told[0]
     assert "validation: 1 of 2 responses hold" in told[1] and len(told) == 2
     assert lines.index(told[1]) < next(i for i, line in enumerate(lines) if "train 3 examples" in line)
+
+
+BEAM = ("generation=beam", "generation.num_beams=3", "generation.length_penalty=0.5", "generation.min_new_tokens=2")
+DRAWN = ("generation=sample", "generation.temperature=0.5")
+
+
+@pytest.mark.parametrize("words", sample([BEAM, DRAWN], BEAM), ids=" ".join)
+def test_a_run_that_searches_or_draws_is_predicted_and_shipped_so(tmp_path: Path, words: tuple[str, ...]) -> None:
+    run = trained(tmp_path, SAMPLING, *words)
+    record = json.loads((run / "record.json").read_text())
+    assert {sub["generated"]["decoding"] for sub in record["submodels"]} == {str(compose_run(*LM, *words).generation)}
+    kept = pd.read_parquet(run / "predictions.parquet").query("rank == 2").sort_values("index")["prediction"].tolist()
+    rows = pd.read_json(tmp_path / "lm" / "validation.jsonl", lines=True).to_dict("records")
+    assert load(run, rank=2).predict(rows) == load(run, rank=2).predict(rows[:1]) + kept[1:] == kept
+    export(run, tmp_path / "out", 2, merge=True)
+    from transformers import AutoModelForCausalLM
+
+    settings = AutoModelForCausalLM.from_pretrained(tmp_path / "out").generation_config
+    said = (tmp_path / "out" / "README.md").read_text()
+    if words == DRAWN:
+        assert settings.do_sample and settings.temperature == 0.5 and settings.top_k == 0
+        assert "It generates as it was scored: by `sample temperature=0.5`, at most 6 tokens." in said
+        return
+    assert (settings.num_beams, settings.length_penalty, settings.min_new_tokens) == (3, 0.5, 2)
+    assert "as it was scored: by `beam num_beams=3 length_penalty=0.5 min_new_tokens=2`, at most 6 tokens." in said
+
+
+@pytest.mark.parametrize("form", ["adapter", "whole model"])
+def test_what_transformers_cannot_say_of_it_the_card_says(form: str) -> None:
+    words = [
+        "generation.no_repeat_ngram_size=3",
+        "generation.no_repeat_ngram_of=generated",
+        "generation.stop_texts=[.]",
+    ]
+    found = SimpleNamespace(run=compose_run(*LM, *words))
+    said = card._decoding(found, SimpleNamespace(form=form))
+    assert "(no_repeat_ngram_of and stop_texts are not transformers': `rankbench.load` has them)" in said
+    assert form != "adapter" or "`do_sample=False, repetition_penalty=1.0, max_new_tokens=64`" in said

@@ -91,6 +91,12 @@ def test_a_setting_that_came_later_parts_no_seeds(tmp_path: Path) -> None:
     assert named(tmp_path) == ["dylora"] * 2
 
 
+def test_ways_of_decoding_have_their_names(tmp_path: Path) -> None:
+    for words in ([], ["generation=sample"], ["generation=sample", "generation.top_k=5"]):
+        a_record(tmp_path, "task=triviaqa", "model=tiny_llama", *words)
+    assert named(tmp_path) == [f"dylora {way}" for way in ("greedy top_k=0", "sample top_k=0", "sample top_k=5")]
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [

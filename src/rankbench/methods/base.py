@@ -50,6 +50,13 @@ class FineTuning(ABC):
         """Make the next forwards read row i of a batch by submodels[i]."""
         raise TypeError(f"{type(self).__name__} evaluates its sub-models one by one")
 
+    def activate_each(self, submodels: Sequence[Submodel]) -> None:
+        """As `activate_rows`; rows that are all of one sub-model any method can read."""
+        if len(set(submodels)) == 1:
+            self.activate(submodels[0])
+        else:
+            self.activate_rows(submodels)
+
     @abstractmethod
     def count(self, submodel: Submodel) -> Parameters:
         """The parameters of `submodel`."""

@@ -220,7 +220,7 @@ def _encode(
     from rankbench.methods import objective
     from rankbench.models import backbone, fit
     from rankbench.scoring import generation
-    from rankbench.scoring.evaluation import Responses
+    from rankbench.scoring.responses import of_run
     from rankbench.tasks import chat_template, overview
     from rankbench.tasks.encoding import encode, encode_responses, packed
     from rankbench.tasks.token_cache import Kept
@@ -234,10 +234,10 @@ def _encode(
     validation, test = scored[: len(loaded.validation)], scored[len(loaded.validation) :]
     if loaded.kind != "causal_lm":
         return train, validation, test, None, overview.tell(loaded, every, limit)
-    ends = backbone.ends(body) | chat_template.ends(run.task, body.tokenizer)
+    responses = of_run(run, body)
     if run.task.chats and chat_template.dated(body.tokenizer):
         log.warning("the chat template writes today's date, so the same run trains on other texts another day")
-    marks = {token: str(body.tokenizer.convert_ids_to_tokens(token)) for token in ends}
+    marks = {token: str(body.tokenizer.convert_ids_to_tokens(token)) for token in responses.ends}
     told = overview.tell(loaded, every, limit, marks)
     if run.task.packing:
         objective.check_packing(model)
@@ -246,8 +246,7 @@ def _encode(
     if set(run.task.metrics) & set(GENERATED):
         prompts = [prompt for split in scored for prompt in split.prompts]
         generation.check_room(prompts, run.task.max_new_tokens, backbone.longest(body), run.model.name)
-    decode = functools.partial(body.tokenizer.decode, skip_special_tokens=True)
-    return train, validation, test, Responses(run.task.max_new_tokens, ends, decode), told
+    return train, validation, test, responses, told
 
 
 def _refuse_undefined(run: Run, loaded: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from rankbench.methods.objective import response_nll
 from rankbench.methods.submodel import Submodel
 from rankbench.models import sharding
 from rankbench.scoring.generation import generate
+from rankbench.scoring.responses import Responses
 from rankbench.settings.metrics import GENERATED
 from rankbench.system import processes, stopping
 from rankbench.system.progress import Counted
@@ -29,25 +30,13 @@ STACK_TOKENS = {"cpu": 1024, "cuda": 16384}
 LOGIT_BYTES = 2**30  # a language model's logits in one forward take no more, in float32 and once more for the loss
 
 
-@dataclass(frozen=True)
-class Responses:
-    """How a language model answers: at most `max_new_tokens`, ended by any of `ends`, made text by `decode`."""
-
-    max_new_tokens: int
-    ends: frozenset[int]
-    decode: Callable[[list[int]], str]
-
-    def text(self, answer: list[int]) -> str:
-        """A response's tokens as the text that is scored."""
-        return self.decode(answer).strip()
-
-
 @dataclass
 class Generated:
-    """What greedy generation wrote, end marks aside, and how long it took."""
+    """What generation wrote, end marks aside, how long it took, and how it was decoded."""
 
     tokens: int = 0
     seconds: float = 0.0
+    decoding: str = "greedy"
 
 
 @dataclass(frozen=True)
@@ -90,7 +79,8 @@ def evaluate(
     members = sorted(submodels, key=lambda m: (m.depth or 0, m.rank or 0))
     outputs: dict[str, dict[str, np.ndarray]] = {}
     seconds = dict.fromkeys(members, 0.0)
-    generated = {member: Generated() for member in members}
+    decoding = str(responses.how) if responses else "greedy"
+    generated = {member: Generated(decoding=decoding) for member in members}
     was_training, was_active = adapter.model.training, adapter.active()
     adapter.activate(adapter.family[-1])  # all layers change their mode, not those of the active depth alone
     adapter.model.eval()
@@ -136,8 +126,7 @@ def _answers(
         adapter,
         prompts,
         members,
-        max_new_tokens=responses.max_new_tokens,
-        ends=responses.ends,
+        responses,
         pad_id=pad_id,
         spent=spent,
     )

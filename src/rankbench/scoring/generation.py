@@ -1,4 +1,4 @@
-"""Greedy generation with a KV cache: many sub-models and prompts in one decode, each row by its own sub-model."""
+"""Responses of many sub-models to many prompts in one decode with a KV cache, each row by its own sub-model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ from rankbench.methods import FineTuning
 from rankbench.methods.submodel import Submodel
 from rankbench.models import sharding
 from rankbench.models.device import free_memory
+from rankbench.scoring import beam_search
+from rankbench.scoring.responses import Responses
+from rankbench.settings.generation import Generation
 from rankbench.system import processes, stopping
 
 # More rows than this gain nothing: the arithmetic is saturated. benchmarks/generation.py measures it.
 MOST_ROWS = {"cpu": 64, "cuda": 512}
+SCORES = 8  # numbers that a token of the vocabulary takes where logits are worked on: copies, sorted ones, places
 
 
 @dataclass(frozen=True)
@@ -51,25 +55,24 @@ def generate(
     adapter: FineTuning,
     prompts: Sequence[list[int]],
     members: Sequence[Submodel],
+    responses: Responses,
     *,
-    max_new_tokens: int,
-    ends: frozenset[int],
     pad_id: int,
     rows: int | None = None,
     spent: Callable[[Submodel, float], None] = lambda member, seconds: None,
 ) -> list[list[list[int]]]:
-    """The greedy response of each member to each prompt: [member][prompt] -> tokens, without the end mark.
+    """The response of each member to each prompt: [member][prompt] -> tokens, without the end mark.
 
-    `rows` sequences are decoded together, by default as many as memory holds; a GPU that runs full gets half as many.
+    `rows` responses are decoded together, by default as many as memory holds; a GPU that runs full gets half as many.
     The tokens do not depend on it, up to rounding in the arithmetic. `spent` hears each member's share of the seconds.
     Raises FloatingPointError when a logit is not finite.
     """
     if not prompts:  # a process may have none
         return [[] for _ in members]
     device = next(adapter.model.parameters()).device
-    longest = max(map(len, prompts)) + max_new_tokens
+    longest = max(map(len, prompts)) + responses.max_new_tokens
     together = sharding.sharded(adapter.model)  # every process decodes the same, step by step
-    rows = rows or rows_that_fit(adapter.model, device, longest)
+    rows = rows or rows_that_fit(adapter.model, device, longest, responses.how)
     rows = min(processes.gathered(rows)) if together else rows
     answers: list[list[list[int]]] = [[[] for _ in prompts] for _ in members]
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))  # the longest first: it fails at once
@@ -87,7 +90,7 @@ def generate(
             batch = waiting.pop(0)
             start = time.perf_counter()
             try:
-                tokens = _decode(model, adapter, batch, prompts, members, max_new_tokens, ends, pad_id, device)
+                tokens = _decode(model, adapter, batch, prompts, members, responses, pad_id, device)
             except torch.cuda.OutOfMemoryError:
                 if len(batch) == 1 or together:
                     raise
@@ -113,12 +116,13 @@ def speeds(
     positions: int,
     tokens: int = 16,
 ) -> dict[Submodel, float]:
-    """Generated tokens a second of each member: one prompt, answers of `tokens`, the median of three, taking turns.
+    """Generated tokens a second of each member: one prompt, greedy answers of `tokens`, the median of three in turns.
 
     Both are cut to fit into the model's `positions`.
     """
     tokens = min(tokens, positions - 1)
     prompt = prompt[: positions - tokens]
+    endless = Responses(tokens, frozenset(), str)
     seconds: dict[Submodel, list[float]] = {member: [] for member in members}
     for turn in range(4):  # the first warms up
         for member in members:
@@ -127,20 +131,25 @@ def speeds(
                 if turn:
                     seconds[member].append(share)
 
-            settings: dict[str, Any] = {"max_new_tokens": tokens, "ends": frozenset(), "pad_id": pad_id, "rows": 1}
-            generate(model, adapter, [prompt], [member], spent=spent, **settings)
+            generate(model, adapter, [prompt], [member], endless, pad_id=pad_id, rows=1, spent=spent)
     return {member: tokens / statistics.median(own) for member, own in seconds.items()}
 
 
-def rows_that_fit(model: torch.nn.Module, device: torch.device, length: int) -> int:
-    """How many sequences of `length` tokens decode together in half of the memory that is free, at least one."""
+def rows_that_fit(model: torch.nn.Module, device: torch.device, length: int, how: Generation | None = None) -> int:
+    """How many responses, with their prompts of `length` tokens, decode together in half of the free memory.
+
+    At least one; a response is as many rows as it has beams.
+    """
+    how = how or Generation()
     config = model.config
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None) or heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     cache = 2 * config.num_hidden_layers * kv_heads * head_dim * length
-    activations = 16 * config.hidden_size * length + config.vocab_size
-    return max(1, min(MOST_ROWS.get(device.type, 1), free_memory(device) // 2 // (4 * (cache + activations))))
+    logits = config.vocab_size * (1 if how.bare else SCORES)
+    row = 4 * (cache + 16 * config.hidden_size * length + logits)
+    fit = min(MOST_ROWS.get(device.type, 1), free_memory(device) // 2 // row)
+    return max(1, fit // how.num_beams)
 
 
 def _decode(
@@ -149,23 +158,26 @@ def _decode(
     jobs: list[Job],
     prompts: Sequence[list[int]],
     members: Sequence[Submodel],
-    max_new_tokens: int,
-    ends: frozenset[int],
+    responses: Responses,
     pad_id: int,
     device: torch.device,
 ) -> list[list[int]]:
     """The response of each job, in their order. Prompts are padded on the left; a row that has ended leaves."""
-    width = max(len(prompts[job.prompt]) for job in jobs)
-    padding = [width - len(prompts[job.prompt]) for job in jobs]
-    ids = torch.tensor([[pad_id] * p + prompts[job.prompt] for p, job in zip(padding, jobs, strict=True)]).to(device)
+    asked = [prompts[job.prompt] for job in jobs]
+    by_row = [members[job.member] for job in jobs]
+    width = max(map(len, asked))
+    padding = [width - len(prompt) for prompt in asked]
+    ids = torch.tensor([[pad_id] * p + prompt for p, prompt in zip(padding, asked, strict=True)]).to(device)
     mask = torch.tensor([[0] * p + [1] * (width - p) for p in padding]).to(device)
+    if responses.how.name == "beam":
+        return beam_search.search(model, adapter, by_row, ids, mask, responses, pad_id)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    _activate(adapter, [members[job.member] for job in jobs])
+    adapter.activate_each(by_row)
     cache = DynamicCache(config=adapter.model.config)  # of as many layers as the active depth has
     answers: list[list[int]] = [[] for _ in jobs]
     together = sharding.sharded(adapter.model)
-    alive = list(range(len(jobs)))
-    for step in range(max_new_tokens):
+    alive, tokens = list(range(len(jobs))), ids
+    for step in range(responses.max_new_tokens):
         logits = model(
             input_ids=ids,
             attention_mask=mask,
@@ -175,31 +187,29 @@ def _decode(
             logits_to_keep=1,
         ).logits[:, -1]
         if not torch.isfinite(logits).all():
-            raise FloatingPointError(f"generation: {members[jobs[alive[0]].member]} gives logits that are not finite")
-        chosen = logits.argmax(-1)
+            raise FloatingPointError(f"generation: {by_row[alive[0]]} gives logits that are not finite")
+        if responses.how.bare:
+            chosen = logits.argmax(-1)
+        else:
+            chosen = responses.choose(logits, tokens, [padding[i] for i in alive], [asked[i] for i in alive])
         if together:
             processes.follow_first(chosen)
         stay = []
         for place, token in enumerate(chosen.tolist()):
-            if token not in ends:
+            if token not in responses.ends:
                 answers[alive[place]].append(token)
-                stay.append(place)
-        if not stay or step + 1 == max_new_tokens:
+                if not responses.stopped(answers[alive[place]]):
+                    stay.append(place)
+        if not stay or step + 1 == responses.max_new_tokens:
             break
         if len(stay) < len(alive):
             alive = [alive[place] for place in stay]
             kept = torch.tensor(stay, device=device)
             cache.batch_select_indices(kept)
-            chosen, mask, positions = chosen[kept], mask[kept], positions[kept]
-            _activate(adapter, [members[jobs[i].member] for i in alive])
+            chosen, mask, positions, tokens = chosen[kept], mask[kept], positions[kept], tokens[kept]
+            adapter.activate_each([by_row[i] for i in alive])
         ids = chosen.unsqueeze(1)
+        tokens = torch.cat([tokens, ids], dim=1)
         mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
         positions = positions[:, -1:] + 1
     return answers
-
-
-def _activate(adapter: FineTuning, by_row: list[Submodel]) -> None:
-    if len(set(by_row)) == 1:
-        adapter.activate(by_row[0])
-    else:
-        adapter.activate_rows(by_row)

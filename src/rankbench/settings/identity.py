@@ -74,6 +74,7 @@ def identity(run: Run, at: Mapping[str, str] | None = None) -> dict[str, Any]:
         for name, neutral in neutrals(asked).items():
             if kept[name] == neutral:
                 del kept[name]
+    values = {name: kept for name, kept in values.items() if kept != {}}  # a group that came later
     for key in VOLATILE:
         if key == "train.eval_steps" and run.train.selects:  # then evaluations decide what is kept
             continue

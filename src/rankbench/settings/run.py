@@ -12,6 +12,7 @@ from rankbench.settings import contents, names
 from rankbench.settings.base import require
 from rankbench.settings.cluster import Cluster
 from rankbench.settings.evaluate import Evaluate
+from rankbench.settings.generation import Generation
 from rankbench.settings.hardware import Hardware
 from rankbench.settings.identity import identity
 from rankbench.settings.log import Log
@@ -38,6 +39,8 @@ class Run:
     """Which sub-models a step trains."""
     quantization: Quantization = field(default_factory=Quantization)
     """How the frozen backbone is stored."""
+    generation: Generation = field(default_factory=Generation)
+    """How responses are decoded."""
     train: Train = field(default_factory=Train)
     """The training loop."""
     evaluate: Evaluate = field(default_factory=Evaluate)
@@ -118,6 +121,7 @@ class Run:
         self.evaluate.check(self)
         self.train.check(self)
         self.task.check()
+        self.generation.check(self)
         self.quantization.check(self)
         self.log.check()
         self.cluster.check()

@@ -26,7 +26,7 @@ def copied(files: Sequence[Path], folder: Path) -> None:
 
 
 def write_generation(found: Finished, folder: Path) -> None:
-    """Have the whole model of a folder generate as it was scored: greedily, whatever its base does."""
+    """Have the whole model of a folder generate as it was scored, whatever its base does."""
     from transformers import AutoTokenizer, GenerationConfig
 
     from rankbench.models import backbone
@@ -38,7 +38,7 @@ def write_generation(found: Finished, folder: Path) -> None:
         named = json.loads((folder / "generation_config.json").read_text()).get("eos_token_id")
     ends = sorted(backbone.end_marks(tokenizer, named) | chat_template.ends(found.run.task, tokenizer))
     GenerationConfig(
-        do_sample=False,
+        **found.run.generation.of_transformers,
         max_new_tokens=found.run.task.max_new_tokens,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=ends if ends[1:] else ends[0],

@@ -103,14 +103,17 @@ def _what(found: Finished, made: Made) -> str:
 
 def _decoding(found: Finished, made: Made) -> str:
     """How responses were generated, and what makes stock code do the same."""
-    run = found.run
+    run, how = found.run, found.run.generation
+    named = "greedily" if how.bare else f"by {code(str(how))}"
+    lacks = f" ({' and '.join(how.own)} are not transformers': `rankbench.load` has them)" if how.own else ""
     if made.form != "adapter":
-        return f"It generates as it was scored: greedily, at most {run.task.max_new_tokens} tokens."
-    call = f"do_sample=False, repetition_penalty=1.0, max_new_tokens={run.task.max_new_tokens}"
+        return f"It generates as it was scored: {named}, at most {run.task.max_new_tokens} tokens{lacks}."
+    settings = how.of_transformers | {"repetition_penalty": 1.0, "max_new_tokens": run.task.max_new_tokens}
     if run.task.chats:
         tokenizer = tokenizer_of(found)
-        call += f", eos_token_id={sorted({tokenizer.eos_token_id, *chat_template.ends(run.task, tokenizer)})}"
-    return f"Responses are scored greedily; the base may be set otherwise, so generate with {code(call)}."
+        settings["eos_token_id"] = sorted({tokenizer.eos_token_id, *chat_template.ends(run.task, tokenizer)})
+    call = code(", ".join(f"{key}={value!r}" for key, value in settings.items()))
+    return f"Responses are scored {named}{lacks}; the base may be set otherwise, so generate with {call}."
 
 
 def _prompts(run: Run) -> list[str]:

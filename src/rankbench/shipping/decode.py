@@ -189,6 +189,7 @@ def compare(
         "draft_tokens": draft_tokens,
         "device": device.device_name(),
         "precision": found.record["environment"]["precision"],
+        **({} if found.run.generation.bare else {"run_decodes": str(found.run.generation)}),
     }
     return [measured(name) for name in ways], said
 
@@ -227,10 +228,11 @@ def _block(found: Finished, measured: list[Measured], said: dict[str, Any]) -> B
         ]
     head = ["tok/s", "faster", *("score" for _ in metrics[:1]), "same", f"% at {' '.join(map(str, depths))}", "kept"]
     score = "".join(f"score: {name} x {times(name)}; " for name in metrics[:1])
+    otherwise = f" (the run itself was scored by {said['run_decodes']})" if "run_decodes" in said else ""
     return Block(
         f"{said['run']}: {said['prompts']} prompts, at most {said['new_tokens']} new tokens, one prompt at a time, "
-        f"greedy, {said['precision']} on {said['device']}. faster: median over prompts of tokens a second against the "
-        f"whole model's; {score}same: % of answers equal to the whole model's; % at: tokens that each depth decided; "
-        "kept: % of drafted tokens that were accepted.",
+        f"greedy{otherwise}, {said['precision']} on {said['device']}. faster: median over prompts of tokens a second "
+        f"against the whole model's; {score}same: % of answers equal to the whole model's; % at: tokens that each "
+        "depth decided; kept: % of drafted tokens that were accepted.",
         frame(rows, head, "decoding"),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +15,10 @@ from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone
 from rankbench.models.backbone import Backbone
 from rankbench.scoring import evaluation, generation
+from rankbench.scoring.responses import of_run
 from rankbench.settings.metrics import GENERATED
 from rankbench.settings.run import Run
-from rankbench.settings.task import Task
 from rankbench.tables import metric_sums, stats
-from rankbench.tasks import chat_template
 from rankbench.tasks.encoding import Encoded, collate, sorted_batches
 
 RESAMPLES = 10_000
@@ -66,15 +64,15 @@ def losses(tuning: DyLora, batches: Batches) -> tuple[np.ndarray, np.ndarray]:
 
 
 def scores(
-    task: Task, tuning: DyLora, body: Backbone, split: Encoded, size: int, ways: Mapping[str, Way]
+    run: Run, tuning: DyLora, body: Backbone, split: Encoded, size: int, ways: Mapping[str, Way]
 ) -> list[Scored]:
     """The loss and the task's metrics of every way, and the first less the second by the paired bootstrap.
 
     `size` rows go in a batch. Raises RequestError where a metric is not finite.
     """
     pad_id = body.tokenizer.pad_token_id
-    metrics = [name for name in task.metrics if name != "loss"]
-    responses = _responses(task, body)
+    metrics = [name for name in run.task.metrics if name != "loss"]
+    responses = of_run(run, body) if set(metrics) & set(GENERATED) else None
     inputs = batches(tuning, split, size, pad_id)
     columns: dict[str, dict[str, np.ndarray]] = {}
     values: dict[str, dict[str, float]] = {}
@@ -116,12 +114,3 @@ def check_room(run: Run, body: Backbone, split: Encoded) -> None:
     """Refuse prompts that leave the model no room to respond, where a metric needs it. Raises RequestError."""
     if set(run.task.metrics) & set(GENERATED):
         generation.check_room(split.prompts, run.task.max_new_tokens, backbone.longest(body), run.model.name)
-
-
-def _responses(task: Task, body: Backbone) -> evaluation.Responses | None:
-    """How a language model answers, where a metric of the task needs it to."""
-    if not set(task.metrics) & set(GENERATED):
-        return None
-    decode = functools.partial(body.tokenizer.decode, skip_special_tokens=True)
-    ends = backbone.ends(body) | chat_template.ends(task, body.tokenizer)
-    return evaluation.Responses(task.max_new_tokens, ends, decode)

@@ -126,7 +126,7 @@ def choose(found: Finished, rank: int, svd: bool = False, seed: int = 0, example
     names = {id(module): f"{name}." for name, module in tuning.model.named_modules()}
     ranks = dict(zip([names[id(layer)] for layer in tuning.layers], chosen.ranks, strict=True))
     ways = _ways(tuning, rank, svd, chosen.ranks, costs)
-    scores = heldout.scores(found.run.task, tuning, body, halves[1], found.run.train.eval_batch_size, ways)
+    scores = heldout.scores(found.run, tuning, body, halves[1], found.run.train.eval_batch_size, ways)
     return Choice(
         rank,
         svd,

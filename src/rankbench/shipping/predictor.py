@@ -17,6 +17,7 @@ from rankbench.models import backbone, fit
 from rankbench.records.finished import Finished
 from rankbench.scoring import evaluation
 from rankbench.scoring.generation import generate
+from rankbench.scoring.responses import of_run
 from rankbench.settings.task import Task
 from rankbench.shipping.beside import tokenizer_of
 from rankbench.tasks import chat_template, unlabelled
@@ -122,7 +123,7 @@ class Predictor:
                 raise RequestError(f"a {name} of {given} must be at least 1")
         if new_tokens is not None and run.task.kind != "causal_lm":
             raise RequestError(f"a {run.task.kind} task generates no answer; leave out how many new tokens it may have")
-        self.model, self.task, self.name = model, run.task, run.model.name
+        self.model, self.run, self.task, self.name = model, run, run.task, run.model.name
         self.tokenizer = told.tokenizer
         base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self._body = backbone.Backbone(base, self.tokenizer, {})
@@ -186,17 +187,14 @@ class Predictor:
         return {"prediction": [short(value) for value in columns["prediction"]]}
 
     def _answers(self, split: Encoded, done: Callable[[float], None]) -> dict[str, Any]:
-        ends = backbone.ends(self._body) | chat_template.ends(self.task, self.tokenizer)
-        decode = functools.partial(self.tokenizer.decode, skip_special_tokens=True)
-        responses = evaluation.Responses(self.new_tokens, ends, decode)
+        responses = of_run(self.run, self._body, self.new_tokens)
         still = _Still(self.model)
         (tokens,) = generate(
             self.model,
             still,
             split.prompts,
             [still.active()],
-            max_new_tokens=self.new_tokens,
-            ends=ends,
+            responses,
             pad_id=self.tokenizer.pad_token_id,
             rows=self.together,
             spent=lambda *_: done(1),

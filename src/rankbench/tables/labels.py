@@ -242,7 +242,7 @@ def _silent(key: str) -> bool:
     return key in _SILENT or any(key == v or key.startswith(v + ".") for v in VOLATILE if v != "train.eval_steps")
 
 
-_CHOICES = {"sampler.name", "quantization.name"} | {
+_CHOICES = {"sampler.name", "quantization.name", "generation.name"} | {
     f"{group}.{one.name}"
     for group, kinds in KINDS.items()
     for kind in kinds.values()
