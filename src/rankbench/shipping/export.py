@@ -18,6 +18,7 @@ from rankbench.errors import RequestError
 from rankbench.records.finished import Finished, exit_of, finished, refuse_rank
 from rankbench.settings.model import Model
 from rankbench.settings.sources import locate
+from rankbench.shipping import hub
 from rankbench.shipping.base import Base, base_of, kept_backbone
 from rankbench.shipping.beside import OF_MODEL, copied, write_generation, write_tokenizer
 from rankbench.shipping.card import card, title
@@ -52,9 +53,16 @@ def main(words: list[str]) -> None:
         help="keep the largest singular values of all layers together: each layer gets a rank of its own, and all "
         "together have the parameters of --rank",
     )
+    parser.add_argument("--base", metavar="OWNER/NAME[@REVISION]", help="what the hub calls the run's backbone")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to this model repository of the hub")
+    seen = parser.add_mutually_exclusive_group()
+    seen.add_argument("--private", action="store_true", help="--push: a new repository is private (the default)")
+    seen.add_argument("--public", action="store_true", help="--push: a new repository is public")
     asked = parser.parse_args(words)
+    if (asked.private or asked.public) and not asked.push:
+        raise RequestError("--private and --public say who sees what --push uploads; give --push OWNER/NAME")
     speak()
-    ways = {"merge": asked.merge, "svd": asked.svd, "svd_global": asked.svd_global}
+    ways = {name: getattr(asked, name) for name in ("merge", "svd", "svd_global", "base", "push", "public")}
     print("\n".join(export(asked.run, asked.to, asked.rank, asked.depth, **ways)))
 
 
@@ -67,6 +75,9 @@ def export(
     merge: bool = False,
     svd: bool = False,
     svd_global: bool = False,
+    base: str | None = None,
+    push: str | None = None,
+    public: bool = False,
 ) -> list[str]:
     """Write a sub-model of the finished run in the folder `run` into the new folder `to`; returns what to say of it.
 
@@ -75,28 +86,41 @@ def export(
     does so over all layers together, each of which gets a rank of its own. At a depth the model has so many layers;
     where every weight was trained it is whole in any case, factors multiplied out. Raises RequestError, and leaves
     nothing behind, when the run or the rank cannot be exported or `to` cannot be written.
+
+    `base` is the hub's id of the backbone, OWNER/NAME or OWNER/NAME@REVISION, where rankbench does not know it. `push`
+    uploads the folder to that model repository of the hub, a new one private unless `public`; then the folder names no
+    place on this machine. Raises RequestError where the hub does not take it, and the folder stays.
     """
+    if push is not None:
+        hub.check_name(push, "--push")
     if svd and svd_global:
         raise RequestError("--svd and --svd-global are two ways to cut a rank down; leave one out")
     found = finished(expanded(run))
     place = vacant(to)
     layers = exit_of(found, depth)
-    base = base_of(found, layers)
+    under = hub.named(base_of(found, layers), base)
+    under = under if push is None else hub.fit(under, found.whole or merge)
     refuse_rank(found, rank, "--svd" if svd else "--svd-global" if svd_global else "")
+    rank = None if rank is None else int(rank)  # numpy's has no JSON
     if found.whole:
-        made = Made("full", base, depth=layers)
-        as_it_is = layers is None and not found.early and not found.factorised
-        write = functools.partial(_copied, found) if as_it_is else _model(_plain(whole(found, layers)))
-        if as_it_is:
-            _whole_files(found)  # they are looked at before a folder is made
-        return _write(found, made, place, write)
-    if svd_global:
+        said = _whole(found, Made("full", under, depth=layers), place)
+    elif svd_global:
         adapter, ranks = global_cut(found, rank, layers)
-        made = Made("adapter", base, rank or max(found.note["trained_ranks"]), 1.0, True, depth=layers, ranks=ranks)
+        made = Made("adapter", under, rank or max(found.note["trained_ranks"]), 1.0, True, depth=layers, ranks=ranks)
+        said = ship(found, adapter, made, place, merge)
     else:
         adapter = cut(found, rank, svd, layers)
-        made = Made("adapter", base, adapter.rank, adapter.scale, svd, depth=layers)
-    return ship(found, adapter, made, place, merge)
+        made = Made("adapter", under, adapter.rank, adapter.scale, svd, depth=layers)
+        said = ship(found, adapter, made, place, merge)
+    return said if push is None else [*said, hub.push(place, push, public)]
+
+
+def _whole(found: Finished, made: Made, place: Path) -> list[str]:
+    """A model of which every weight was trained."""
+    if made.depth is None and not found.early and not found.factorised:
+        _whole_files(found)  # they are looked at before a folder is made
+        return _write(found, made, place, functools.partial(_copied, found))
+    return _write(found, made, place, _model(_plain(whole(found, made.depth))))
 
 
 def ship(found: Finished, adapter: Adapter, made: Made, place: Path, merge: bool = False) -> list[str]:
@@ -194,6 +218,7 @@ def _on_disk(found: Finished) -> Path | None:
 def _adapter(adapter: Adapter, base: Base) -> Callable[[Path], None]:
     from rankbench.shipping import adapter_files
 
+    adapter = adapter_files.one_alpha(adapter)
     config = adapter.config | {"base_model_name_or_path": base.name, "revision": base.revision}
     return functools.partial(adapter_files.write, dataclasses.replace(adapter, config=config))
 
@@ -278,9 +303,14 @@ def _said(found: Finished, made: Made, place: Path) -> list[str]:
     size = sum(file.stat().st_size for file in place.iterdir()) / 1e6
     kind = "a stock PEFT adapter" if stock(found, made) else "an adapter in PEFT's format, over a base of rankbench's"
     what = kind if made.form == "adapter" else "a whole model"
+    server = ""
+    if made.form == "adapter" and (made.depth or made.ranks or "ranks" in found.note):
+        why = "runs all layers of a base" if made.depth else "may know one rank for all layers"
+        server = f"a server {why}: give it --merge (docs/serving.md)"
     named = " (README.md names its classes)" if len(found.label_names or ()) > NAMED and made.form == "adapter" else ""
     return [
         f"{place}: {what}, {title(found, made)}",
         f"{count:,} parameters, {size:.1f} MB",
+        *([server] if server else []),
         f"load it{named}: {one_line(found, made, json.dumps(str(place), ensure_ascii=False))}",
     ]
