@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import field, fields
+from dataclasses import asdict, field, fields
 from enum import Enum
 from typing import Any
 
@@ -33,6 +33,11 @@ def added(default: Any, *, neutral: Any = _DEFAULT) -> Any:
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=told)
     return field(default=default, metadata=told)
+
+
+def of_group(kind: Any) -> Any:
+    """A group of settings that earlier records lack; a run whose group is as `kind()` is what it was before."""
+    return field(default_factory=kind, metadata={"neutral": asdict(kind())})
 
 
 def neutrals(group: Any) -> dict[str, Any]:

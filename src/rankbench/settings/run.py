@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rankbench.settings import contents, names
-from rankbench.settings.base import require
+from rankbench.settings.arithmetic import Arithmetic
+from rankbench.settings.base import of_group, require
 from rankbench.settings.cluster import Cluster
 from rankbench.settings.evaluate import Evaluate
 from rankbench.settings.hardware import Hardware
@@ -38,6 +39,8 @@ class Run:
     """Which sub-models a step trains."""
     quantization: Quantization = field(default_factory=Quantization)
     """How the frozen backbone is stored."""
+    arithmetic: Arithmetic = of_group(Arithmetic)
+    """The arithmetic of the backbone's layers."""
     train: Train = field(default_factory=Train)
     """The training loop."""
     evaluate: Evaluate = field(default_factory=Evaluate)
@@ -119,6 +122,7 @@ class Run:
         self.train.check(self)
         self.task.check()
         self.quantization.check(self)
+        self.arithmetic.check(self)
         self.log.check()
         self.cluster.check()
         require(self.seed >= 0, f"seed={self.seed} must not be negative")
