@@ -69,7 +69,9 @@ MODELS = {"tiny_bert": [], "tiny_gpt2": ["task=instruction"], "tiny_llama": ["ta
 @pytest.mark.parametrize("model", MODELS)
 def test_a_rows_result_does_not_depend_on_what_is_beside_it(model: str) -> None:
     """So stacked ranks answer as single ones, any batch as any other."""
-    tuning = attached(f"model={model}", *MODELS[model], "arithmetic=int8", "adapter.r=4", num_labels=None if MODELS[model] else 2)
+    tuning = attached(
+        f"model={model}", *MODELS[model], "arithmetic=int8", "adapter.r=4", num_labels=None if MODELS[model] else 2
+    )
     assert any(isinstance(module, Integer) for module in tuning.model.modules())
     batch = a_batch(rows=6)
     batch.pop("labels")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from rankbench.models.integer.arithmetic import Arithmetic
@@ -19,10 +21,11 @@ def put(model: nn.Module, asked: settings.Arithmetic, seed: int) -> Arithmetic |
     """
     arithmetic = Arithmetic(asked, seed) if asked.integer else None
     output = getattr(model, "get_output_embeddings", lambda: None)()
-    for name, module in model.named_modules():
+    found: list[tuple[str, Any]] = list(model.named_modules())
+    for name, module in found:
         if isinstance(module, Integer):  # of an earlier run, which this one begins with
             module.__class__ = next(kind for kind in KINDS if isinstance(module, kind))
         if arithmetic is not None and type(module) in KINDS and module is not output:
             module.__class__ = KINDS[type(module)]
-            module.arithmetic, module.name, module._kept = arithmetic, name, None  # type: ignore[assignment]
+            module.arithmetic, module.name, module._kept = arithmetic, name, None
     return arithmetic

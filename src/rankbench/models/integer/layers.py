@@ -9,7 +9,6 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from rankbench.models.integer.arithmetic import Arithmetic
-from rankbench.models.integer.fixed_point import mapped
 from rankbench.models.integer.products import product
 
 Scaled = tuple[torch.Tensor, torch.Tensor]  # integers and their scales
@@ -20,7 +19,7 @@ class Integer:
 
     arithmetic: Arithmetic
     name: str
-    weight: nn.Parameter
+    weight: Any
     training: bool
     _kept: tuple[Any, Scaled] | None
 
