@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from rankbench.models.integer.arithmetic import Arithmetic
-from rankbench.models.integer.layers import KINDS, Integer
+from rankbench.models.integer.layers import FLOATS, KINDS
 from rankbench.settings import arithmetic as settings
 
 __all__ = ["Arithmetic", "put"]
@@ -23,8 +23,8 @@ def put(model: nn.Module, asked: settings.Arithmetic, seed: int) -> Arithmetic |
     output = getattr(model, "get_output_embeddings", lambda: None)()
     found: list[tuple[str, Any]] = list(model.named_modules())
     for name, module in found:
-        if isinstance(module, Integer):  # of an earlier run, which this one begins with
-            module.__class__ = next(kind for kind in KINDS if isinstance(module, kind))
+        if type(module) in FLOATS:  # of an earlier run, which this one begins with
+            module.__class__ = FLOATS[type(module)]
         if arithmetic is not None and type(module) in KINDS and module is not output:
             module.__class__ = KINDS[type(module)]
             module.arithmetic, module.name, module._kept = arithmetic, name, None

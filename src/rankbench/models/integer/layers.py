@@ -171,3 +171,4 @@ KINDS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Embedding: IntegerEmbedding,
     nn.LayerNorm: IntegerLayerNorm,
 }
+FLOATS = {integer: kind for kind, integer in KINDS.items()}

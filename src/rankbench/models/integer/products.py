@@ -52,7 +52,7 @@ def in_parts(a: torch.Tensor, b: torch.Tensor, bits: tuple[int, int]) -> torch.T
 
 
 def product(a: torch.Tensor, b: torch.Tensor, bits: tuple[int, int]) -> torch.Tensor:
-    """`matmul_exact` in the way that is fastest here, as float32: the whole numbers, rounded once where they need it."""
+    """`matmul_exact` in the way that is fastest here, as float32: whole numbers, rounded once where they need it."""
     inner, whole = a.shape[1], longest("fp32", bits)
     if _chosen(inner, bits, a.device.type) == "fp64" and whole and inner <= 16 * whole:
         return in_parts(a, b, bits).float()
