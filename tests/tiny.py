@@ -11,7 +11,7 @@ from conftest import compose_run
 
 from rankbench import methods
 from rankbench.methods.submodel import Submodel
-from rankbench.models import backbone, quantization
+from rankbench.models import backbone, integer, quantization
 from rankbench.settings.run import Run
 from rankbench.settings.samplers import Sampler
 from rankbench.settings.train import Train
@@ -30,6 +30,7 @@ def attached(*overrides: str, num_labels: int | None = 2) -> methods.FineTuning:
     run = a_run(*overrides)
     stored = quantization.storage(run.quantization, "fp32", torch.device("cpu"))
     model = backbone.load(run.model, num_labels, run.task.regression, run.seed, stored).model
+    integer.put(model, run.arithmetic, run.seed)
     tuning = methods.attach(run, model)
     randomise(tuning.model)
     tuning.model.eval()

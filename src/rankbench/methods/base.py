@@ -14,6 +14,7 @@ from torch import nn
 
 from rankbench.methods import objective
 from rankbench.methods.submodel import Submodel
+from rankbench.models.integer import Arithmetic
 
 Backward = Callable[[torch.Tensor], None]
 
@@ -36,6 +37,7 @@ class FineTuning(ABC):
     stacks = False  # whether `activate_rows` works
     class_weights: torch.Tensor | None = None  # (classes,), by which the training loss weighs rows
     label_smoothing = 0.0  # of the training loss
+    arithmetic: Arithmetic | None = None  # of layers that compute in integers
     reorder_at: Sequence[float] = ()  # shares of the steps after which `reorder` is called
 
     @abstractmethod

@@ -9,7 +9,7 @@ from rankbench.settings.hardware import Hardware
 from rankbench.settings.train import Precision
 
 
-def choose_precision(asked: Precision, hardware: Hardware) -> tuple[str, str]:
+def choose_precision(asked: Precision, hardware: Hardware, integer: bool = False) -> tuple[str, str]:
     """The arithmetic of the step (fp32, fp16 or bf16) and the reason for it. Raises RequestError."""
     cuda = torch.cuda.is_available()
     if asked is Precision.fp16 and not cuda:
@@ -18,6 +18,8 @@ def choose_precision(asked: Precision, hardware: Hardware) -> tuple[str, str]:
         raise RequestError(f"{torch.cuda.get_device_name()} has no bf16; use train.precision=fp32 or fp16")
     if asked is not Precision.auto:
         return asked.value, "as asked"
+    if integer:
+        return "fp32", "between layers that compute in integers"
     if not cuda:
         return "fp32", "no GPU is visible"
     if hardware is Hardware.v100:

@@ -162,7 +162,7 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str], anew
             quiet_libraries()
             from rankbench.models.precision import choose_precision
 
-            precision, reason = choose_precision(run.train.precision, run.hardware)
+            precision, reason = choose_precision(run.train.precision, run.hardware, run.arithmetic.integer)
             log.info("precision %s: %s", precision, reason)
             base["environment"] = environment(device.device_name(), precision, reason, words)
             if processes.first() and not anew:

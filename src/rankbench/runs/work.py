@@ -47,7 +47,7 @@ def carry_out(
 
     from rankbench import methods
     from rankbench.methods.lora import DyLora, frozen
-    from rankbench.models import backbone, quantization
+    from rankbench.models import backbone, integer, quantization
     from rankbench.runs import baselines
     from rankbench.scoring import evaluation, forward_speed
     from rankbench.shipping import loading
@@ -70,8 +70,10 @@ def carry_out(
         backbone.name_classes(body.model, loaded.label_names)
         if run.adapter.begins_with is not None:
             loading.begin_from(run, body.model)
+        arithmetic = integer.put(body.model, run.arithmetic, run.seed)
         adapter = methods.attach(run, body.model)
         adapter.label_smoothing = run.train.label_smoothing
+        adapter.arithmetic = arithmetic
         if loaded.class_weights is not None:
             adapter.class_weights = torch.tensor(loaded.class_weights)
         if over:

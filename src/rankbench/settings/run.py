@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rankbench.settings import contents, names
+from rankbench.settings.arithmetic import Arithmetic
 from rankbench.settings.base import require
 from rankbench.settings.cluster import Cluster
 from rankbench.settings.evaluate import Evaluate
@@ -41,6 +42,8 @@ class Run:
     """How the frozen backbone is stored."""
     generation: Generation = field(default_factory=Generation)
     """How responses are decoded."""
+    arithmetic: Arithmetic = field(default_factory=Arithmetic)
+    """The arithmetic of the backbone's layers."""
     train: Train = field(default_factory=Train)
     """The training loop."""
     evaluate: Evaluate = field(default_factory=Evaluate)
@@ -123,6 +126,7 @@ class Run:
         self.task.check()
         self.generation.check(self)
         self.quantization.check(self)
+        self.arithmetic.check(self)
         self.log.check()
         self.cluster.check()
         require(self.seed >= 0, f"seed={self.seed} must not be negative")

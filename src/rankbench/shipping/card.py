@@ -219,6 +219,8 @@ def _base_sentence(found: Finished, made: Made) -> str:
         said += f" Trained over {stored}, merged into the float base, so its outputs differ slightly from the run's."
     elif stored != "none":
         said += f" Trained over the base stored in {stored}; over other storage its outputs differ slightly."
+    if found.run.arithmetic.integer:
+        said += f" The run computed in {found.run.arithmetic.name}; stock libraries compute in floats, and differ slightly."
     if (precision := found.record["environment"]["precision"]) != "fp32":
         said += f" The run computed in {precision} under autocast; float32 rounds differently."
     return said
@@ -295,6 +297,7 @@ def _history(found: Finished, portable: bool) -> str:
         ("seed", run.seed),
         ("precision", f"{environment['precision']} ({environment.get('precision_reason', 'not said')})"),
         ("quantization", storage(run)),
+        *([("arithmetic", run.arithmetic.words)] if run.arithmetic.integer else []),
         ("device", environment.get("device", "not said")),
     ]
     if "r" in found.note:

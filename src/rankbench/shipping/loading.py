@@ -123,7 +123,7 @@ def whole(found: Finished, layers: int | None) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from rankbench.models import backbone
+    from rankbench.models import backbone, integer
 
     if found.early:
         model, stack = _with_heads(found)
@@ -144,6 +144,7 @@ def whole(found: Finished, layers: int | None) -> Any:
         cause = str(error).splitlines()[0]
         raise RequestError(f"{found.adapter} is damaged ({cause}); run it again with fresh=true") from error
     backbone.name_classes(model, found.label_names)
+    integer.put(model, found.run.arithmetic, found.run.seed)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
@@ -172,7 +173,7 @@ def _with_heads(found: Finished) -> tuple[Any, Stack]:
 
     from rankbench.methods.early_exit import heads_over
     from rankbench.methods.layer_stack import Stack
-    from rankbench.models import backbone
+    from rankbench.models import backbone, integer
 
     try:
         tensors = load_file(found.adapter / "heads.safetensors")
@@ -188,6 +189,7 @@ def _with_heads(found: Finished) -> tuple[Any, Stack]:
     else:
         model = start_of(dataclasses.replace(found.run, runs_dir=str(found.folder.parent)), found.note)
     backbone.name_classes(model, found.label_names)
+    integer.put(model, found.run.arithmetic, found.run.seed)
     stack = Stack(model.to("cuda" if torch.cuda.is_available() else "cpu"))  # the heads are made where it is
     stack.heads = heads_over(stack, depths)
     for depth, head in stack.heads.items():
@@ -289,7 +291,7 @@ def _body(
     """The backbone under a fresh head, in float32 on the CPU or as the run stored it, and where it lies then."""
     import torch
 
-    from rankbench.models import backbone, quantization
+    from rankbench.models import backbone, integer, quantization
 
     run, model = found.run, _drawn_here(found)
     if layers is not None:
@@ -300,6 +302,8 @@ def _body(
         storage = quantization.storage(run.quantization, found.record["environment"]["precision"], device)
     body = backbone.load(model, num_labels, run.task.regression, run.seed, storage)
     backbone.name_classes(body.model, found.label_names)
+    if as_stored:
+        integer.put(body.model, run.arithmetic, run.seed)
     return body, storage.device
 
 

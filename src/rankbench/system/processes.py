@@ -116,6 +116,15 @@ def _buckets(tensors: list[Any]) -> Iterator[list[Any]]:
         yield bucket
 
 
+def most(tensor: Any) -> Any:
+    """The largest of the processes' tensors, element by element."""
+    if count() > 1:
+        from torch import distributed
+
+        distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
+    return tensor
+
+
 def follow_first(tensor: Any) -> None:
     """Replace the tensor by the first process's."""
     if count() > 1:

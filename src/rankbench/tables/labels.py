@@ -77,7 +77,7 @@ _SILENT = {
 } | {f"{group}.{place}" for group in ("model", "task") for place in PLACES}
 ELSEWHERE = _SILENT - {"model.preset"}  # settings of which a run's name, its data or its other settings tell
 SHARED = ("r", "lora_alpha", "lora_dropout", "target_modules")  # of the methods' settings, what several have
-_RESULT = ("train", "task", "model", "quantization")  # groups that can change a score, whatever the method
+_RESULT = ("train", "task", "model", "quantization", "arithmetic")  # groups that can change any method's score
 
 
 def legend(records: list[dict[str, Any]], shown: Shown | None = None) -> list[str]:
@@ -242,7 +242,7 @@ def _silent(key: str) -> bool:
     return key in _SILENT or any(key == v or key.startswith(v + ".") for v in VOLATILE if v != "train.eval_steps")
 
 
-_CHOICES = {"sampler.name", "quantization.name", "generation.name"} | {
+_CHOICES = {"sampler.name", "quantization.name", "generation.name", "arithmetic.name"} | {
     f"{group}.{one.name}"
     for group, kinds in KINDS.items()
     for kind in kinds.values()

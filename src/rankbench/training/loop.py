@@ -153,6 +153,8 @@ def train(
         alone: Draw = ((adapter.learners[-1], 1.0),) if step < sampler.share_alone * plan.steps else ()
         for place, (rows, share) in enumerate(plan.micro_batches(step)):
             mine, share = _part(plan, rows, share)
+            if adapter.arithmetic is not None:
+                adapter.arithmetic.noise.at(step, torch.from_numpy(mine))
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in collate(data, mine, pad_id).items()}
             if sampler.draws_rows and not alone:
                 each = draw_rows(sampler, adapter.learners, seed, step, len(rows), place)

@@ -1,0 +1,56 @@
+"""Stochastic rounding's noise as a pure function of seed, step, layer, and the place in the data."""
+
+from __future__ import annotations
+
+import torch
+
+from rankbench.system import seeds
+
+
+class Noise:
+    """What a step's draws depend on: `step`, and `rows`, the numbers in the data of the rows of the batch.
+
+    The noise of element k of token t of row i is frac(u[i, t] + v[k]), u and v uniform and independent: uniform, and
+    independent of any other element's. So a sum has the mean and the variance that a draw for each element gives it.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.step = 0
+        self.rows: torch.Tensor | None = None
+
+    def at(self, step: int, rows: torch.Tensor) -> None:
+        """The next forward and backward are of this optimizer step and of these rows of the data."""
+        self.step, self.rows = step, rows
+
+    def of(self, layer: str, shape: torch.Size, device: torch.device) -> torch.Tensor:
+        """Noise in [0, 1) of a tensor (..., k); row i of the batch draws by its number, wherever it is read."""
+        key = seeds.integer(self.seed, f"rounding {layer}", self.step)
+        tokens = _uniform(self._places(shape[:-1], device), key).unsqueeze(-1)
+        columns = _uniform(torch.arange(shape[-1], device=device), ~key)
+        return torch.frac(tokens + columns)
+
+    def _places(self, shape: torch.Size, device: torch.device) -> torch.Tensor:
+        """A number for each token; a tensor that has not the batch's rows first counts its own places."""
+        places = torch.arange(shape.numel(), device=device).view(shape)
+        if self.rows is None or not shape or shape[0] != len(self.rows):
+            return places
+        within = torch.arange(shape[1:].numel(), device=device).view(1, *shape[1:])
+        return (self.rows.to(device) << 24).view(-1, *(1,) * (len(shape) - 1)) + within
+
+
+def _uniform(counters: torch.Tensor, key: int) -> torch.Tensor:
+    """A uniform number in [0, 1) of 24 bits for each counter (splitmix64's mixing of key and counter)."""
+    z = counters.long() * _signed(0x9E3779B97F4A7C15) + _signed(key & 0xFFFFFFFFFFFFFFFF)
+    z = (z ^ _right(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _right(z, 27)) * _signed(0x94D049BB133111EB)
+    return _right(z ^ _right(z, 31), 40).float() * 2.0**-24
+
+
+def _right(z: torch.Tensor, by: int) -> torch.Tensor:
+    """A logical shift to the right, which torch has for no signed number."""
+    return (z >> by) & ((1 << (64 - by)) - 1)
+
+
+def _signed(word: int) -> int:
+    return word - 2**64 if word >= 2**63 else word

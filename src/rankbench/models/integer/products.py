@@ -1,0 +1,91 @@
+"""Exact products of integer matrices, in the fastest of three ways that are proved for their size.
+
+Each gives the same integers bit for bit, so a result does not depend on the machine.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+INT32, FP32, FP64 = 2**31 - 1, 2**24, 2**53  # the largest sum that each way holds without rounding
+WAYS = ("int8", "fp32", "fp64")
+
+
+def largest(bits: int) -> int:
+    """The largest magnitude of a number of so many bits: 127 of 8."""
+    return 2 ** (bits - 1) - 1
+
+
+def longest(way: str, bits: tuple[int, int]) -> int:
+    """The most products of a sum that a way is proved for, where the factors have these bits; 0 where it is not."""
+    if way == "int8" and max(bits) > 8:
+        return 0
+    return {"int8": INT32, "fp32": FP32, "fp64": FP64}[way] // (largest(bits[0]) * largest(bits[1]))
+
+
+def matmul_exact(a: torch.Tensor, b: torch.Tensor, bits: tuple[int, int], way: str | None = None) -> torch.Tensor:
+    """`a` (m, k) times `b` (k, n), integers of so many bits in any dtype, without any rounding.
+
+    Returns whole numbers (m, n) in the dtype of the way: int32, float32 (then below 2^24) or float64. A sum that is too
+    long for float32 is cut into parts that are not. Raises ValueError where the way `asked` for is not proved.
+    """
+    inner = a.shape[1]
+    way = way or _chosen(inner, bits, a.device.type)
+    if inner > longest(way, bits):
+        raise ValueError(f"{inner} products of {bits[0]} by {bits[1]} bits are not proved exact by {way}")
+    if way == "int8":
+        return _int8(a, b)
+    if way == "fp64":
+        return a.double() @ b.double()
+    return _fp32(a, b)
+
+
+def in_parts(a: torch.Tensor, b: torch.Tensor, bits: tuple[int, int]) -> torch.Tensor:
+    """As `matmul_exact` for sums that are too long for float32: parts that are not, added in float64."""
+    part = longest("fp32", bits)
+    total = _fp32(a[:, :part], b[:part]).double()
+    for start in range(part, a.shape[1], part):
+        total += _fp32(a[:, start : start + part], b[start : start + part])
+    return total
+
+
+def product(a: torch.Tensor, b: torch.Tensor, bits: tuple[int, int]) -> torch.Tensor:
+    """`matmul_exact` in the way that is fastest here, as float32: whole numbers, rounded once where they need it."""
+    inner, whole = a.shape[1], longest("fp32", bits)
+    if _chosen(inner, bits, a.device.type) == "fp64" and whole and inner <= 16 * whole:
+        return in_parts(a, b, bits).float()
+    return matmul_exact(a, b, bits).float()
+
+
+def _chosen(inner: int, bits: tuple[int, int], device: str) -> str:
+    fast = ("int8", "fp32", "fp64") if has_int8(device) else ("fp32", "fp64")
+    return next((way for way in fast if inner <= longest(way, bits)), "fp64")
+
+
+@functools.cache
+def has_int8(device: str) -> bool:
+    """Whether products of bytes are faster than of floats: on a GPU, and on a CPU with VNNI."""
+    return device == "cuda" or bool(torch.cpu._is_vnni_supported())
+
+
+def _int8(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    a, b = a.to(torch.int8), b.to(torch.int8)
+    if a.device.type != "cuda":
+        return torch._int_mm(a.contiguous(), b)
+    # A GPU wants more than 16 rows, and the other sides in eights.
+    (m, k), n = a.shape, b.shape[1]
+    a = torch.nn.functional.pad(a, (0, -k % 8, 0, max(0, 17 - m)))
+    b = torch.nn.functional.pad(b, (0, -n % 8, 0, -k % 8))
+    return torch._int_mm(a, b)[:m, :n]
+
+
+def _fp32(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False  # its ten bits would round
+    try:
+        with torch.autocast(a.device.type, enabled=False):
+            return a.float() @ b.float()
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
