@@ -220,7 +220,9 @@ def _base_sentence(found: Finished, made: Made) -> str:
     elif stored != "none":
         said += f" Trained over the base stored in {stored}; over other storage its outputs differ slightly."
     if found.run.arithmetic.integer:
-        said += f" The run computed in {found.run.arithmetic.name}; stock libraries compute in floats, and differ slightly."
+        said += (
+            f" The run computed in {found.run.arithmetic.name}; stock libraries compute in floats, and differ slightly."
+        )
     if (precision := found.record["environment"]["precision"]) != "fp32":
         said += f" The run computed in {precision} under autocast; float32 rounds differently."
     return said
