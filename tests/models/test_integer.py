@@ -117,8 +117,9 @@ def test_noise_is_of_a_rows_number_and_not_of_its_batch() -> None:
 
 def asked(bits: int, scale: str = "row", gradient: str = "nearest") -> settings.Arithmetic:
     """Integers of one width."""
-    rounding = settings.Roundings(gradient=settings.Rounding(gradient))
-    return settings.Arithmetic(f"int{bits}", settings.Bits(bits, bits, bits), rounding, settings.Scale(scale))
+    of = dict.fromkeys(settings.ROLES, bits)
+    rounding = {"weight": "nearest", "activation": "nearest", "gradient": gradient}
+    return settings.Arithmetic(f"int{bits}", of, rounding, settings.Scale(scale))
 
 
 def linear(bits: int, frozen: bool = False, scale: str = "row", kind: type = nn.Linear) -> Any:

@@ -117,6 +117,11 @@ def test_it_is_in_the_identity_and_floats_are_what_they_were(tmp_path: Path) -> 
     ("given", "said"),
     [
         (["arithmetic=int8", "arithmetic.bits.weight=2"], "arithmetic.bits.weight=2 must be 4 to 16"),
+        (
+            ["arithmetic=int8", "arithmetic.rounding.weight=up"],
+            "arithmetic.rounding.weight=up must be nearest or stochastic",
+        ),
+        (["arithmetic=int8", "+arithmetic.bits.wieght=9"], "and not wieght"),
         (["arithmetic=int8", "quantization=nf4"], "quantization=nf4 stores weights that bitsandbytes multiplies"),
         (["arithmetic=int8", "train.precision=bf16"], "keeps everything between its layers in float32"),
         (["arithmetic=int8", "adapter=flop", "sampler=fixed"], "adapter=flop replaces the layers by factors"),

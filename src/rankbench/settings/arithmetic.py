@@ -6,19 +6,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from rankbench.settings.base import added, of_group, require
+from rankbench.settings.base import added, require
 
 if TYPE_CHECKING:
     from rankbench.settings.run import Run
 
 WIDTHS = range(4, 17)
-
-
-class Rounding(Enum):
-    """To the nearest integer, or up with the probability of the rest, which has the right mean."""
-
-    nearest = "nearest"
-    stochastic = "stochastic"
+ROLES = ("weight", "activation", "gradient")
+ROUNDINGS = ("nearest", "stochastic")
 
 
 class Scale(Enum):
@@ -29,39 +24,16 @@ class Scale(Enum):
 
 
 @dataclass
-class Bits:
-    """How many bits the integers have, sign included."""
-
-    weight: int = 8
-    """Of weights."""
-    activation: int = 8
-    """Of a layer's input."""
-    gradient: int = 8
-    """Of the gradient of a layer's output."""
-
-
-@dataclass
-class Roundings:
-    """How numbers become integers in training; in evaluation always the nearest."""
-
-    weight: Rounding = Rounding.nearest
-    """Of weights."""
-    activation: Rounding = Rounding.nearest
-    """Of a layer's input."""
-    gradient: Rounding = Rounding.stochastic
-    """Of the gradient of a layer's output."""
-
-
-@dataclass
 class Arithmetic:
     """The arithmetic of the backbone's linear, layer-norm and embedding layers, forward and backward."""
 
     name: str = added("float")
     """`float`, or int8, int10, int12, int16: integers that share a power of two (dynamic fixed point)."""
-    bits: Bits = of_group(Bits)
-    """Widths."""
-    rounding: Roundings = of_group(Roundings)
-    """Rounding."""
+    bits: dict[str, int] = added({"weight": 8, "activation": 8, "gradient": 8})
+    """How many bits the integers have, sign included: of weights, of a layer's input, of its output's gradient."""
+    rounding: dict[str, str] = added({"weight": "nearest", "activation": "nearest", "gradient": "stochastic"})
+    """How numbers become integers in training: `nearest`, or `stochastic`, which keeps their mean. In evaluation the
+    nearest."""
     scale: Scale = added(Scale.row)
     """What shares a power of two among activations and gradients; training a weight takes the tensor."""
 
@@ -73,8 +45,7 @@ class Arithmetic:
     @property
     def words(self) -> str:
         """The widths and the scale, for people."""
-        bits = self.bits
-        each = f"{bits.weight}-bit weights, {bits.activation}-bit activations, {bits.gradient}-bit gradients"
+        each = ", ".join(f"{self.bits[role]}-bit {role}s" for role in ROLES)
         return f"{self.name}: {each}, a scale a {self.scale.value}"
 
     def check(self, run: Run) -> None:
@@ -82,9 +53,17 @@ class Arithmetic:
         if not self.integer:
             require(self == Arithmetic(), "arithmetic=float has no bits, rounding or scale; give arithmetic=int8")
             return
-        for role in ("weight", "activation", "gradient"):
-            bits = getattr(self.bits, role)
-            require(bits in WIDTHS, f"arithmetic.bits.{role}={bits} must be 4 to 16")
+        for name, given in (("bits", self.bits), ("rounding", self.rounding)):
+            other = sorted({*given} ^ {*ROLES})
+            require(
+                not other, f"arithmetic.{name} is of {', '.join(ROLES)}, and not {', '.join(other)}; give these alone"
+            )
+        for role in ROLES:
+            require(self.bits[role] in WIDTHS, f"arithmetic.bits.{role}={self.bits[role]} must be 4 to 16")
+            require(
+                self.rounding[role] in ROUNDINGS,
+                f"arithmetic.rounding.{role}={self.rounding[role]} must be {' or '.join(ROUNDINGS)}",
+            )
         require(
             run.quantization.name == "none",
             f"quantization={run.quantization.name} stores weights that bitsandbytes multiplies in floats, so "

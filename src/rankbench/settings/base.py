@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import copy
-from dataclasses import asdict, field, fields
+from dataclasses import field, fields
 from enum import Enum
 from typing import Any
 
@@ -34,11 +34,6 @@ def added(default: Any, *, neutral: Any = _DEFAULT) -> Any:
     if isinstance(default, list | dict):
         return field(default_factory=lambda: copy(default), metadata=told)
     return field(default=default, metadata=told)
-
-
-def of_group(kind: Any) -> Any:
-    """Settings of a group within a group, which earlier records lack, at first as `kind()` has them."""
-    return field(default_factory=kind, metadata={"neutral": asdict(kind())})
 
 
 def neutrals(group: Any) -> dict[str, Any]:

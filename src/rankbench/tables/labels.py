@@ -193,7 +193,7 @@ def _whole(record: dict[str, Any]) -> dict[str, Any]:
     if (record.get("backbone") or {}).get("source", "random") != "random":
         config = config | {"model": config["model"] | {"random": None}}
     shared = {f"{group}.{key}": value for group, once in ONCE_SHARED.items() for key, value in once.items()}
-    whole = {key: _word(value) for key, value in (NEUTRAL | shared).items()} | _flatten(config)
+    whole = _flatten(NEUTRAL | shared) | _flatten(config)
     if whole["train.keep"] == "last" and whole["train.patience"] is None:
         whole.pop("train.eval_steps", None)  # looking on changes nothing
     return whole
@@ -211,7 +211,7 @@ OF_WORDS = ("class_weights", "groups")  # settings whose keys are the data's wor
 def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, dict) and key not in OF_WORDS:
+        if isinstance(value, dict) and key.rpartition(".")[2] not in OF_WORDS:
             flat |= _flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = _word(value)

@@ -23,14 +23,14 @@ class Arithmetic:
 
     def bits(self, *roles: str) -> tuple[int, ...]:
         """The widths of `weight`, `activation` or `gradient`."""
-        return tuple(getattr(self.asked.bits, role) for role in roles)
+        return tuple(self.asked.bits[role] for role in roles)
 
     def map(
         self, x: torch.Tensor, role: str, layer: str, training: bool, whole: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Integers and scales of `x` in its role, by row unless `whole`; stochastic in training alone."""
         noise = None
-        if training and getattr(self.asked.rounding, role) is settings.Rounding.stochastic:
+        if training and self.asked.rounding[role] == "stochastic":
             noise = self.noise.of(f"{role} {layer}", x.shape, x.device)
         top = None
         if whole and role != "weight" and training and processes.count() > 1:
