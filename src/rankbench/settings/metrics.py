@@ -44,6 +44,10 @@ def _of_scores(implementation: str, times: int = 100, rises: bool = True, **told
     return Measure("classification", place, times, rises, of_scores=True, **told)
 
 
+def _of_texts(implementation: str, times: int = 100, rises: bool = True) -> Measure:
+    return Measure("causal_lm", f"rankbench.tasks.metrics.{implementation}", times, rises, generated=True)
+
+
 METRICS: dict[str, Measure] = {
     "accuracy": _of_classes("Accuracy"),
     "balanced_accuracy": _of_classes("BalancedAccuracy"),
@@ -66,6 +70,21 @@ METRICS: dict[str, Measure] = {
     "exact_match": Measure("causal_lm", "rankbench.tasks.metrics.text:ExactMatch", generated=True),
     "exact_match_normalized": Measure("causal_lm", "rankbench.tasks.metrics.text:ExactMatchNormalized", generated=True),
     "bleu_sacre": Measure("causal_lm", "rankbench.tasks.metrics.text:BleuSacre", generated=True),
+    "bleu_e2e": _of_texts("mteval:BleuE2E"),
+    "nist_e2e": _of_texts("mteval:NistE2E", times=1),
+    "meteor_e2e": _of_texts("meteor:MeteorE2E"),
+    "rouge_l_e2e": _of_texts("e2e:RougeLE2E"),
+    "cider_e2e": _of_texts("e2e:CiderE2E", times=1),
+    "bleu_webnlg": _of_texts("webnlg:BleuWebNLG"),
+    "meteor_webnlg": _of_texts("meteor:MeteorWebNLG"),
+    "ter_webnlg": _of_texts("webnlg:TerWebNLG", rises=False),
+    "ter": _of_texts("ter:Ter", rises=False),
+    "chrf": _of_texts("overlap:ChrF"),
+    "rouge_1": _of_texts("overlap:Rouge1"),
+    "rouge_2": _of_texts("overlap:Rouge2"),
+    "rouge_l": _of_texts("overlap:RougeL"),
+    "distinct_1": _of_texts("overlap:Distinct1"),
+    "distinct_2": _of_texts("overlap:Distinct2"),
     "loss": Measure("causal_lm", "rankbench.tasks.metrics.language_model:Loss", times=1, rises=False),
     "perplexity": Measure("causal_lm", "rankbench.tasks.metrics.language_model:Perplexity", times=1, rises=False),
 }
