@@ -21,8 +21,7 @@ from rankbench.settings.metrics import GENERATED
 from rankbench.system import processes, stopping
 from rankbench.system.progress import Counted
 from rankbench.tasks.encoding import IGNORED, Encoded, collate, sorted_batches
-from rankbench.tasks.metrics import score
-from rankbench.tasks.metrics.text import answered
+from rankbench.tasks.metrics import score, text
 
 # Stack ranks while a forward stays below this many tokens: small forwards are bound by overhead, large ones by
 # arithmetic, where stacking gains nothing. benchmarks/evaluation.py measures both sides.
@@ -56,8 +55,8 @@ class Score:
     """One sub-model's measurement; `predictions` holds for each split columns (n,) as predictions.parquet keeps them.
 
     `prediction` is a class number, a value or a text; `scores` (n, classes) are a classifier's probabilities. A
-    language model has `loss` (nats, summed over the response) and `tokens` (of the response), under the name of each
-    exact match whether any accepted text is met, and for BLEU the counts of `settings.metrics.BLEU_COUNTS`.
+    language model has `loss` (nats, summed over the response) and `tokens` (of the response), and what each metric of
+    its answers keeps of them (`settings.metrics.Measure.kept`).
     """
 
     submodel: Submodel
@@ -104,8 +103,7 @@ def evaluate(
                 if responses is not None and set(metrics) & set(GENERATED):
                     answers = _answers(model, adapter, split, members, pad_id, responses, generated)
                     columns["prediction"] = answers
-                    scored = [answered(metrics, texts, split.references) for texts in answers]
-                    columns |= {name: np.array([own[name] for own in scored]) for name in scored[0]}
+                    columns |= text.columns(metrics, answers, split.references)
                 outputs[split.name] = columns
     finally:
         adapter.activate(adapter.family[-1])

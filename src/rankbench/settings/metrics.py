@@ -6,10 +6,15 @@ A metric of another package comes by an entry point of the group `rankbench.metr
 from __future__ import annotations
 
 import re
+import shutil
 import string
 from collections.abc import Collection
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
+from rankbench.errors import RequestError
 from rankbench.settings.outside import installed
 
 
@@ -33,6 +38,9 @@ class Measure:
     of_classes: bool = False  # whether its `compute` takes `roles`, the task's ClassRoles
     of_scores: bool = False  # whether its predictions are probabilities (n, classes), not class numbers (n,)
     positive: bool = False  # whether it is of the positive class: always, or by scores where there are two
+    kept: tuple[str, ...] = ()  # columns of predictions.parquet, a number a response, whose sums give the metric
+    of_sums: str = ""  # what gives it, as `module:function`: of such sums (..., len(kept)) over n responses, and n
+    java: bool = False  # whether it wants Java and the extra `meteor`
 
 
 def _of_classes(implementation: str, **told: bool) -> Measure:
@@ -44,8 +52,30 @@ def _of_scores(implementation: str, times: int = 100, rises: bool = True, **told
     return Measure("classification", place, times, rises, of_scores=True, **told)
 
 
-def _of_texts(implementation: str, times: int = 100, rises: bool = True) -> Measure:
-    return Measure("causal_lm", f"rankbench.tasks.metrics.{implementation}", times, rises, generated=True)
+def _of_texts(implementation: str, kept: tuple[str, ...], of_sums: str = "mean", **told: Any) -> Measure:
+    place = f"rankbench.tasks.metrics.{implementation}"
+    sums = f"rankbench.settings.text_sums:{of_sums}" if kept else ""
+    return Measure("causal_lm", place, generated=True, kept=kept, of_sums=sums, **told)
+
+
+def _numbered(start: str, most: int) -> tuple[str, ...]:
+    return tuple(f"{start}_{n}" for n in range(1, most + 1))
+
+
+def _counts(start: str) -> tuple[str, ...]:
+    """Of a BLEU: for each n the matches and the n-grams, then the lengths of the text and of its nearest reference."""
+    each = (*_numbered(f"{start}_matched", 4), *_numbered(f"{start}_total", 4))
+    return (*each, f"{start}_length", f"{start}_reference_length")
+
+
+def _challenge(start: str, what: str, most: int) -> tuple[str, ...]:
+    """As the E2E challenge's script counts: it takes the number of n-grams from the length."""
+    return (*_numbered(f"{start}_{what}", most), f"{start}_length", f"{start}_reference_length")
+
+
+def _meteor(start: str) -> tuple[str, ...]:
+    parts = ("matched", "weight", "reference_matched", "reference_weight", "chunks", "words_matched")
+    return tuple(f"{start}_{part}" for part in parts)
 
 
 METRICS: dict[str, Measure] = {
@@ -67,28 +97,58 @@ METRICS: dict[str, Measure] = {
     "r2": Measure("regression", "rankbench.tasks.metrics.regression:R2"),
     "mse": Measure("regression", "rankbench.tasks.metrics.regression:MeanSquaredError", times=1, rises=False),
     "mae": Measure("regression", "rankbench.tasks.metrics.regression:MeanAbsoluteError", times=1, rises=False),
-    "exact_match": Measure("causal_lm", "rankbench.tasks.metrics.text:ExactMatch", generated=True),
-    "exact_match_normalized": Measure("causal_lm", "rankbench.tasks.metrics.text:ExactMatchNormalized", generated=True),
-    "bleu_sacre": Measure("causal_lm", "rankbench.tasks.metrics.text:BleuSacre", generated=True),
-    "bleu_e2e": _of_texts("mteval:BleuE2E"),
-    "nist_e2e": _of_texts("mteval:NistE2E", times=1),
-    "meteor_e2e": _of_texts("meteor:MeteorE2E"),
-    "rouge_l_e2e": _of_texts("e2e:RougeLE2E"),
-    "cider_e2e": _of_texts("e2e:CiderE2E", times=1),
-    "bleu_webnlg": _of_texts("webnlg:BleuWebNLG"),
-    "meteor_webnlg": _of_texts("meteor:MeteorWebNLG"),
-    "ter_webnlg": _of_texts("webnlg:TerWebNLG", rises=False),
-    "ter": _of_texts("ter:Ter", rises=False),
-    "chrf": _of_texts("overlap:ChrF"),
-    "rouge_1": _of_texts("overlap:Rouge1"),
-    "rouge_2": _of_texts("overlap:Rouge2"),
-    "rouge_l": _of_texts("overlap:RougeL"),
-    "distinct_1": _of_texts("overlap:Distinct1"),
-    "distinct_2": _of_texts("overlap:Distinct2"),
+    "exact_match": _of_texts("text:ExactMatch", ("exact_match",)),
+    "exact_match_normalized": _of_texts("text:ExactMatchNormalized", ("exact_match_normalized",)),
+    "bleu_sacre": _of_texts("mteval:BleuSacre", _counts("bleu"), "bleu_sacre"),
+    "bleu_e2e": _of_texts("mteval:BleuE2E", _challenge("bleu_e2e", "matched", 4), "bleu_e2e"),
+    "nist_e2e": _of_texts("mteval:NistE2E", _challenge("nist_e2e", "information", 5), "nist_e2e", times=1),
+    "meteor_e2e": _of_texts("meteor:MeteorE2E", _meteor("meteor_e2e"), "meteor", java=True),
+    "rouge_l_e2e": _of_texts("e2e:RougeLE2E", ("rouge_l_e2e",)),
+    "cider_e2e": _of_texts("e2e:CiderE2E", ("cider_e2e",), times=1),
+    "bleu_webnlg": _of_texts("webnlg:BleuWebNLG", _counts("bleu_webnlg"), "bleu_perl"),
+    "meteor_webnlg": _of_texts("meteor:MeteorWebNLG", _meteor("meteor_webnlg"), "meteor", java=True),
+    "ter_webnlg": _of_texts("webnlg:TerWebNLG", ("ter_webnlg",), rises=False),
+    "ter": _of_texts("ter:Ter", ("ter_edits", "ter_reference_length"), "ter", rises=False),
+    "chrf": _of_texts(
+        "overlap:ChrF", tuple(f"chrf_{of}_{n}" for of in ("text", "reference", "matched") for n in range(1, 7)), "chrf"
+    ),
+    "rouge_1": _of_texts("overlap:Rouge1", ("rouge_1",)),
+    "rouge_2": _of_texts("overlap:Rouge2", ("rouge_2",)),
+    "rouge_l": _of_texts("overlap:RougeL", ("rouge_l",)),
+    "distinct_1": _of_texts("overlap:Distinct1", ()),
+    "distinct_2": _of_texts("overlap:Distinct2", ()),
     "loss": Measure("causal_lm", "rankbench.tasks.metrics.language_model:Loss", times=1, rises=False),
     "perplexity": Measure("causal_lm", "rankbench.tasks.metrics.language_model:Perplexity", times=1, rises=False),
 }
 METRICS |= installed("rankbench.metrics", Measure, METRICS)
+
+
+def check_installed(metrics: Collection[str]) -> None:
+    """Refuse metrics whose Java or package is not here. Raises RequestError."""
+    if any(METRICS[name].java for name in metrics if name in METRICS):
+        java(), pycocoevalcap()
+
+
+def java() -> str:
+    """Where Java is. Raises RequestError."""
+    if found := shutil.which("java"):
+        return found
+    raise RequestError(f"METEOR is a Java program, and no java is here: {_MEND}")
+
+
+def pycocoevalcap() -> Path:
+    """The folder of the package that brings METEOR. Raises RequestError."""
+    spec = find_spec("pycocoevalcap")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(place) / "meteor" / "meteor-1.5.jar").is_file():
+            return Path(place)
+    raise RequestError(f"METEOR comes with the package pycocoevalcap, which is not here: {_MEND}")
+
+
+_MEND = (
+    "pip install 'rankbench[meteor]' and install Java (Debian: apt-get install default-jre-headless), or leave "
+    "meteor_e2e and meteor_webnlg out of task.metrics"
+)
 
 
 def times(metric: str) -> int:
@@ -141,12 +201,6 @@ CALIBRATION_BINS = 15  # of equal width, of which `ece` is the mean gap
 
 MATCHES = ("exact_match", "exact_match_normalized")  # metrics by which a generated response is right or wrong
 GENERATED = tuple(name for name, measure in METRICS.items() if measure.generated)
-BLEU_COUNTS = (  # columns of predictions.parquet: what a response adds to the counts of a corpus's BLEU
-    *(f"bleu_matched_{n}" for n in range(1, 5)),
-    *(f"bleu_total_{n}" for n in range(1, 5)),
-    "bleu_length",
-    "bleu_reference_length",
-)
 _PUNCTUATION = frozenset(string.punctuation + "‘’´`")
 
 

@@ -16,7 +16,7 @@ from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone
 from rankbench.models.backbone import Backbone
 from rankbench.scoring import evaluation, generation
-from rankbench.settings.metrics import GENERATED, MATCHES
+from rankbench.settings.metrics import GENERATED
 from rankbench.settings.run import Run
 from rankbench.settings.task import Task
 from rankbench.tables import metric_sums, stats
@@ -107,9 +107,6 @@ def scores(
 
 
 def _sums(metric: str, pair: list[dict[str, np.ndarray]], split: Encoded) -> metric_sums.Resampled:
-    if metric in MATCHES:  # a question may accept several texts, so what is compared are the right answers
-        right = np.array([own[metric] for own in pair])
-        return metric_sums.sums("accuracy", {"prediction": right}, np.ones(len(split), dtype=bool))
     references = split.labels if len(split.labels) else np.zeros(len(split))
     columns = {key: np.array([own[key] for own in pair]) for key in metric_sums.needs(metric)}
     return metric_sums.sums(metric, columns, references, split.roles)

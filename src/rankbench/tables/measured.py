@@ -115,7 +115,7 @@ def measure(runs: Runs, metric: str) -> Measured:
         for key in first.columns
     }
     roles = _roles(next(iter(runs.values())))
-    every = metric_sums.sums(first.metric, columns, first.scored, roles)
+    every = metric_sums.sums(first.metric, columns, first.references, roles)
     idle = [one_answer(trained.sub) is not None for trained, _ in own]
     if "scores" in columns:  # which may tell examples apart that are given one class
         idle = [bool((said == said[0]).all()) for said in columns["scores"]]
@@ -187,7 +187,6 @@ class _Read:
     columns: dict[str, npt.NDArray[Any]]
     index: npt.NDArray[Any]
     references: npt.NDArray[Any]
-    scored: npt.NDArray[Any]  # the references, or ones where the columns say what was right
 
 
 def _read(folder: Path, record: dict[str, Any], metric: str) -> _Read:
@@ -204,13 +203,11 @@ def _read(folder: Path, record: dict[str, Any], metric: str) -> _Read:
         known, columns, references = _columns(tested.chosen_by(pd.read_parquet(file), record), metric, places)
     except (LookupError, ValueError, OSError, StopIteration) as error:
         raise RequestError(f"{file} is not of this run, or damaged ({error}); {AGAIN}") from error
-    index, scored = columns["index"][0], references
-    if known in metric_sums.SHARES:
-        hits = columns[known] if known in columns else metric_sums.right(known, columns["prediction"], references)
-        columns, scored = {"prediction": hits.astype(bool)}, np.ones_like(references, dtype=bool)
-    needed = "accuracy" if known in MATCHES else known
-    columns = {key: columns[key] for key in metric_sums.needs(needed)}
-    values = metric_sums.sums(needed, columns, scored, _roles(record)).whole()
+    index = columns["index"][0]
+    if known in MATCHES and known not in columns:
+        columns[known] = metric_sums.right(known, columns["prediction"], references)
+    columns = {key: columns[key] for key in metric_sums.needs(known)}
+    values = metric_sums.sums(known, columns, references, _roles(record)).whole()
     if not np.allclose(values, [sub["metrics"][metric] for sub in entries], rtol=1e-6):
         if known in MATCHES:  # who accepts more texts finds more right: the same number means the same answers
             raise RequestError(
@@ -218,7 +215,7 @@ def _read(folder: Path, record: dict[str, Any], metric: str) -> _Read:
                 "first, so it does not tell which answers were right; use --metric loss, or repeat it with fresh=true"
             )
         raise RequestError(f"{file} does not give the {metric} of the record; {AGAIN}")
-    return _Read(needed, places, columns, index, references, scored)
+    return _Read(known, places, columns, index, references)
 
 
 def _refuse_other_examples(runs: Runs, read: dict[Path, _Read]) -> None:
@@ -266,7 +263,7 @@ def _columns(
         frame = frame.assign(cut="")
     frame = frame.fillna({"rank": 0, "depth": 0, "cut": ""}).sort_values(["cut", "depth", "rank", "index"])
     shape = len(places), -1
-    answered = (base,) if base in MATCHES and base in frame else metric_sums.needs(base)
+    answered = ("prediction",) if base in MATCHES and base not in frame else metric_sums.needs(base)
     keys = ("cut", "depth", "rank", "index", "reference", *(key for key in answered if key != "scores"))
     found: dict[str, npt.NDArray[Any]] = {key: frame[key].to_numpy().reshape(shape) for key in keys}
     if "scores" in answered:

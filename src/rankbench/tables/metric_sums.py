@@ -11,14 +11,13 @@ import numpy.typing as npt
 from scipy import stats as scipy_stats
 
 from rankbench.errors import RequestError
-from rankbench.settings.metrics import BLEU_COUNTS, MATCHES, METRICS, ClassRoles, normalized
+from rankbench.settings.metrics import MATCHES, METRICS, ClassRoles, normalized
+from rankbench.settings.outside import load
 from rankbench.tables import class_sums, ranked
 from rankbench.tables.class_sums import Parts, Reals
 from rankbench.tables.ranked import Ranked
 
 Truths = npt.NDArray[np.bool_]
-
-SHARES = ("accuracy", *MATCHES)  # metrics by which an example is right or wrong
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ Resampled = Sums | Ranked | Means
 
 
 def right(metric: str, predictions: npt.ArrayLike, references: npt.ArrayLike) -> Truths:
-    """Which predictions (k, n) are right, for a metric of `SHARES`; references (n,) are labels or accepted texts."""
+    """Which texts (k, n) equal their one accepted text (n,), by exact_match or exact_match_normalized."""
     made, wanted = np.asarray(predictions), np.asarray(references)
     if metric == "exact_match_normalized":
         normal = np.frompyfunc(normalized, 1, 1)
@@ -94,8 +93,8 @@ def right(metric: str, predictions: npt.ArrayLike, references: npt.ArrayLike) ->
 
 def needs(metric: str) -> tuple[str, ...]:
     """The columns of predictions that a metric is computed from, beside the reference."""
-    if metric == "bleu_sacre":
-        return BLEU_COUNTS
+    if kept := METRICS[metric].kept:
+        return kept
     if METRICS[metric].of_scores:
         return ("scores",)
     return ("loss", "tokens") if metric in LOSSES else ("prediction",)
@@ -130,10 +129,10 @@ def _resampled(metric: str, made: list[npt.NDArray[Any]], wanted: npt.NDArray[An
     if metric in AREAS:
         return ranked.of_scores(made[0].astype(float), wanted, roles.positive, metric == "average_precision")
     grain = 1.0 if METRICS[metric].kind == "classification" or metric in MATCHES else 0.0
-    if metric in SHARES:
-        found = _shares(right(metric, made[0], wanted))
-    elif metric == "bleu_sacre":
-        found = _bleu(np.stack(made))
+    if METRICS[metric].kept:
+        found = _kept(np.stack(made, axis=-1), load(METRICS[metric].of_sums))
+    elif metric == "accuracy":
+        found = _shares(made[0] == wanted)
     elif metric in LOSSES:
         found = _losses(made[0], made[1], LOSSES[metric])
     elif metric in class_sums.RATIOS:
@@ -146,7 +145,8 @@ def _resampled(metric: str, made: list[npt.NDArray[Any]], wanted: npt.NDArray[An
         found = OTHERS[metric](made[0], wanted)
     else:
         raise RequestError(
-            f"{metric} is another package's, and its noise over examples is not known; choose another metric"
+            f"{metric} is no sum over examples, or another package's that does not say of what, so its noise is not known; "
+            "choose another metric"
         )
     return Sums(*found, METRICS[metric].rises, grain)
 
@@ -168,20 +168,11 @@ def _perplexity(loss: Reals) -> Reals:
         return np.asarray(np.exp(loss))
 
 
-def _bleu(counts: npt.NDArray[Any]) -> Parts:
-    """Corpus BLEU with sacreBLEU's `exp` smoothing from the counts (10, k, n) of `BLEU_COUNTS`."""
-    m, k, n = counts.shape
-
-    def value(s: Reals, _: int) -> Reals:
-        parts = s.reshape(*s.shape[:-1], m, k)
-        matched, total, words, nearest = parts[..., :4, :], parts[..., 4:8, :], parts[..., 8, :], parts[..., 9, :]
-        missed = np.cumsum((matched == 0) & (total > 0), axis=-2)  # the i-th n without a match counts as 2^-i of one
-        with np.errstate(divide="ignore", invalid="ignore"):
-            precision = np.where(total > 0, np.where(matched > 0, matched, 0.5**missed) / total, 0)
-            score = np.exp(np.log(precision).mean(-2) + np.minimum(0, 1 - nearest / words))
-        return np.where(matched.any(-2), score, 0)
-
-    return counts.reshape(m * k, n).T.astype(float), value
+def _kept(columns: npt.NDArray[Any], of_sums: Callable[[Reals, int], Reals]) -> Parts:
+    """A metric of what it keeps of each response (k, n, m)."""
+    k, n, m = columns.shape
+    rows = columns.transpose(1, 0, 2).reshape(n, k * m).astype(float)
+    return rows, lambda s, n: of_sums(s.reshape(*s.shape[:-1], k, m), n)
 
 
 def _pearson(predictions: npt.NDArray[Any], references: npt.NDArray[Any]) -> Parts:

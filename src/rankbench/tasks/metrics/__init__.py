@@ -11,6 +11,7 @@ import numpy as np
 from rankbench.settings.metrics import METRICS, ClassRoles
 from rankbench.settings.outside import load
 from rankbench.tasks.metrics.language_model import Loss
+from rankbench.tasks.metrics.text import of_sums
 
 __all__ = ["score"]
 
@@ -21,11 +22,15 @@ def score(
     """Each metric over n rows, as a share or correlation (not percent), or in nats.
 
     `columns` hold `prediction` (n,), for metrics of probabilities `scores` (n, classes), or `loss` and `tokens` (n,)
-    for the metrics of a language model's loss; `references` are the n labels, or the accepted texts of each row.
+    for the metrics of a language model's loss; `references` are the n labels, or the accepted texts of each row. Where
+    `columns` hold those that a metric keeps, it is computed from them.
     `roles` say how many classes there are and which is the positive one (default: class 1 of two).
     """
     result: dict[str, float] = {}
     for name in names:
+        if (kept := METRICS[name].kept) and all(key in columns for key in kept):
+            result[name] = of_sums(name, np.array([columns[key] for key in kept]).T)
+            continue
         metric = _made(load(METRICS[name].implementation))
         more = {"roles": roles or ClassRoles()} if METRICS[name].of_classes else {}
         if isinstance(metric, Loss):

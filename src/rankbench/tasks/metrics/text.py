@@ -1,20 +1,25 @@
-"""Metrics of generated responses, each held to its accepted texts."""
+"""What metrics of generated responses share, each held to its accepted texts; and exact match."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
 
-from rankbench.settings.metrics import BLEU_COUNTS, MATCHES, normalized
+from rankbench.settings.metrics import METRICS, normalized
+from rankbench.settings.outside import load
+
+References = Sequence[Sequence[str]]  # of each row the accepted texts
+Rows = Callable[[Sequence[str]], np.ndarray]  # of n texts, what each adds to the metric: (n, columns it keeps)
 
 
 class TextPairs(evaluate.Metric):
     """A metric of (text, accepted texts) pairs."""
 
+    key = ""
     description = ""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -22,64 +27,52 @@ class TextPairs(evaluate.Metric):
         features = datasets.Features({"predictions": text, "references": datasets.Sequence(text)})
         return evaluate.MetricInfo(description=self.description, citation="", features=features)
 
+    @staticmethod
+    def against(references: References) -> Rows:
+        """What gives the columns of texts that are held to these references, which are read once."""
+        raise NotImplementedError
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {self.key: of_sums(self.key, self.against(references)(predictions))}
+
 
 class ExactMatch(TextPairs):
     """Share of texts that equal one of the accepted texts, case and all (as Sorted LLaMA scored TriviaQA)."""
 
+    key = "exact_match"
     description = "share of texts equal to an accepted one, case-sensitive"
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"exact_match": float(hits("exact_match", predictions, references).mean())}
+    @staticmethod
+    def against(references: References) -> Rows:
+        """Whether a text is an accepted one."""
+        return lambda texts: np.array([[text in own] for text, own in zip(texts, references, strict=True)])
 
 
 class ExactMatchNormalized(TextPairs):
     """Exact match after TriviaQA's normalisation of both sides: lower case, no articles, no punctuation."""
 
+    key = "exact_match_normalized"
     description = "share of texts equal to an accepted one, normalised as TriviaQA does"
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"exact_match_normalized": float(hits("exact_match_normalized", predictions, references).mean())}
+    @staticmethod
+    def against(references: References) -> Rows:
+        """Whether a text that is not empty is an accepted one."""
+        accepted = [set(map(normalized, row)) for row in references]
+        return lambda texts: np.array(
+            [[bool(text) and normalized(text) in own] for text, own in zip(texts, accepted, strict=True)]
+        )
 
 
-class BleuSacre(TextPairs):
-    """Corpus BLEU of sacreBLEU (Post 2018): `13a` tokens, case kept, smoothed `exp`, as a share.
-
-    All accepted texts of a row are its references. Papers report the BLEU of other scripts, whose values differ.
-    """
-
-    description = "corpus BLEU by sacreBLEU, 13a tokens, case-sensitive"
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        most = max(map(len, references))
-        streams = [[row[i] if i < len(row) else None for row in references] for i in range(most)]
-        return {"bleu_sacre": _bleu().corpus_score(predictions, streams).score / 100}
+def columns(metrics: Sequence[str], answers: Sequence[Sequence[str]], references: References) -> dict[str, np.ndarray]:
+    """The columns (k, n) by which n texts of k sub-models count for those of `metrics` that keep any."""
+    found: dict[str, np.ndarray] = {}
+    for name in metrics:
+        if kept := METRICS[name].kept:
+            rows = load(METRICS[name].implementation).against(references)
+            found |= dict(zip(kept, np.moveaxis(np.array([rows(texts) for texts in answers]), -1, 0), strict=True))
+    return found
 
 
-def bleu_counts(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
-    """What n texts add to a corpus's BLEU, (n,) under each name of `settings.metrics.BLEU_COUNTS`."""
-    bleu = _bleu()
-    rows = [bleu.corpus_score([text], [[own] for own in row]) for text, row in zip(texts, references, strict=True)]
-    found = np.array([[*row.counts, *row.totals, row.sys_len, row.ref_len] for row in rows])
-    return dict(zip(BLEU_COUNTS, found.T, strict=True))
-
-
-def _bleu() -> Any:
-    from sacrebleu.metrics import BLEU
-
-    return BLEU(force=True)  # no advice about texts that look tokenized
-
-
-def answered(
-    metrics: Sequence[str], texts: Sequence[str], references: Sequence[Sequence[str]]
-) -> dict[str, np.ndarray]:
-    """The columns (n,) by which n texts count for those of `metrics` that score generated responses."""
-    columns = {name: hits(name, texts, references) for name in metrics if name in MATCHES}
-    return columns | (bleu_counts(texts, references) if "bleu_sacre" in metrics else {})
-
-
-def hits(metric: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """Which of n texts equal one of their accepted texts (n,), as exact_match or exact_match_normalized has it."""
-    pairs = zip(texts, references, strict=True)
-    if metric == "exact_match":
-        return np.array([text in accepted for text, accepted in pairs])
-    return np.array([bool(text) and normalized(text) in map(normalized, accepted) for text, accepted in pairs])
+def of_sums(metric: str, rows: np.ndarray) -> float:
+    """A metric of the columns (n, m) that it keeps."""
+    return float(load(METRICS[metric].of_sums)(rows.sum(0, dtype=float), len(rows)))
