@@ -14,7 +14,7 @@ from conftest import Answer
 import rankbench
 from rankbench.errors import RequestError
 
-NAMES = ["__version__", "choose_rank", "load", "load_runs", "run", "table"]
+NAMES = ["__version__", "choose_rank", "load", "load_runs", "run", "score", "table"]
 
 
 def test_the_public_names_are_these_and_no_others() -> None:

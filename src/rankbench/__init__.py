@@ -8,15 +8,17 @@ if TYPE_CHECKING:
     from rankbench.runs.life import run
     from rankbench.shipping.loading import load
     from rankbench.tables.report import choose_rank, table
+    from rankbench.tasks.score import score
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "choose_rank", "load", "load_runs", "run", "table"]
+__all__ = ["__version__", "choose_rank", "load", "load_runs", "run", "score", "table"]
 
 _PLACES = {
     "choose_rank": "tables.report",
     "load": "shipping.loading",
     "load_runs": "records.record",
     "run": "runs.life",
+    "score": "tasks.score",
     "table": "tables.report",
 }
 

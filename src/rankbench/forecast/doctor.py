@@ -17,6 +17,7 @@ from rankbench.errors import RequestError
 from rankbench.models.device import V100_MEMORY
 from rankbench.settings.hardware import Hardware
 from rankbench.settings.log import Log
+from rankbench.settings.metrics import METRICS, meteor
 from rankbench.settings.run import Run
 from rankbench.settings.sources import Source, locate
 from rankbench.system.files import expanded
@@ -71,7 +72,7 @@ def report(run: Run) -> int:
 
 def refuse(run: Run) -> None:
     """Nothing where the device can do what `run` asks; raises RequestError, with the way out, where it cannot."""
-    for finding in (*v100_lines(run), *_outlive("torch", "error", _device, run, False)):
+    for finding in (*meteor_lines(run), *v100_lines(run), *_outlive("torch", "error", _device, run, False)):
         if finding.level == "error":
             raise RequestError(f"{finding.text}; {finding.mend}")
 
@@ -83,6 +84,7 @@ def examine(run: Run) -> list[Finding]:
         Finding("python", "error" if sys.version_info < (3, 10) else "ok", sys.version.split()[0], "use 3.10 or later"),
         *_outlive("torch", "error", _device, run, True),
         *v100_lines(run),
+        *meteor_lines(run),
         *_outlive("psutil", "warning", memory_lines),
         disk_line("runs_dir", Path(run.runs_dir), "choose another runs_dir"),
         *_outlive("huggingface_hub", "error", _home),
@@ -123,6 +125,18 @@ def look_at_torch(memory: bool) -> tuple[str, str | None, list[str], list[Gpu]]:
         free = torch.cuda.mem_get_info(index)[0] if memory else None
         gpus.append(Gpu(card.name, (card.major, card.minor), card.total_memory, free))
     return torch.__version__, torch.version.cuda, torch.cuda.get_arch_list(), gpus
+
+
+def meteor_lines(run: Run) -> list[Finding]:
+    """Whether METEOR's Java and package are here, where the run scores by it."""
+    if not any(METRICS[name].java for name in run.task.metrics):
+        return []
+    try:
+        java, package = meteor()
+    except RequestError as error:
+        text, _, mend = str(error).partition("; ")
+        return [Finding("meteor", "error", text, mend)]
+    return [Finding("meteor", "ok", f"{java}, {package}")]
 
 
 def torch_line(version: str, cuda: str | None, gpus: int, driver: bool) -> Finding:

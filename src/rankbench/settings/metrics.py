@@ -68,9 +68,9 @@ def _counts(start: str) -> tuple[str, ...]:
     return (*each, f"{start}_length", f"{start}_reference_length")
 
 
-def _challenge(start: str, what: str, most: int) -> tuple[str, ...]:
-    """As the E2E challenge's script counts: it takes the number of n-grams from the length."""
-    return (*_numbered(f"{start}_{what}", most), f"{start}_length", f"{start}_reference_length")
+def _nist(start: str) -> tuple[str, ...]:
+    """For each n the information of the matches, then the length of the text and the mean one of its references."""
+    return (*_numbered(f"{start}_information", 5), f"{start}_length", f"{start}_reference_length")
 
 
 def _meteor(start: str) -> tuple[str, ...]:
@@ -99,9 +99,9 @@ METRICS: dict[str, Measure] = {
     "mae": Measure("regression", "rankbench.tasks.metrics.regression:MeanAbsoluteError", times=1, rises=False),
     "exact_match": _of_texts("text:ExactMatch", ("exact_match",)),
     "exact_match_normalized": _of_texts("text:ExactMatchNormalized", ("exact_match_normalized",)),
-    "bleu_sacre": _of_texts("mteval:BleuSacre", _counts("bleu"), "bleu_sacre"),
-    "bleu_e2e": _of_texts("mteval:BleuE2E", _challenge("bleu_e2e", "matched", 4), "bleu_e2e"),
-    "nist_e2e": _of_texts("mteval:NistE2E", _challenge("nist_e2e", "information", 5), "nist_e2e", times=1),
+    "bleu_sacre": _of_texts("mteval:BleuSacre", _counts("bleu"), "bleu"),
+    "bleu_e2e": _of_texts("mteval:BleuE2E", _counts("bleu_e2e"), "bleu"),
+    "nist_e2e": _of_texts("mteval:NistE2E", _nist("nist_e2e"), "nist_e2e", times=1),
     "meteor_e2e": _of_texts("meteor:MeteorE2E", _meteor("meteor_e2e"), "meteor", java=True),
     "rouge_l_e2e": _of_texts("e2e:RougeLE2E", ("rouge_l_e2e",)),
     "cider_e2e": _of_texts("e2e:CiderE2E", ("cider_e2e",), times=1),
@@ -110,7 +110,9 @@ METRICS: dict[str, Measure] = {
     "ter_webnlg": _of_texts("webnlg:TerWebNLG", ("ter_webnlg",), rises=False),
     "ter": _of_texts("ter:Ter", ("ter_edits", "ter_reference_length"), "ter", rises=False),
     "chrf": _of_texts(
-        "overlap:ChrF", tuple(f"chrf_{of}_{n}" for of in ("text", "reference", "matched") for n in range(1, 7)), "chrf"
+        "overlap:ChrF",
+        (*_numbered("chrf_text", 6), *_numbered("chrf_reference", 6), *_numbered("chrf_matched", 6)),
+        "chrf",
     ),
     "rouge_1": _of_texts("overlap:Rouge1", ("rouge_1",)),
     "rouge_2": _of_texts("overlap:Rouge2", ("rouge_2",)),
@@ -123,32 +125,21 @@ METRICS: dict[str, Measure] = {
 METRICS |= installed("rankbench.metrics", Measure, METRICS)
 
 
-def check_installed(metrics: Collection[str]) -> None:
-    """Refuse metrics whose Java or package is not here. Raises RequestError."""
-    if any(METRICS[name].java for name in metrics if name in METRICS):
-        java(), pycocoevalcap()
-
-
-def java() -> str:
-    """Where Java is. Raises RequestError."""
-    if found := shutil.which("java"):
-        return found
-    raise RequestError(f"METEOR is a Java program, and no java is here: {_MEND}")
-
-
-def pycocoevalcap() -> Path:
-    """The folder of the package that brings METEOR. Raises RequestError."""
-    spec = find_spec("pycocoevalcap")
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(place) / "meteor" / "meteor-1.5.jar").is_file():
-            return Path(place)
-    raise RequestError(f"METEOR comes with the package pycocoevalcap, which is not here: {_MEND}")
-
-
-_MEND = (
+METEOR_MEND = (
     "pip install 'rankbench[meteor]' and install Java (Debian: apt-get install default-jre-headless), or leave "
     "meteor_e2e and meteor_webnlg out of task.metrics"
 )
+
+
+def meteor() -> tuple[str, Path]:
+    """Java, and the folder of the package that brings METEOR. Raises RequestError where one of them is missing."""
+    java, spec = shutil.which("java"), find_spec("pycocoevalcap")
+    if java is None:
+        raise RequestError(f"METEOR is a Java program, and no java is here; {METEOR_MEND}")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(place) / "meteor" / "meteor-1.5.jar").is_file():
+            return java, Path(place)
+    raise RequestError(f"METEOR comes with the package pycocoevalcap, which is not here; {METEOR_MEND}")
 
 
 def times(metric: str) -> int:

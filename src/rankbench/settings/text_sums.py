@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 Reals = npt.NDArray[np.float64]
 
-TINY, SMALL = 1e-15, 1e-9  # what the E2E challenge's script takes for no match, and for no n-gram
 NIST_BETA = np.log(2) / np.log(1.5) ** 2
 CHRF_BETA = 2
 METEOR_ALPHA, METEOR_BETA, METEOR_GAMMA = 0.85, 0.2, 0.6  # METEOR 1.5's for English
@@ -23,7 +22,7 @@ def mean(s: Reals, n: int) -> Reals:
     return s[..., 0] / n
 
 
-def bleu_sacre(s: Reals, _: int) -> Reals:
+def bleu(s: Reals, _: int) -> Reals:
     """Corpus BLEU with sacreBLEU's `exp` smoothing: the i-th n without a match counts as 2^-i of one."""
     matched, total = s[..., :4], s[..., 4:8]
     missed = np.cumsum((matched == 0) & (total > 0), axis=-1)
@@ -43,26 +42,18 @@ def _bleu(matched: Reals, total: Reals, s: Reals) -> Reals:
     return np.where(words > 0, score, 0)
 
 
-def bleu_e2e(s: Reals, n: int) -> Reals:
-    """Corpus BLEU of the E2E challenge's script with `-p`: a text of w words has w-n+1 n-grams, fewer than 0 too."""
-    matched, words, nearest = s[..., :4], s[..., 4], s[..., 5]
-    total = words[..., None] - n * np.arange(4)
-    precision = np.maximum(matched, TINY) / np.maximum(total, SMALL)
-    short = np.minimum(0, 1 - nearest / np.where(words > 0, words, 1e-5))
-    return np.asarray(np.exp(np.log(precision).mean(-1) + short))
-
-
 def nist_e2e(s: Reals, n: int) -> Reals:
     """NIST of the E2E challenge's script with `-p`: mean information of an n-gram, summed over n, less for short texts.
 
-    Doddington (2002); the reference length is the sum of the responses' mean ones.
+    Doddington (2002). A text of w tokens has w - n + 1 n-grams, fewer than 0 too; the reference length is the sum of
+    the responses' mean ones.
     """
     information, words, wanted = s[..., :5], s[..., 5], s[..., 6]
     total = words[..., None] - n * np.arange(5)
     ratio = np.clip(words / wanted, 0, 1)
     with np.errstate(divide="ignore"):
         short = np.exp(-NIST_BETA * np.log(ratio) ** 2)
-    return np.asarray((information / np.where(total == 0, 1, total)).sum(-1) * short)
+    return np.asarray((information / np.where(total > 0, total, np.inf)).sum(-1) * short)
 
 
 def meteor(s: Reals, _: int) -> Reals:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rankbench.errors import RequestError
-from rankbench.settings.metrics import java, pycocoevalcap
+from rankbench.settings.metrics import meteor
 from rankbench.tasks.metrics.ptb import PUNCTUATION
 
 UTF8 = ["-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-Dsun.stdout.encoding=UTF-8"]
@@ -30,11 +30,12 @@ def treebank(texts: Sequence[str]) -> list[str]:
     """
     if not texts:
         return []
+    java, package = meteor()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "texts"
         file.write_text("\n".join(_line(text) for text in texts), encoding="utf-8")
-        jar = pycocoevalcap() / "tokenizer" / "stanford-corenlp-3.4.1.jar"
-        words = [java(), *UTF8, "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
+        jar = package / "tokenizer" / "stanford-corenlp-3.4.1.jar"
+        words = [java, *UTF8, "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
         done = subprocess.run([*words, "-preserveLines", "-lowerCase", str(file)], capture_output=True, check=False)
     lines = done.stdout.decode("utf-8").split("\n")[: len(texts)]
     if done.returncode or len(lines) < len(texts):
@@ -46,10 +47,11 @@ class _Meteor:
     """The program, which answers a line by a line."""
 
     def __init__(self) -> None:
+        java, package = meteor()
         self.lock = threading.Lock()
         self.errors = tempfile.TemporaryFile()  # a pipe that nobody reads would stop it
-        jar = pycocoevalcap() / "meteor" / "meteor-1.5.jar"
-        words = [java(), "-Xmx2G", *UTF8, "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+        jar = package / "meteor" / "meteor-1.5.jar"
+        words = [java, "-Xmx2G", *UTF8, "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
         atexit.register(self.end)
 

@@ -32,32 +32,26 @@ class BleuSacre(TextPairs):
 
 
 class BleuE2E(TextPairs):
-    """Corpus BLEU of the E2E challenge's script with `-p` (Dusek et al. 2020): `13a` tokens, lower case, as a share.
+    """Corpus BLEU of the E2E challenge's script (Dusek et al. 2020): `13a` tokens, lower case, as a share.
 
-    sacreBLEU's `lowercase` value, but that the script counts an empty text as one token.
+    That is sacreBLEU's `lowercase`. The script's `-p`, LoRA's, is the same but for texts of fewer than 4 tokens, which
+    it takes to have less than no n-grams, so that BLEU may pass 1.
     """
 
     key = "bleu_e2e"
-    description = "corpus BLEU by the E2E challenge's script with -p, lower case"
+    description = "corpus BLEU by the E2E challenge's script, lower case"
 
     @staticmethod
     def against(references: References) -> Rows:
-        """Matches, length and the nearest reference's length."""
-        wanted = [_Wanted([challenge_tokens(text) for text in row], 4) for row in references]
-
-        def rows(texts: Sequence[str]) -> np.ndarray:
-            made = [challenge_tokens(text) for text in texts]
-            pairs = zip(made, wanted, strict=True)
-            return np.array([[*own.matched(words), len(words), own.nearest(words)] for words, own in pairs])
-
-        return rows
+        """The counts of BLEU."""
+        return bleu_rows(references, lambda text: tokens(text.lower()))
 
 
 class NistE2E(TextPairs):
     """NIST of the E2E challenge's script with `-p` (Doddington 2002): up to 5-grams, lower case, in its own unit.
 
     The challenge's own figures, without `-p`, take another reference length and differ where rows have unlike numbers
-    of references.
+    of references. An empty text counts as one token, as there.
     """
 
     key = "nist_e2e"

@@ -61,7 +61,7 @@ def tokenized(text: str) -> list[str]:
         text = text.replace(entity, sign)
     parts = text.translate(SIGNS).split()
     found = []
-    for part, after in zip(parts, [*parts[1:], ""], strict=True):
+    for part, after in zip(parts, [*parts[1:], ""], strict=False):
         found += (part.lower(),) if part in NUMBERED and after[:1].isdigit() else _tokens(part)
     return found
 

@@ -1,0 +1,85 @@
+"""Any metric of texts, classes or values in Python, with no run in sight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rankbench.errors import RequestError
+from rankbench.settings.metrics import METRICS, ClassRoles
+from rankbench.tasks import metrics
+
+
+def score(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> float:
+    """A metric of n predictions: a share or correlation from 0 to 1, NIST, CIDEr and errors in their own unit.
+
+    For texts, `references` hold for each row the list of its accepted texts, or one text. For classes both are class
+    numbers from 0, of which 1 is the positive one; metrics of probabilities take a row of them for each prediction. For
+    values both are numbers. Raises RequestError for an unknown metric, for none or unlike numbers of rows, and for what
+    is no text or number.
+    """
+    if name not in METRICS:
+        raise RequestError(f"{name!r} is no metric; known are {', '.join(METRICS)}")
+    measure = METRICS[name]
+    for given, called in ((predictions, "predictions"), (references, "references")):
+        if isinstance(given, str | bytes) or not hasattr(given, "__len__"):
+            raise RequestError(f"{called} is a list, one for each row, not {given!r:.60}")
+    if len(predictions) != len(references):
+        raise RequestError(
+            f"{len(predictions)} predictions and {len(references)} references; give as many, references as a list of "
+            "the accepted texts of each row"
+        )
+    if not len(predictions):
+        raise RequestError(f"{name} of no predictions is undefined; give one or more")
+    if measure.generated:
+        column: Any = np.array([*map(_text, predictions, range(len(predictions)))], dtype=object)
+        found = metrics.score([name], {"prediction": column}, [_accepted(*row) for row in enumerate(references)])
+    elif measure.kind == "causal_lm":
+        raise RequestError(f"{name} is of a language model's own probabilities; a run scores it, and texts do not")
+    else:
+        found = _of_numbers(name, predictions, references)
+    return found[name]
+
+
+def _text(given: Any, row: int) -> str:
+    if isinstance(given, str):
+        return given
+    raise RequestError(f"prediction {row} is {given!r:.60}, which is no text; give a text, '' for none")
+
+
+def _accepted(row: int, given: Any) -> list[str]:
+    own = [given] if isinstance(given, str) else given
+    if not hasattr(own, "__len__") or isinstance(own, bytes | dict):
+        raise RequestError(f"references {row} is {given!r:.60}; give a text, or the list of the accepted ones")
+    if wrong := [text for text in own if not isinstance(text, str)]:
+        raise RequestError(f"references {row} has {wrong[0]!r:.60}, which is no text")
+    if not len(own):
+        raise RequestError(f"references {row} has no text to compare with; give one or more")
+    return list(own)
+
+
+def _of_numbers(name: str, predictions: Any, references: Any) -> dict[str, float]:
+    measure = METRICS[name]
+    try:
+        made, truth = np.asarray(predictions, dtype=float), np.asarray(references, dtype=float)
+    except (TypeError, ValueError) as error:
+        what = "numbers" if measure.kind == "regression" else "class numbers"
+        raise RequestError(f"{name} takes {what} ({error})") from error
+    axes = 2 if measure.of_scores else 1
+    if made.ndim != axes or truth.ndim != 1:
+        told = "a row of probabilities for each prediction" if axes == 2 else "one number for each prediction"
+        raise RequestError(f"{name} takes {told} and one reference, not {made.shape} and {truth.shape}")
+    if not (np.isfinite(made).all() and np.isfinite(truth).all()):
+        raise RequestError(f"{name} takes finite numbers")
+    if measure.kind == "regression":
+        return metrics.score([name], {"prediction": made}, truth)
+    numbers = truth if measure.of_scores else np.concatenate([made, truth])
+    if (numbers != numbers.round()).any() or numbers.min() < 0:
+        raise RequestError(f"{name} takes class numbers, 0, 1 and so on; probabilities are for roc_auc and log_loss")
+    count = made.shape[1] if measure.of_scores else max(2, int(numbers.max()) + 1)
+    if truth.max() >= count:
+        raise RequestError(f"{name}: a reference is class {truth.max():g}, and there are probabilities of {count}")
+    columns = {"scores": made} if measure.of_scores else {"prediction": made.astype(int)}
+    return metrics.score([name], columns, truth.astype(int), ClassRoles(count))
