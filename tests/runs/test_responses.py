@@ -23,7 +23,7 @@ from rankbench.models import backbone
 from rankbench.runs.life import execute
 from rankbench.scoring import evaluation
 from rankbench.scoring.evaluation import Responses, evaluate
-from rankbench.settings.metrics import BLEU_COUNTS, normalized
+from rankbench.settings.metrics import METRICS, normalized
 from rankbench.tables import choice
 from rankbench.tasks import data
 from rankbench.tasks.encoding import IGNORED, Encoded, collate, encode_responses, packed
@@ -413,7 +413,8 @@ def test_a_run_records_losses_and_answers_of_every_rank(words: list[str]) -> Non
     assert [sub["rank"] for sub in found["submodels"]] == [1, 2, 3, 4]
     frame = pd.read_parquet(run.folder / "predictions.parquet")
     matches = ["exact_match", "exact_match_normalized"]
-    columns = ["rank", "depth", "split", "index", "loss", "tokens", "prediction", *matches, *BLEU_COUNTS, "reference"]
+    counts = METRICS["bleu_sacre"].kept
+    columns = ["rank", "depth", "split", "index", "loss", "tokens", "prediction", *matches, *counts, "reference"]
     assert list(frame.columns) == columns
     assert set(frame["reference"]) == {("la " * i).strip() for i in range(1, 6)}
     for sub in found["submodels"]:

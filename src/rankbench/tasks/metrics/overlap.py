@@ -105,7 +105,9 @@ def _rouge(references: References, n: int) -> Rows:
 
     def rows(texts: Sequence[str]) -> np.ndarray:
         pairs = zip(map(grams, texts), wanted, strict=True)
-        return np.array([[max(_f(_both(own, one), sum(own.values()), sum(one.values())) for one in row)] for own, row in pairs])
+        return np.array(
+            [[max(_f(_both(own, one), sum(own.values()), sum(one.values())) for one in row)] for own, row in pairs]
+        )
 
     return rows
 
