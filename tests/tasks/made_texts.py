@@ -26,8 +26,8 @@ REFERENCES = [
     ],
 ]
 
-# What the packages themselves say: pycocoevalcap 1.2 (Cider, Rouge and, over its Java tokens, Meteor), rouge-score 0.1.2
-# (F, the best reference) and pyter3 0.3 (the least of a row's references, the mean of rows).
+# What the packages themselves say: pycocoevalcap 1.2 (Cider, Rouge and, over its Java tokens, Meteor), rouge-score
+# 0.1.2 (F, the best reference) and pyter3 0.3 (the least of a row's references, the mean of rows).
 OFFICIAL = {
     "cider_e2e": 3.593118037528077,
     "rouge_l_e2e": 0.6027882292827944,

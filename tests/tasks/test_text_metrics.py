@@ -139,7 +139,8 @@ def test_nist_is_the_calculation_by_hand() -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("It isn't (really) £20-25; Mr. O'Neill can't say \"no\".", "it is n't -lrb- really -rrb- # 20-25 mr. o'neill ca n't say no"),
+        ("It isn't (really) £20-25; \"no\".", "it is n't -lrb- really -rrb- # 20-25 no"),
+        ("Mr. O'Neill can't", "mr. o'neill ca n't"),
         ("the U.S. pub/restaurant, 3.5km off — 1,000 steps!", "the u.s. pub/restaurant 3.5 km off 1,000 steps"),
         ("No. 5 has no. But cannot: 24/7, a–b, sir...", "no. 5 has no but can not 24/7 a b sir"),
         ("  \n ", ""),
@@ -182,9 +183,9 @@ def test_the_longest_common_subsequence_is_the_textbooks(seed: int) -> None:
 
 def test_ter_counts_a_shift_as_one_edit() -> None:
     """The example of the package pyter, and texts that only edits mend, by the textbook's distance."""
-    wanted = "SAUDI ARABIA denied THIS WEEK information published in the AMERICAN new york times".split()
-    made = "THIS WEEK THE SAUDIS denied information published in the new york times".split()
-    assert rate(made, wanted) == pytest.approx(4 / 13)
+    wanted = "SAUDI ARABIA denied THIS WEEK information published in the AMERICAN new york times"
+    made = "THIS WEEK THE SAUDIS denied information published in the new york times"
+    assert rate(made.split(), wanted.split()) == pytest.approx(4 / 13)
     assert rate(list("abcxyz"), list("xyzabc")) == pytest.approx(1 / 6)
     assert [rate([], ["a"]), rate(["a"], []), rate(["a"], ["b", "c"])] == [1, 1, 1]
     draw = np.random.default_rng(0)
@@ -213,8 +214,8 @@ def test_a_metric_of_anything_is_a_number_and_of_its_reference_the_best(metric: 
     best = rankbench.score(metric, [row[-1] for row in REFERENCES], REFERENCES)
     worst = rankbench.score(metric, ["zz"] * len(REFERENCES), REFERENCES)
     assert (best > worst) == METRICS[metric].rises or metric.startswith("distinct")
-    unit = METRICS[metric].times == 100
-    assert not unit or (0 <= worst and best <= 1 + 1e-12) or not METRICS[metric].rises
+    if METRICS[metric].times == 100 and METRICS[metric].rises:
+        assert worst >= 0 and best <= 1 + 1e-12
 
 
 @pytest.mark.parametrize("metric", [name for name in PLAIN if "exact" not in name])

@@ -43,11 +43,11 @@ class Measure:
     java: bool = False  # whether it wants Java and the extra `meteor`
 
 
-def _of_classes(implementation: str, **told: bool) -> Measure:
+def _of_classes(implementation: str, **told: Any) -> Measure:
     return Measure("classification", f"rankbench.tasks.metrics.classification:{implementation}", **told)
 
 
-def _of_scores(implementation: str, times: int = 100, rises: bool = True, **told: bool) -> Measure:
+def _of_scores(implementation: str, times: int = 100, rises: bool = True, **told: Any) -> Measure:
     place = f"rankbench.tasks.metrics.probabilities:{implementation}"
     return Measure("classification", place, times, rises, of_scores=True, **told)
 

@@ -145,8 +145,8 @@ def _resampled(metric: str, made: list[npt.NDArray[Any]], wanted: npt.NDArray[An
         found = OTHERS[metric](made[0], wanted)
     else:
         raise RequestError(
-            f"{metric} is no sum over examples, or another package's that does not say of what, so its noise is not known; "
-            "choose another metric"
+            f"{metric} is no function of sums over examples, or its package does not say of which, so its noise is not "
+            "known; choose another metric"
         )
     return Sums(*found, METRICS[metric].rises, grain)
 

@@ -49,7 +49,7 @@ class _Meteor:
     def __init__(self) -> None:
         java, package = meteor()
         self.lock = threading.Lock()
-        self.errors = tempfile.TemporaryFile()  # a pipe that nobody reads would stop it
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (a pipe that nobody reads would stop the program)
         jar = package / "meteor" / "meteor-1.5.jar"
         words = [java, "-Xmx2G", *UTF8, "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)

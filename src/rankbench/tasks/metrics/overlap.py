@@ -47,8 +47,8 @@ def _best(made: tuple[int, Counter[str]], references: list[tuple[int, Counter[st
         row[0] = [max(0, made[0] - n + 1) * (length >= n) for n in ORDERS]
         for gram in made[1].keys() & wanted.keys():
             row[2, len(gram) - 1] += min(made[1][gram], wanted[gram])
-    rows = rows.reshape(len(references), -1)
-    return np.asarray(rows[int(chrf(rows, 1).argmax())])
+    each = rows.reshape(len(references), -1)
+    return np.asarray(each[int(chrf(each, 1).argmax())])
 
 
 def _both(one: Mapping[Any, int], other: Mapping[Any, int]) -> int:

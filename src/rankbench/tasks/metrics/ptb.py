@@ -13,7 +13,8 @@ ALWAYS = (  # words that keep their point
     "mr mrs ms drs dr prof st rev gen sen gov lt col capt sgt maj pres hon messrs adm cmdr rep reps sens pvt jr sr inc "
     "co corp ltd cos bros assn univ dept est vs etc ave blvd rd ft mt bldg ph esq al jan feb mar apr jun jul aug sep "
     "sept oct nov dec mon tue tues wed thu thurs fri calif fla conn va ga ind mich minn mont nev okla penn tenn vt wis "
-    "wyo ala ariz colo kan ky md mo neb plc intl adv cf sq tel ext natl bhd rt bancorp sys seq elec assoc supt atty asst brig pfc"
+    "wyo ala ariz colo kan ky md mo neb plc intl adv cf sq tel ext natl bhd rt bancorp sys seq elec assoc supt atty "
+    "asst brig pfc"
 )
 CAPITAL = "Mass Pa Ill Miss Ore Tex Wash Ark Del La"  # that keep it with a capital letter
 BEFORE_NUMBER = "no nos pp fig art ca op"  # that keep it before a number
@@ -50,7 +51,8 @@ SIGNS = str.maketrans(
 AS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-", "£": "#", "€": "$"}
 AS |= {"½": "1/2", "¼": "1/4", "¾": "3/4", "¢": "cents"}
 ENTITIES = {"&amp;": "&", "&lt;": " < ", "&gt;": " > ", "&quot;": ' " '}
-PUNCTUATION = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())  # what coco-caption drops
+MARKS = "'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;"
+PUNCTUATION = frozenset(MARKS.split())  # what coco-caption drops
 NUMBERED = {f"{form}." for word in BEFORE_NUMBER.split() for form in (word, word.title(), word.upper())}
 DROPPED = PUNCTUATION | {'"'}
 
@@ -60,7 +62,7 @@ def tokenized(text: str) -> list[str]:
     for entity, sign in ENTITIES.items() if "&" in text else ():
         text = text.replace(entity, sign)
     parts = text.translate(SIGNS).split()
-    found = []
+    found: list[str] = []
     for part, after in zip(parts, [*parts[1:], ""], strict=False):
         found += (part.lower(),) if part in NUMBERED and after[:1].isdigit() else _tokens(part)
     return found

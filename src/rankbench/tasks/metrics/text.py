@@ -63,7 +63,9 @@ class ExactMatchNormalized(TextPairs):
         )
 
 
-def columns(metrics: Sequence[str], answers: Sequence[Sequence[str]], references: References) -> dict[str, np.ndarray]:
+def columns(
+    metrics: Sequence[str], answers: Sequence[Sequence[str]] | np.ndarray, references: References
+) -> dict[str, np.ndarray]:
     """The columns (k, n) by which n texts of k sub-models count for those of `metrics` that keep any."""
     found: dict[str, np.ndarray] = {}
     for name in metrics:
