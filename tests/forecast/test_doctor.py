@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import compose_run, sentences
+from conftest import Answer, compose_run, sentences
 
+import rankbench
 from rankbench.errors import RequestError
 from rankbench.forecast import doctor
 from rankbench.forecast.doctor import GIB, Finding, Gpu, bitsandbytes_line, covers, gpu_line, torch_line
@@ -604,3 +605,29 @@ def test_a_broken_torch_is_told_with_the_package_to_install(
     monkeypatch.setattr(doctor, "look_at_torch", fail)
     found = one(doctor.examine(make_run()), package)
     assert (found.level, found.mend) == ("error", f"pip install --upgrade {package}") and str(error) in found.text
+
+
+@pytest.mark.parametrize("metric", ["meteor_e2e", "meteor_webnlg"])
+@pytest.mark.parametrize("lacking", ["java", "pycocoevalcap"])
+def test_meteor_without_its_java_or_package_is_refused_before_anything_is_read(
+    metric: str, lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call_main: Callable[..., Answer]
+) -> None:
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    if lacking == "pycocoevalcap":
+        java.write_text("")
+        java.chmod(0o755)
+    monkeypatch.setenv("PATH", str(java.parent))
+    monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
+    nowhere = ("model=tiny_llama", "task=instruction", f"task.data_dir={tmp_path / 'data'}")
+    (tmp_path / "data").mkdir()
+    for split in ("train", "validation"):
+        (tmp_path / "data" / f"{split}.jsonl").write_text("no JSON\n")
+    words = [*nowhere, f"task.metrics=[{metric}]", f"runs_dir={tmp_path / 'runs'}"]
+    answer = call_main(*words)
+    assert answer.rc == 2 and lacking in answer.err and "rankbench[meteor]" in answer.err, answer.err
+    assert not list((tmp_path / "runs").glob("*/record.json"))
+    said = " ".join(call_main("doctor", *words).out.split())
+    assert "meteor" in said and "rankbench[meteor]" in said
+    with pytest.raises(RequestError, match=lacking):
+        rankbench.score(metric, ["a"], ["a"])

@@ -97,6 +97,7 @@ class _Vector:
         """CIDEr-D of this text against one reference."""
         products = [0.0] * ORDERS
         for gram in self.weights.keys() & other.weights.keys():
-            products[len(gram) - 1] += min(self.weights[gram], other.weights[gram]) * other.weights[gram]
+            own, its = self.weights[gram], other.weights[gram]
+            products[len(gram) - 1] += (own if own < its else its) * its
         cosines = [p / (a * b) if a * b else 0 for p, a, b in zip(products, self.norms, other.norms, strict=True)]
         return sum(cosines) / ORDERS * math.exp(-((self.pairs - other.pairs) ** 2) / (2 * CIDER_SIGMA**2))

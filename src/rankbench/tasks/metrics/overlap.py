@@ -41,14 +41,16 @@ def _characters(text: str) -> tuple[int, Counter[str]]:
 
 def _best(made: tuple[int, Counter[str]], references: list[tuple[int, Counter[str]]]) -> np.ndarray:
     """The counts (18,) against the reference of the highest chrF, of equals the first."""
-    rows = np.zeros((len(references), 3, len(ORDERS)))
-    for row, (length, wanted) in zip(rows, references, strict=True):
-        row[1] = [max(0, length - n + 1) for n in ORDERS]
-        row[0] = [max(0, made[0] - n + 1) * (length >= n) for n in ORDERS]
+    rows = []
+    for length, wanted in references:
+        matched = [0] * len(ORDERS)
         for gram in made[1].keys() & wanted.keys():
-            row[2, len(gram) - 1] += min(made[1][gram], wanted[gram])
-    each = rows.reshape(len(references), -1)
-    return np.asarray(each[int(chrf(each, 1).argmax())])
+            own, its = made[1][gram], wanted[gram]
+            matched[len(gram) - 1] += own if own < its else its
+        counts = [max(0, made[0] - n + 1) * (length >= n) for n in ORDERS], [max(0, length - n + 1) for n in ORDERS]
+        rows.append([*counts[0], *counts[1], *matched])
+    found = np.array(rows, dtype=float)
+    return np.asarray(found[int(chrf(found, 1).argmax())])
 
 
 def _both(one: Mapping[Any, int], other: Mapping[Any, int]) -> int:
