@@ -16,7 +16,7 @@ from rankbench.methods.submodel import Submodel
 from rankbench.models import backbone
 from rankbench.models.backbone import Backbone
 from rankbench.scoring import evaluation, generation
-from rankbench.settings.metrics import GENERATED
+from rankbench.settings.metrics import GENERATED, METRICS
 from rankbench.settings.run import Run
 from rankbench.settings.task import Task
 from rankbench.tables import metric_sums, stats
@@ -70,10 +70,12 @@ def scores(
 ) -> list[Scored]:
     """The loss and the task's metrics of every way, and the first less the second by the paired bootstrap.
 
+    A metric of texts that is no function of sums over them is left out.
+
     `size` rows go in a batch. Raises RequestError where a metric is not finite.
     """
     pad_id = body.tokenizer.pad_token_id
-    metrics = [name for name in task.metrics if name != "loss"]
+    metrics = [name for name in task.metrics if name != "loss" and (METRICS[name].kept or name not in GENERATED)]
     responses = _responses(task, body)
     inputs = batches(tuning, split, size, pad_id)
     columns: dict[str, dict[str, np.ndarray]] = {}
