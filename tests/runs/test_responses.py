@@ -26,6 +26,7 @@ from rankbench.scoring.evaluation import evaluate
 from rankbench.scoring.responses import Responses
 from rankbench.settings.metrics import METRICS, normalized
 from rankbench.tables import choice
+from rankbench.tables.measured import measure
 from rankbench.tasks import data
 from rankbench.tasks.encoding import IGNORED, Encoded, collate, encode_responses, packed
 from rankbench.tasks.metrics import score
@@ -409,13 +410,14 @@ def test_a_loss_that_is_not_finite_is_an_error(encoded: Encoded) -> None:
 
 
 def test_a_run_records_losses_and_answers_of_every_rank(words: list[str]) -> None:
-    run = compose_run(*words, "task.metrics=[exact_match,exact_match_normalized,bleu_sacre,loss,perplexity]")
+    texts = [name for name, own in METRICS.items() if own.kept and not own.java]
+    run = compose_run(*words, f"task.metrics=[{','.join(texts)},distinct_2,loss,perplexity]")
     found = execute(run)
     assert [sub["rank"] for sub in found["submodels"]] == [1, 2, 3, 4]
     frame = pd.read_parquet(run.folder / "predictions.parquet")
     matches = ["exact_match", "exact_match_normalized"]
-    counts = METRICS["bleu_sacre"].kept
-    columns = ["rank", "depth", "split", "index", "loss", "tokens", "prediction", *matches, *counts, "reference"]
+    kept = [column for name in texts for column in METRICS[name].kept]
+    columns = ["rank", "depth", "split", "index", "loss", "tokens", "prediction", *kept, "reference"]
     assert list(frame.columns) == columns
     assert set(frame["reference"]) == {("la " * i).strip() for i in range(1, 6)}
     for sub in found["submodels"]:
@@ -424,11 +426,17 @@ def test_a_run_records_losses_and_answers_of_every_rank(words: list[str]) -> Non
         assert sub["metrics"]["loss"] == pytest.approx(again, rel=1e-6)
         assert sub["metrics"]["perplexity"] == pytest.approx(math.exp(again), rel=1e-6)
         assert [sub["metrics"][name] for name in matches] == [part[name].mean() for name in matches]
-        again = score(["bleu_sacre"], {"prediction": part["prediction"]}, [[text] for text in part["reference"]])
-        assert sub["metrics"]["bleu_sacre"] == pytest.approx(again["bleu_sacre"], rel=1e-9)
+        again = score(
+            [*texts, "distinct_2"], {"prediction": part["prediction"]}, [[text] for text in part["reference"]]
+        )
+        assert {name: sub["metrics"][name] for name in again} == pytest.approx(again, rel=1e-9)
         assert sub["parameters"]["head"] == 0
-    for metric in found["submodels"][0]["metrics"]:  # what is kept gives each of them again
+    for metric in set(found["submodels"][0]["metrics"]) - {"distinct_2"}:
+        measure({run.folder: found}, metric)  # which refuses what is kept where it does not give the record's value
+    for metric in ("exact_match", "chrf", "loss"):
         assert choice.choose_rank(run.folder, metric)[0]
+    with pytest.raises(RequestError, match="distinct_2 is no function of sums over examples"):
+        choice.choose_rank(run.folder, "distinct_2")
 
 
 def test_a_run_without_generated_metrics_generates_nothing(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,7 +154,7 @@ def test_tokens_are_those_of_the_penn_treebank(given: str, expected: str) -> Non
 @pytest.mark.skipif(bool(no_java()), reason=no_java())
 def test_own_tokens_are_javas() -> None:
     texts = [*TEXTS, *(text for row in REFERENCES for text in row)]
-    for name in ("e2e_test_swap", "dart_test300_drop") if ORACLES.exists() else ():
+    for name in ("e2e_test_swap", "e2e_validation_loo") if ORACLES.exists() else ():
         texts += system(name)[0]
     assert [" ".join(tokenized(text)) for text in texts] == meteor_java.treebank(texts)
 
@@ -272,7 +272,6 @@ def test_meteor_takes_any_text_and_says_so_when_its_program_ends() -> None:
     process.wait()
     with pytest.raises(RequestError, match="METEOR's Java program"):
         rankbench.score("meteor_e2e", ["a"], ["a"])
-    assert rankbench.score("meteor_e2e", ["a"], ["a"]) == pytest.approx(1)  # begun anew
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from rankbench.models import backbone
 from rankbench.models.backbone import Backbone
 from rankbench.scoring import evaluation, generation
 from rankbench.scoring.responses import of_run
-from rankbench.settings.metrics import GENERATED
+from rankbench.settings.metrics import GENERATED, METRICS
 from rankbench.settings.run import Run
 from rankbench.tables import metric_sums, stats
 from rankbench.tasks.encoding import Encoded, collate, sorted_batches
@@ -68,10 +68,13 @@ def scores(
 ) -> list[Scored]:
     """The loss and the task's metrics of every way, and the first less the second by the paired bootstrap.
 
+    A metric of texts that is no function of sums over them is left out.
+
     `size` rows go in a batch. Raises RequestError where a metric is not finite.
     """
     pad_id = body.tokenizer.pad_token_id
-    metrics = [name for name in run.task.metrics if name != "loss"]
+    asked = [name for name in run.task.metrics if name != "loss"]
+    metrics = [name for name in asked if METRICS[name].kept or name not in GENERATED]
     responses = of_run(run, body) if set(metrics) & set(GENERATED) else None
     inputs = batches(tuning, split, size, pad_id)
     columns: dict[str, dict[str, np.ndarray]] = {}

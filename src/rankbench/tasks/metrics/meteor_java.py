@@ -33,7 +33,7 @@ def treebank(texts: Sequence[str]) -> list[str]:
     java, package = meteor()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "texts"
-        file.write_text("\n".join(_line(text) for text in texts), encoding="utf-8")
+        file.write_text("\n".join(_line(text) for text in texts), encoding="utf-8", errors="replace")
         jar = package / "tokenizer" / "stanford-corenlp-3.4.1.jar"
         words = [java, *UTF8, "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
         done = subprocess.run([*words, "-preserveLines", "-lowerCase", str(file)], capture_output=True, check=False)
@@ -74,7 +74,7 @@ class _Meteor:
         assert self.process.stdin and self.process.stdout
         with self.lock:
             try:
-                self.process.stdin.write(f"{line}\n".encode())
+                self.process.stdin.write(f"{line}\n".encode(errors="replace"))
                 self.process.stdin.flush()
             except OSError:  # it has ended; what it said tells why
                 return ""
