@@ -35,6 +35,7 @@ class FineTuning(ABC):
     family: tuple[Submodel, ...]
     stacks = False  # whether `activate_rows` works
     class_weights: torch.Tensor | None = None  # (classes,), by which the training loss weighs rows
+    label_smoothing = 0.0  # of the training loss
     reorder_at: Sequence[float] = ()  # shares of the steps after which `reorder` is called
 
     @abstractmethod
@@ -94,7 +95,7 @@ class FineTuning(ABC):
     def _accumulate_active(
         self, model: Any, batch: dict[str, torch.Tensor], weight: float, backward: Backward
     ) -> torch.Tensor:
-        loss = objective.loss(model, batch, self.class_weights) * weight
+        loss = objective.loss(model, batch, self.class_weights, self.label_smoothing) * weight
         backward(loss)
         return loss.detach()
 

@@ -11,15 +11,17 @@ from rankbench.errors import RequestError
 from rankbench.tasks.encoding import IGNORED
 
 
-def response_nll(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def response_nll(model: Any, batch: dict[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:
     """Negative log-likelihood (n, s) of each target in nats, 0 where there is none.
 
+    With `label_smoothing` e it is (1 - e) nll + e times the vocabulary's mean of -log p, as in LoRA's GPT-2 code.
     `batch` is `tasks.encoding.collate`'s; the head reads the last s + 1 positions and not the prompt's.
     """
     labels = batch["labels"]
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     logits = model(**inputs, logits_to_keep=labels.shape[1] + 1, use_cache=False).logits[:, :-1]
-    return F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+    logits = logits.float().transpose(1, 2)
+    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none", label_smoothing=label_smoothing)
 
 
 def check_packing(model: Any) -> None:
@@ -56,14 +58,21 @@ def row_losses(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor
     return each, torch.ones_like(labels, dtype=torch.long)
 
 
-def loss(model: Any, batch: dict[str, torch.Tensor], class_weights: torch.Tensor | None = None) -> torch.Tensor:
+def loss(
+    model: Any,
+    batch: dict[str, torch.Tensor],
+    class_weights: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
     """The mean loss of a batch: per response token, or per example of a classifier, by `class_weights` (classes,).
 
-    With weights it is torch's mean: the sum of w l over the sum of w, where w is the weight of the row's class.
+    With weights it is torch's mean: the sum of w l over the sum of w, where w is the weight of the row's class. Labels
+    are smoothed as torch's cross_entropy does it.
     """
     if batch["labels"].dim() > 1:
-        return response_nll(model, batch).sum() / (batch["labels"] != IGNORED).sum()
-    if class_weights is None:
+        return response_nll(model, batch, label_smoothing).sum() / (batch["labels"] != IGNORED).sum()
+    if class_weights is None and not label_smoothing:
         return model(**batch).loss
     logits = model(**{key: value for key, value in batch.items() if key != "labels"}).logits.float()
-    return F.cross_entropy(logits, batch["labels"], weight=class_weights.to(logits.device))
+    weight = None if class_weights is None else class_weights.to(logits.device)
+    return F.cross_entropy(logits, batch["labels"], weight=weight, label_smoothing=label_smoothing)

@@ -89,6 +89,7 @@ def write_predictions(
                 "depth": pd.array([score.submodel.depth] * len(split), dtype="Int64"),
                 **({"cut": how} if by_cut else {}),
                 "split": split.name,
+                **({"group": split.groups} if split.groups else {}),
                 "index": split.index,
                 **_flat(score.predictions[split.name]),
                 "reference": [answers[0] for answers in split.references] if split.references else split.labels,

@@ -71,6 +71,7 @@ def carry_out(
         if run.adapter.begins_with is not None:
             loading.begin_from(run, body.model)
         adapter = methods.attach(run, body.model)
+        adapter.label_smoothing = run.train.label_smoothing
         if loaded.class_weights is not None:
             adapter.class_weights = torch.tensor(loaded.class_weights)
         if over:

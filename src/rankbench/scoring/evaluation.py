@@ -273,11 +273,20 @@ def named(metric: str, split: Encoded, splits: Sequence[Encoded]) -> str:
 def of_splits(
     splits: Sequence[Encoded], columns: Mapping[str, Mapping[str, np.ndarray]], metrics: list[str]
 ) -> dict[str, float]:
-    """Each metric of predictions, which are columns (n, ...) by split; of several splits each by its own name."""
+    """Each metric of predictions, which are columns (n, ...) by split; of several splits each by its own name.
+
+    Where a split's rows are of groups, each group's metrics follow those of all rows, with its name behind theirs.
+    """
     values: dict[str, float] = {}
     for split in splits:
-        for name, value in score(metrics, columns[split.name], split.references or split.labels, split.roles).items():
+        own, wanted = columns[split.name], split.references or split.labels
+        for name, value in score(metrics, own, wanted, split.roles).items():
             values[named(name, split, splits)] = value
+        for group in dict.fromkeys(split.groups):
+            rows = np.flatnonzero(np.array(split.groups) == group)
+            part = [wanted[row] for row in rows]
+            for name, value in score(metrics, {k: v[rows] for k, v in own.items()}, part, split.roles).items():
+                values[f"{named(name, split, splits)}_{group}"] = value
     return values
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import field, fields
 from enum import Enum
 from typing import Any
@@ -30,8 +31,8 @@ def added(default: Any, *, neutral: Any = _DEFAULT) -> Any:
     The neutral value is the first default; whoever changes the default keeps it: `added(new, neutral=old)`.
     """
     told = {"neutral": default if neutral is _DEFAULT else neutral}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=told)
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: copy(default), metadata=told)
     return field(default=default, metadata=told)
 
 

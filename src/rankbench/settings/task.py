@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from rankbench.errors import RequestError
-from rankbench.settings import names
+from rankbench.settings import names, references
 from rankbench.settings.base import added, finite, require
 from rankbench.settings.metrics import METRICS
 
@@ -20,6 +20,13 @@ class Template(Enum):
 
     plain = "plain"
     chat = "chat"
+
+
+class Separator(Enum):
+    """What stands between a prompt's tokens and its response's: nothing, or the tokenizer's end-of-text token."""
+
+    none = "none"
+    eos = "eos"
 
 
 @dataclass
@@ -47,7 +54,16 @@ class Task:
     """Templates over the columns, `{column}`; a row uses the first whose columns are all filled. Makes the task one of
     generation."""
     response: str = added("")
-    """The template of the response."""
+    """The template of the response; `{reference}` is each text of `references_columns` in turn."""
+    separator: Separator = added(Separator.none)
+    """`eos` puts the tokenizer's end-of-text token between prompt and response, as LoRA's GPT-2 recipe does."""
+    references_columns: list[str] = added([])
+    """Columns of accepted texts, a list or one of them; the first that a file has is read. Each text with its prompt is
+    a row to learn from; a prompt is scored once, against the texts of all its rows."""
+    groups_column: str | None = added(None)
+    """The column that says which of `groups` a row to score is of."""
+    groups: dict[str, list[str]] = added({})
+    """Groups of rows, each the values of `groups_column` that make it; metrics are also given for each alone."""
     messages_column: str | None = added(None)
     """A column of conversations, lists of {role, content}. Makes the task one of generation, which learns every turn of
     the assistant."""
@@ -153,6 +169,7 @@ class Task:
             self._check_class_weights()
         if self.prompts:
             self._check_prompts()
+        references.check(self)
         if self.kind == "causal_lm":
             require(self.max_new_tokens >= 1, f"task.max_new_tokens={self.max_new_tokens} must be at least 1")
 
@@ -230,10 +247,11 @@ class Task:
                     f"task: the template {template[:40]!r} cannot be read ({error}); write {{{{ for a brace"
                 ) from error
             require(
-                all(name and name.isidentifier() and not form and not how for _, name, form, how in named),
+                all(name and name.isidentifier() and not how for _, name, _, how in named),
                 f"task: the template {template[:40]!r} may name columns only, such as {{question}}; rename one whose "
                 "name is no single word",
             )
+            references.check_forms(template, [form for _, _, form, _ in named if form], template is self.response)
         require(
             any(name for _, name, _, _ in Formatter().parse(self.response)),
             "task.response names no column; give the template of the response, such as ' {answer}'",

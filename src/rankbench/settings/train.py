@@ -64,6 +64,8 @@ class Train:
     """Decoupled weight decay of matrices; biases and norms do not decay."""
     max_grad_norm: float = 1.0
     """Clip the gradient's norm here; 0 does not."""
+    label_smoothing: float = added(0.0)
+    """The share of each target's weight that goes to the mean over all tokens or classes, in training alone."""
     schedule: Schedule = Schedule.linear
     """How the learning rate falls after warm-up."""
     warmup_ratio: float = 0.06
@@ -109,6 +111,13 @@ class Train:
         require(finite(rate), f"train.learning_rate={rate:g} must be above 0 and finite; 1e-3 is a start for LoRA")
         require(self.weight_decay >= 0, f"train.weight_decay={self.weight_decay:g} must not be negative")
         require(self.max_grad_norm >= 0, f"train.max_grad_norm={self.max_grad_norm:g}: give 0 (off) or a positive norm")
+        smooth, kind = self.label_smoothing, run.task.kind
+        require(0 <= smooth < 1, f"train.label_smoothing={smooth:g} not in [0, 1); 0.1 is LoRA's for E2E and WebNLG")
+        require(
+            not smooth or kind != "regression",
+            f"train.label_smoothing={smooth:g} spreads a label over classes or tokens, and a regression has values; "
+            "leave it out",
+        )
         require(0 <= self.warmup_ratio <= 1, f"train.warmup_ratio={self.warmup_ratio} must lie in [0, 1]")
         require(self.warmup_steps is None or self.warmup_steps >= 0, "train.warmup_steps must not be negative")
         require(

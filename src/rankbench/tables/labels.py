@@ -205,10 +205,13 @@ def _word(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list) else value
 
 
+OF_WORDS = ("class_weights", "groups")  # settings whose keys are the data's words
+
+
 def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, dict) and key != "class_weights":  # one setting, whose keys are the data's words
+        if isinstance(value, dict) and key not in OF_WORDS:
             flat |= _flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = _word(value)

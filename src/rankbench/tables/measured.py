@@ -255,10 +255,10 @@ def _columns(
     Raises LookupError or ValueError when the frame does not hold the same examples for each place.
     """
     names = {str(split): f"_{str(split).removeprefix('validation_')}" for split in frame["split"].unique()}
-    base = metric
+    base, frame = _of_group(frame, metric)
     if len(names) > 1:
-        split = next(n for n, end in names.items() if metric.endswith(end) and metric.removesuffix(end) in METRICS)
-        base, frame = metric.removesuffix(names[split]), frame[frame["split"] == split]
+        split = next(n for n, end in names.items() if base.endswith(end) and base.removesuffix(end) in METRICS)
+        base, frame = base.removesuffix(names[split]), frame[frame["split"] == split]
     if "cut" not in frame:
         frame = frame.assign(cut="")
     frame = frame.fillna({"rank": 0, "depth": 0, "cut": ""}).sort_values(["cut", "depth", "rank", "index"])
@@ -275,6 +275,13 @@ def _columns(
     if [*zip(*(found[key][:, 0] for key in ("cut", "depth", "rank")), strict=True)] != places:
         raise ValueError("it has other sub-models than the record")
     return base, found, found["reference"][0]
+
+
+def _of_group(frame: pd.DataFrame, metric: str) -> tuple[str, pd.DataFrame]:
+    """The metric without the name of a group of rows, and the group's rows; both as they are where it has none."""
+    groups = set(frame["group"].dropna()) if "group" in frame and metric not in METRICS else set()
+    group = next((str(group) for group in groups if metric.endswith(f"_{group}")), None)
+    return (metric, frame) if group is None else (metric.removesuffix(f"_{group}"), frame[frame["group"] == group])
 
 
 def _place(sub: Submodel) -> Place:

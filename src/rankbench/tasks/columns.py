@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankbench.errors import RequestError
 from rankbench.settings.task import Task
+from rankbench.tasks.forms import Cell
 from rankbench.tasks.labels import number
 from rankbench.tasks.reading import other_separator, shown
 
@@ -26,7 +27,9 @@ def check_columns(frame: pd.DataFrame, task: Task, file: str) -> None:
         messages = [] if task.messages_column is None else [task.messages_column]
         given = "=conversations" if "conversations" in frame.columns else ""  # as ShareGPT calls it
         keys = [("task.prompts", column) for column in columns_of(*(task.prompts or []))]
-        keys += [("task.response", column) for column in columns_of(task.response)]
+        keys += [("task.response", column) for column in columns_of(task.response) if not task.references_columns]
+        if task.references_columns:
+            keys.append(("task.references_columns", references_column(frame, task)))
         keys += [(f"task.messages_column{given}", column) for column in messages]
     else:
         keys = [("task.text_columns", column) for column in task.text_columns]
@@ -62,6 +65,11 @@ def lacks(file: str, column: str, names: Sequence[str], mend: str) -> str:
     return f"{said} (it has {shown(names)}); {meant}{mend}"
 
 
+def references_column(frame: pd.DataFrame, task: Task) -> str:
+    """The first of `task.references_columns` that a file has; the first of all where it has none."""
+    return next((name for name in task.references_columns if name in frame.columns), task.references_columns[0])
+
+
 def columns_of(*templates: str) -> list[str]:
     """The columns that templates name, each once."""
     fields = [name for template in templates for _, name, _, _ in Formatter().parse(template) if name]
@@ -70,14 +78,20 @@ def columns_of(*templates: str) -> list[str]:
 
 def filled(values: Mapping[Any, Any]) -> dict[str, str]:
     """The cells of a row that have a text: what templates may be filled with."""
-    return {str(key): text for key, value in values.items() if (text := _text(value)) is not None}
+    return {str(key): Cell(text) for key, value in values.items() if (text := _text(value)) is not None}
 
 
 def prompt_of(templates: Sequence[tuple[str, list[str]]], texts: Mapping[str, str], place: str) -> str:
     """The first template whose columns all hold something, filled; each comes with its columns. Raises RequestError."""
     for template, columns in templates:
         if all(texts.get(column, "").strip() for column in columns):
-            return template.format(**texts)
+            try:
+                return template.format(**texts)
+            except ValueError as error:  # a form that a text cannot be written in
+                what = ", ".join(columns)
+                raise RequestError(
+                    f"{place}: '{what}' {error}; correct the row, or write it otherwise in task.prompts"
+                ) from error
     empty = ", ".join(column for column in templates[-1][1] if not texts.get(column, "").strip())
     raise RequestError(f"{place}: {empty} is empty, so no template of task.prompts fits")
 

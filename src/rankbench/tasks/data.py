@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from rankbench.tasks.columns import check_columns
 from rankbench.tasks.hold_out import hold_out
 from rankbench.tasks.labels import Classes, counts
 from rankbench.tasks.reading import called, read, split_files
+from rankbench.tasks.references import groups_of, merged, paired
 from rankbench.tasks.splits import Split, classes_of, labelled, of_one_class, responses, roles_of
 
 log = logging.getLogger("rankbench")
@@ -89,6 +91,8 @@ def _load(
         classes = classes_of(training, task, file_of[task.train_split])
     splits = {}
     for name, frame in frames.items():
+        if task.references_columns:
+            frame = (paired if name == task.train_split else merged)(frame, task, file_of[name])
         limit = task.max_train_examples if name == task.train_split else task.max_eval_examples
         if limit is not None and limit < len(frame):
             # Fixed, not seeded: every seed and every method sees the same examples.
@@ -98,6 +102,8 @@ def _load(
             splits[name] = responses(name, frame, task, file_of[name])
         else:
             splits[name] = labelled(name, frame, task, classes, file_of[name])
+        if name != task.train_split:
+            splits[name] = replace(splits[name], groups=groups_of(frame, task, file_of[name]))
     label_names = classes.names if classes else None
     weights = None
     if classes and task.class_weights is not None:
@@ -123,6 +129,8 @@ def _load(
                 "sha256": sums[from_of[name]],
                 "rows": len(split),
                 **({"labels": counts(split.labels.tolist(), label_names)} if label_names else {}),
+                **({"references": sum(map(len, split.references))} if task.references_columns else {}),
+                **({"groups": dict(Counter(split.groups))} if split.groups else {}),
             }
             for name, split in splits.items()
         },

@@ -30,7 +30,7 @@ class Encoded:
     For a causal_lm task the labels are ragged too, in `features`: IGNORED at the prompt's tokens, else the token.
     `prompts` are what a response is generated from, `references` the accepted answers, `packs` the examples in each row
     where several were packed into one. `cut` rows were longer than they may be. `roles` are
-    the split's.
+    the split's, as are the `groups` of its rows.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Encoded:
     packs: tuple[int, ...] = ()
     cut: int = 0
     roles: ClassRoles = field(default_factory=ClassRoles)
+    groups: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -74,6 +75,7 @@ class Encoded:
             some(self.prompts) if self.prompts else [],
             tuple(some(self.references)) if self.references else (),
             roles=self.roles,
+            groups=tuple(some(self.groups)) if self.groups else (),
         )
 
 
@@ -85,7 +87,9 @@ def encode(split: Split, tokenizer: Any, max_length: int, ids: Callable[..., Ids
     if not lengths.all():
         row = int(split.index[int(np.argmin(lengths))])
         raise RequestError(f"{split.name} row {row} (from 0) has no tokens at all; remove it or give it a text")
-    return Encoded(split.name, features, split.labels, split.index, lengths, cut=cut, roles=split.roles)
+    return Encoded(
+        split.name, features, split.labels, split.index, lengths, cut=cut, roles=split.roles, groups=split.groups
+    )
 
 
 def encode_responses(split: Split, tokenizer: Any, max_length: int, ids: Callable[..., Ids] = tokenised) -> Encoded:
@@ -117,15 +121,13 @@ def encode_responses(split: Split, tokenizer: Any, max_length: int, ids: Callabl
     lengths = np.array([len(row) for row in rows])
     features = {"input_ids": rows, "labels": labels}
     prompts = [row.prompt for row in found]
-    return Encoded(
-        split.name, features, np.zeros(0, np.int64), split.index, lengths, prompts, split.references, cut=cut
-    )
+    none, accepted, groups = np.zeros(0, np.int64), split.references, split.groups
+    return Encoded(split.name, features, none, split.index, lengths, prompts, accepted, cut=cut, groups=groups)
 
 
 def _answered(split: Split, tokenizer: Any, ids: Callable[..., Ids]) -> list[Row]:
     """Prompts and responses, tokenised apart."""
-    if tokenizer.eos_token_id is None:
-        raise RequestError("the model's tokenizer has no end mark; set eos_token in its tokenizer_config.json")
+    _end_mark(tokenizer)
     prompts = encode_prompts(split, tokenizer, ids)
     responses = ids(tokenizer, [split.texts[1]], add_special_tokens=False)["input_ids"]
     return [
@@ -139,11 +141,23 @@ def _answered(split: Split, tokenizer: Any, ids: Callable[..., Ids]) -> list[Row
 
 
 def encode_prompts(split: Split, tokenizer: Any, ids: Callable[..., Ids] = tokenised) -> list[list[int]]:
-    """The tokens of prompts alone: as the chat template has them, or behind the mark that begins a text, if any."""
+    """The tokens of prompts alone: as the chat template has them, or behind the mark that begins a text, if any.
+
+    Where prompt and response are separated the end-of-text token comes last.
+    """
     if split.chats:
         return chat_template.prompts(split.chats, _placed(split), tokenizer, ids)
     begin = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
-    return [[*begin, *prompt] for prompt in ids(tokenizer, [split.texts[0]], add_special_tokens=False)["input_ids"]]
+    end = [_end_mark(tokenizer)] if split.separated else []
+    prompts = ids(tokenizer, [split.texts[0]], add_special_tokens=False)["input_ids"]
+    return [[*begin, *prompt, *end] for prompt in prompts]
+
+
+def _end_mark(tokenizer: Any) -> int:
+    """The token that ends a text. Raises RequestError where the tokenizer has none."""
+    if tokenizer.eos_token_id is None:
+        raise RequestError("the model's tokenizer has no end mark; set eos_token in its tokenizer_config.json")
+    return int(tokenizer.eos_token_id)
 
 
 def _placed(split: Split) -> Callable[[int], str]:

@@ -15,6 +15,7 @@ from rankbench.settings.task import Task
 from rankbench.tasks.columns import columns_of
 from rankbench.tasks.labels import written
 from rankbench.tasks.reading import held_by
+from rankbench.tasks.references import prompts_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,10 +31,7 @@ def hold_out(frame: pd.DataFrame, task: Task, file: str, lacking: Sequence[str])
     """
     if len(task.validation_splits) > 1 and set(lacking) & set(task.validation_splits):
         raise RequestError("task.validation_fraction holds out one split; name one in task.validation_splits")
-    columns = task.text_columns
-    if task.kind == "causal_lm":
-        columns = [task.messages_column] if task.messages_column else columns_of(*(task.prompts or []), task.response)
-    texts = ["\x1f".join(map(_or_empty, row)) for row in frame[columns].itertuples(index=False, name=None)]
+    texts = _told_apart(frame, task, file)
     draws = {text: int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") / 2**64 for text in texts}
     found, taken = {}, np.zeros(len(frame), dtype=bool)
     for name in lacking:
@@ -56,6 +54,16 @@ def hold_out(frame: pd.DataFrame, task: Task, file: str, lacking: Sequence[str])
             *(100 * held.mean(), ", that share of each class" if task.validation_stratified else "", repeated),
         )
     return {task.train_split: frame[~taken], **found}
+
+
+def _told_apart(frame: pd.DataFrame, task: Task, file: str) -> list[str]:
+    """The text by which a row is drawn: all that it reads, or the prompt alone where a prompt has several rows."""
+    if task.references_columns:
+        return prompts_of(frame, task, file)
+    columns = task.text_columns
+    if task.kind == "causal_lm":
+        columns = [task.messages_column] if task.messages_column else columns_of(*(task.prompts or []), task.response)
+    return ["\x1f".join(map(_or_empty, row)) for row in frame[columns].itertuples(index=False, name=None)]
 
 
 def _chosen(frame: pd.DataFrame, texts: list[str], draws: dict[str, float], fraction: float, task: Task) -> set[str]:

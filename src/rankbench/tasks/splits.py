@@ -6,7 +6,7 @@ import contextlib
 import json
 import shlex
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from rankbench.errors import RequestError
 from rankbench.settings.metrics import METRICS, ClassRoles, of_positive
-from rankbench.settings.task import Task
+from rankbench.settings.task import Separator, Task
 from rankbench.tasks import chats
 from rankbench.tasks.columns import columns_of, filled, prompt_of
 from rankbench.tasks.labels import (
@@ -26,6 +26,7 @@ from rankbench.tasks.labels import (
     with_point,
     written,
 )
+from rankbench.tasks.references import ACCEPTED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,8 @@ class Split:
 
     For a causal_lm task `texts` are the prompts and the responses, `references` the accepted answers of each row, and
     `labels` are empty; where the chat template makes the texts, `chats` are what it is given. `roles` say which of its
-    classes is the positive one.
+    classes is the positive one, `groups` of which group each row is, where the task has some. With `separated` the
+    end-of-text token stands between prompt and response.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Split:
     references: tuple[tuple[str, ...], ...] = ()
     roles: ClassRoles = field(default_factory=ClassRoles)
     chats: tuple[chats.Chat, ...] = ()
+    groups: tuple[str, ...] = ()
+    separated: bool = False
 
     def __len__(self) -> int:
         return len(self.index)
@@ -70,9 +74,13 @@ def responses(name: str, frame: pd.DataFrame, task: Task, file: str) -> Split:
             what = "is empty" if found is None else f"holds {found!r}, not text"
             raise RequestError(f"{file} row {row} (from 0): '{wrong[0]}' {what}; correct or remove the row")
         responses.append(task.response.format(**texts))
-        references.append((responses[-1].strip(), *_aliases(values, task, file, row)))
+        if task.references_columns:
+            references.append(tuple(task.response.format(reference=text).strip() for text in values[ACCEPTED]))
+        else:
+            references.append((responses[-1].strip(), *_aliases(values, task, file, row)))
     talks = tuple(map(partial(chats.instructed, task), prompts, responses)) if task.chats else ()
-    return _written(name, frame, (prompts, responses), references, talks)
+    split = _written(name, frame, (prompts, responses), references, talks)
+    return replace(split, separated=task.separator is Separator.eos)
 
 
 def _conversations(name: str, frame: pd.DataFrame, task: Task, file: str) -> Split:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rankbench.errors import RequestError
-from rankbench.settings.task import Task
+from rankbench.settings.task import Separator, Task
 from rankbench.tasks import chats
 from rankbench.tasks.columns import check_text, columns_of, filled, lacks, prompt_of
 from rankbench.tasks.splits import Split
@@ -49,7 +49,8 @@ def unlabelled(task: Task, names: Sequence[str], rows: Sequence[Sequence[Any]], 
         talks = tuple(chats.instructed(task, prompt) for prompt in texts[0]) if task.chats else ()
     else:
         texts = tuple(_column(column, names, rows, file, first) for column in task.text_columns)
-    return Split(file, texts, np.zeros(len(rows), np.int64), index, chats=talks)
+    separated = task.separator is Separator.eos
+    return Split(file, texts, np.zeros(len(rows), np.int64), index, chats=talks, separated=separated)
 
 
 def columns_read(task: Task) -> list[str]:

@@ -1,0 +1,66 @@
+"""The checks of a task whose prompts have several accepted texts, and of the groups of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from string import Formatter
+from typing import TYPE_CHECKING
+
+from rankbench.settings import names
+from rankbench.settings.base import require
+from rankbench.settings.metrics import METRICS
+
+if TYPE_CHECKING:
+    from rankbench.settings.task import Task
+
+REFERENCE = "reference"  # what `task.response` calls each text of `task.references_columns`
+FORMS = ("e2e", "dart")  # ways of writing a column in a prompt, `{column:form}`; `tasks.forms` has them
+
+
+def check(task: Task) -> None:
+    """Raises RequestError."""
+    require(
+        task.separator.value == "none" or (bool(task.prompts) and not task.chats),
+        f"task.separator={task.separator.value} stands between the texts of task.prompts and task.response; leave it "
+        "out of a classification or a chat",
+    )
+    if task.references_columns:
+        require(
+            bool(task.prompts) and task.aliases_column is None,
+            "task.references_columns has every accepted text of the prompts of task.prompts; give both, and no "
+            "task.aliases_column",
+        )
+        named = [name for _, name, _, _ in Formatter().parse(task.response) if name]
+        require(
+            named == [REFERENCE],
+            f"task.response={task.response!r} must name {{{REFERENCE}}} alone, which is each text of "
+            "task.references_columns in turn; give task.response=' {reference}'",
+        )
+    require(
+        bool(task.groups) == (task.groups_column is not None),
+        "task.groups and task.groups_column go together: give the column, and the values that make each group",
+    )
+    _check_groups(task)
+
+
+def check_forms(template: str, forms: Sequence[str], response: bool) -> None:
+    """Refuse a form of a column, `{column:form}`, that a template may not have. Raises RequestError."""
+    wrong = [form for form in forms if response or form not in FORMS]
+    require(
+        not wrong,
+        f"task: the template {template[:40]!r} may name columns only, such as {{question}}, and in a prompt one in the "
+        f"form {' or '.join(FORMS)}, such as {{meaning_representation:e2e}}; take {wrong[:1]} out",
+    )
+
+
+def _check_groups(task: Task) -> None:
+    group_of: dict[str, str] = {}
+    for group, values in task.groups.items():
+        names.check("task.groups", group)
+        require(bool(values), f"task.groups: {group} has no values; give those that make it")
+        taken = [f"{metric}_{group}" for metric in METRICS if f"{metric}_{group}" in METRICS]
+        require(not taken, f"task.groups: {group} would give a score the name of the metric {taken[:1]}; rename it")
+        for value in values:
+            other = group_of.get(value)
+            require(other is None, f"task.groups: {value} is in {other} and in {group}; give it once")
+            group_of[value] = group
