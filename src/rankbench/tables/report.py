@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rankbench.tables.layout import Block
 
 # As comparisons.COMPARISONS has them, which takes seconds to load.
-NAMES = ("lora_search_vs_dylora", "glue", "distribution", "loss", "flop", "soft_vs_early_exit", "leaderboard")
+NAMES = ("lora_search_vs_dylora", "glue", "nlg", "distribution", "loss", "flop", "soft_vs_early_exit", "leaderboard")
 EVERY = ("curve", *NAMES, "choose_rank", "classes")
 FORMS = ("md", "csv", "latex", "html")
 NAMED = {"md": "Markdown", "csv": "CSV", "latex": "LaTeX", "html": "a page"}

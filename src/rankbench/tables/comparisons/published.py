@@ -11,6 +11,8 @@ from rankbench.tables.layout import Block, frame
 
 NOT_OURS = "Published, not ours"
 DYLORA = "DyLoRA (Valipour et al. 2023), RoBERTa-base"
+DYLORA_NLG = "DyLoRA (Valipour et al. 2023), GPT-2 medium"
+LORA_NLG = "LoRA (Hu et al. 2022), GPT-2 medium"
 SORTED_LLAMA = f"{NOT_OURS}: Sorted LLaMA (Kavehzadeh et al. 2024), LLaMA-2-13B"
 
 
@@ -35,12 +37,13 @@ def dylora(*tables: str) -> list[Block]:
     return [_DYLORA[table]() for table in tables]
 
 
-def _grid(table: str, said: str, note: str = "") -> Callable[[], Block]:
+def _grid(table: str, said: str, note: str = "", whose: str = DYLORA) -> Callable[[], Block]:
     """A paper table as rows of (method, rank) and columns of (task or metric)."""
 
     def made() -> Block:
-        rows = [row for row in _rows() if row["paper"] == "DyLoRA" and row["table"] == table]
-        several = len({row["metric"] for row in rows if row["metric"] == "train_seconds"}) == 1
+        paper = whose.split()[0]
+        rows = [row for row in _rows() if row["paper"] == paper and row["table"] == table]
+        several = table in ("6", "9") or any(row["metric"] == "train_seconds" for row in rows)
         columns = list(dict.fromkeys(_column(row, several) for row in rows))
         found: dict[str, dict[str, str]] = {}
         for row in rows:
@@ -49,13 +52,18 @@ def _grid(table: str, said: str, note: str = "") -> Callable[[], Block]:
             cell = row["value"] + (f" ({row['place']})" if ranked and best else "")
             found.setdefault(f"{row['method']}{', rank ' + place if place else ''}", {})[_column(row, several)] = cell
         lines = {name: [cells.get(column, "-") for column in columns] for name, cells in found.items()}
-        return Block(f"{NOT_OURS}: {DYLORA}, {said}.{note}", frame(lines, columns, "method"))
+        return Block(f"{NOT_OURS}: {whose}, {said}.{note}", frame(lines, columns, "method"))
 
     return made
 
 
 def _column(row: dict[str, str], several: bool) -> str:
     return f"{row['task']} {row['metric'].replace('_', ' ')}" if several else row["task"]
+
+
+def nlg() -> list[Block]:
+    """DyLoRA's Tables 6 and 9, as far as they are known, and LoRA's own BLEU on the same tasks."""
+    return [made() for made in _NLG]
 
 
 def sorted_llama() -> list[Block]:
@@ -115,3 +123,10 @@ _DYLORA: dict[str, Callable[[], Block]] = {
     "7": _grid("7", "Table 7, CoLA", " Which row is which is inferred."),
     "seconds": _grid("App A", "Appendix A, training seconds on MRPC"),
 }
+
+_KNOWN = " The rows of DyLoRA itself are not known here."
+_NLG = (
+    _grid("6", "Table 6, E2E", _KNOWN, DYLORA_NLG),
+    _grid("9", "Table 9, DART and WebNLG", f"{_KNOWN} TER is a share.", DYLORA_NLG),
+    _grid("NLG", "BLEU as its repository prints it", "", LORA_NLG),
+)
