@@ -39,10 +39,10 @@ def without_k() -> Iterator[None]:
 
 
 def main() -> None:
-    parser = timing.arguments(__doc__, repeats=5)
+    parser = timing.arguments(__doc__, repeats=4)
     parser.add_argument("--data", type=Path, required=True, help="a folder with nlg/e2e and nlg/dart")
-    parser.add_argument("--first-steps", type=int, default=600, help="steps on DART, all weights")
-    parser.add_argument("--steps", type=int, default=300, help="steps on E2E, LoRA alone")
+    parser.add_argument("--first-steps", type=int, default=250, help="steps on DART, all weights")
+    parser.add_argument("--steps", type=int, default=100, help="steps on E2E, LoRA alone")
     parser.add_argument("--rank", type=int, default=4)
     asked = parser.parse_args()
     losses: dict[str, list[float]] = {"whole": [], "q and v": []}
