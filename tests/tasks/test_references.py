@@ -282,6 +282,7 @@ def test_a_tokenizer_without_an_end_mark_is_refused(tmp_path: Path) -> None:
         (["task=e2e", "task.aliases_column=more"], "no task.aliases_column"),
         (["task=classification", "task.references_columns=[references]"], "give both"),
         (["task=webnlg", "task.groups_column=null"], "go together"),
+        (["task=classification", "task.groups_column=c", "+task.groups={a: [x]}"], "this is a classification task"),
         (["task=e2e", "task.groups_column=category"], "go together"),
         (["task=e2e", "task.groups_column=c", "+task.groups={a: [x], b: [x]}"], "x is in a and in b"),
         (["task=e2e", "task.groups_column=c", "+task.groups={a: []}"], "a has no values"),

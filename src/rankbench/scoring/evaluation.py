@@ -282,7 +282,7 @@ def of_splits(
         own, wanted = columns[split.name], split.references or split.labels
         for name, value in score(metrics, own, wanted, split.roles).items():
             values[named(name, split, splits)] = value
-        for group in dict.fromkeys(split.groups):
+        for group in sorted(set(split.groups)):
             rows = np.flatnonzero(np.array(split.groups) == group)
             part = [wanted[row] for row in rows]
             for name, value in score(metrics, {k: v[rows] for k, v in own.items()}, part, split.roles).items():

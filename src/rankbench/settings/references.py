@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from rankbench.settings.task import Task
 
 REFERENCE = "reference"  # what `task.response` calls each text of `task.references_columns`
-FORMS = ("e2e", "dart")  # ways of writing a column in a prompt, `{column:form}`; `tasks.forms` has them
+FORMS = {  # ways of writing a column in a prompt, `{column:form}`, which `tasks.forms` has
+    "e2e": "name[A], eatType[pub] becomes name : A | Type : pub",
+    "dart": "the relation of subject : RELATION : object is in lower case",
+}
 
 
 def check(task: Task) -> None:
@@ -39,6 +42,10 @@ def check(task: Task) -> None:
     require(
         bool(task.groups) == (task.groups_column is not None),
         "task.groups and task.groups_column go together: give the column, and the values that make each group",
+    )
+    require(
+        not task.groups or task.kind == "causal_lm",
+        f"task.groups parts the rows of a language model's task, and this is a {task.kind} task; leave it out",
     )
     _check_groups(task)
 

@@ -8,6 +8,7 @@ from typing import Any
 from rankbench.records import tested
 from rankbench.records.finished import Finished, ranks_in_words
 from rankbench.settings.metrics import times, unit
+from rankbench.settings.references import FORMS
 from rankbench.settings.run import Run
 from rankbench.shipping.beside import cut_at, tokenizer_of
 from rankbench.shipping.card_code import Made, loading, stock, storage
@@ -124,6 +125,10 @@ def _prompts(run: Run) -> list[str]:
         what = "The user's turn" if run.task.chats else "A prompt"
         said.append(f"{what} is made by the first of these templates whose columns are all filled:")
         said += [block(prompt, "text") for prompt in run.task.prompts]
+        if run.task.separator.value != "none":
+            said.append("Behind the prompt comes the tokenizer's end-of-text token, then the response.")
+        used = [form for form in FORMS if any(f":{form}}}" in prompt for prompt in run.task.prompts)]
+        said += [f"In a column written as {code(form)} {markdown(FORMS[form])}." for form in used]
     return said
 
 

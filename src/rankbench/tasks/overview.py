@@ -89,6 +89,8 @@ def _contents(split: Split, data: Data) -> str:
     rows = f"{len(split):,} rows"
     if data.kind == "causal_lm":
         empty = sum(not text.strip() for text in split.texts[1])
+        accepted = data.origin["splits"][split.name].get("references")
+        rows += "" if accepted in (None, len(split)) else f" with {accepted:,} accepted texts"
         return f"{rows}, {empty:,} with an empty response" if empty else rows
     if data.label_names is None:
         return f"{rows}: scores {split.labels.min():g} to {split.labels.max():g}, mean {split.labels.mean():.3g}"
