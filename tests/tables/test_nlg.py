@@ -72,3 +72,14 @@ def test_groups_follow_the_whole_and_test_splits_stand_apart(tmp_path: Path) -> 
     assert list(webnlg.frame.columns)[1:] == ["bleu sacre", "loss", "bleu sacre seen", "bleu sacre unseen"]
     assert "on the test splits" in tested.caption
     assert tested.frame.loc["dylora, rank 2", "bleu sacre"] == "40.0"
+
+
+def test_a_qlora_a_rank_stands_beside_one_qdylora(tmp_path: Path) -> None:
+    nf4 = ("task=triviaqa", "task.data_dir=qa", "model=tiny_llama", "quantization=nf4")
+    for rank in (1, 2):
+        own = ("adapter=lora", f"adapter.r={rank}", f"evaluate.submodels=[{rank}]")
+        a_record(tmp_path, *nf4, *own, submodels=subs(rank))
+    a_record(tmp_path, "adapter=qdylora", *nf4[:3], "adapter.r=4", submodels=subs(1, 2))
+    made = report.table("qdylora_vs_qlora", tmp_path, "loss")
+    assert list(made.ours[0].frame.columns) == [ranks.SEARCH, "qdylora"]
+    assert made.published[0].frame.loc["QDyLoRA", "GSM8K"] == "8" and len(made.published) == 1

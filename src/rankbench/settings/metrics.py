@@ -99,6 +99,7 @@ METRICS: dict[str, Measure] = {
     "mae": Measure("regression", "rankbench.tasks.metrics.regression:MeanAbsoluteError", times=1, rises=False),
     "exact_match": _of_texts("text:ExactMatch", ("exact_match",)),
     "exact_match_normalized": _of_texts("text:ExactMatchNormalized", ("exact_match_normalized",)),
+    "exact_number": _of_texts("numbers:ExactNumber", ("exact_number",)),
     "bleu_sacre": _of_texts("mteval:BleuSacre", _counts("bleu"), "bleu"),
     "bleu_e2e": _of_texts("mteval:BleuE2E", _counts("bleu_e2e"), "bleu"),
     "nist_e2e": _of_texts("mteval:NistE2E", _nist("nist_e2e"), "nist_e2e", times=1),
@@ -190,7 +191,11 @@ VARYING = (*CORRELATIONS, "roc_auc", "average_precision", "r2")  # metrics that 
 CALIBRATION_BINS = 15  # of equal width, of which `ece` is the mean gap
 
 
-MATCHES = ("exact_match", "exact_match_normalized")  # metrics by which a generated response is right or wrong
+MATCHES = (
+    "exact_match",
+    "exact_match_normalized",
+    "exact_number",
+)  # metrics by which a generated response is right or wrong
 GENERATED = tuple(name for name, measure in METRICS.items() if measure.generated)
 _PUNCTUATION = frozenset(string.punctuation + "‘’´`")
 

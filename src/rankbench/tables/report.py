@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from rankbench.tables.layout import Block
 
 # As comparisons.COMPARISONS has them, which takes seconds to load.
-NAMES = ("lora_search_vs_dylora", "glue", "nlg", "distribution", "loss", "flop", "soft_vs_early_exit", "leaderboard")
+NAMES = (
+    "lora_search_vs_dylora",
+    "glue",
+    "nlg",
+    "qdylora_vs_qlora",
+    "distribution",
+    "loss",
+    "flop",
+    "soft_vs_early_exit",
+    "leaderboard",
+)
 EVERY = ("curve", *NAMES, "choose_rank", "classes")
 FORMS = ("md", "csv", "latex", "html")
 NAMED = {"md": "Markdown", "csv": "CSV", "latex": "LaTeX", "html": "a page"}
@@ -115,7 +125,7 @@ def table(
     """The comparison that `rankbench table NAME RUNS` prints.
 
     `runs` are runs folders, run folders or record files, of which `task` keeps one task's. `margin` is the difference,
-    in points or nats, that choose_rank and lora_search_vs_dylora take for none. `rank` and `depth` say of which
+    in points or nats, that choose_rank and tables of a search take for none. `rank` and `depth` say of which
     sub-model `classes` is (default: the largest). Raises RequestError for an unknown name, and where the runs cannot be
     compared.
     """
@@ -139,6 +149,8 @@ def table(
         made = [_curve(runs, metric)]
     elif name == "lora_search_vs_dylora":
         made = comparisons.lora_search_vs_dylora(runs, metric, margin)
+    elif name == "qdylora_vs_qlora":
+        made = comparisons.qdylora_vs_qlora(runs, metric, margin)
     else:
         made = comparisons.COMPARISONS[name](runs, metric)
     shown = {run: by for block in made for run, by in block.shown.items()}
@@ -175,7 +187,7 @@ def main(words: list[str]) -> None:
         "--margin",
         type=float,
         default=0.5,
-        help="choose_rank, lora_search_vs_dylora: how much worse is as good, in points or nats (0.5)",
+        help="choose_rank, lora_search_vs_dylora, qdylora_vs_qlora: how much worse is as good, in points or nats (0.5)",
     )
     parser.add_argument("--rank", type=int, help="classes: of this rank (default: the largest)")
     parser.add_argument("--depth", type=int, help="classes: of this exit (default: the largest)")

@@ -24,7 +24,7 @@ from rankbench.tasks.hold_out import hold_out
 from rankbench.tasks.labels import Classes, counts
 from rankbench.tasks.reading import called, read, split_files
 from rankbench.tasks.references import groups_of, merged, paired
-from rankbench.tasks.splits import Split, classes_of, labelled, of_one_class, responses, roles_of
+from rankbench.tasks.splits import Split, check_numbers, classes_of, labelled, of_one_class, responses, roles_of
 
 log = logging.getLogger("rankbench")
 
@@ -104,6 +104,7 @@ def _load(
             splits[name] = labelled(name, frame, task, classes, file_of[name])
         if name != task.train_split:
             splits[name] = replace(splits[name], groups=groups_of(frame, task, file_of[name]))
+            check_numbers(splits[name], task, file_of[name])
     label_names = classes.names if classes else None
     weights = None
     if classes and task.class_weights is not None:

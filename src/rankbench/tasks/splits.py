@@ -83,6 +83,20 @@ def responses(name: str, frame: pd.DataFrame, task: Task, file: str) -> Split:
     return replace(split, separated=task.separator is Separator.eos)
 
 
+def check_numbers(split: Split, task: Task, file: str) -> None:
+    """Refuse a row to score whose accepted answers have no number, where a metric is of that. Raises RequestError."""
+    from rankbench.tasks.metrics.numbers import final_number
+
+    if "exact_number" not in task.metrics:
+        return
+    for row, answers in zip(split.index, split.references, strict=True):
+        if all(final_number(answer) is None for answer in answers):
+            raise RequestError(
+                f"{file} row {row} (from 0): no accepted answer has a number, which exact_number needs; correct or "
+                "remove the row, or score it by exact_match"
+            )
+
+
 def _conversations(name: str, frame: pd.DataFrame, task: Task, file: str) -> Split:
     talks, references = [], []
     for row, values in zip(frame.index, frame.to_dict("records"), strict=True):

@@ -12,6 +12,7 @@ from rankbench.tables.layout import Block, frame
 NOT_OURS = "Published, not ours"
 DYLORA = "DyLoRA (Valipour et al. 2023), RoBERTa-base"
 DYLORA_NLG = "DyLoRA (Valipour et al. 2023), GPT-2 medium"
+QDYLORA = "QDyLoRA (Rajabzadeh et al. 2024), Falcon-40B"
 LORA_NLG = "LoRA (Hu et al. 2022), GPT-2 medium"
 SORTED_LLAMA = f"{NOT_OURS}: Sorted LLaMA (Kavehzadeh et al. 2024), LLaMA-2-13B"
 
@@ -64,6 +65,11 @@ def _column(row: dict[str, str], several: bool) -> str:
 def nlg() -> list[Block]:
     """DyLoRA's Tables 6 and 9, as far as they are known, and LoRA's own BLEU on the same tasks."""
     return [made() for made in _NLG]
+
+
+def qdylora() -> list[Block]:
+    """The best ranks of QDyLoRA, which are all that is known of its Table 2."""
+    return [_QDYLORA()]
 
 
 def sorted_llama() -> list[Block]:
@@ -130,3 +136,4 @@ _NLG = (
     _grid("9", "Table 9, DART and WebNLG", f"{_KNOWN} TER is a share.", DYLORA_NLG),
     _grid("NLG", "BLEU as its repository prints it", "", LORA_NLG),
 )
+_QDYLORA = _grid("2", "the rank that scored best, from its text", " The scores themselves are not known here.", QDYLORA)

@@ -80,6 +80,12 @@ def lora_search_vs_dylora(path: Paths, metric: str | None = None, margin: float 
     ]
 
 
+def qdylora_vs_qlora(path: Paths, metric: str | None = None, margin: float = 0.5) -> list[Block]:
+    """One QDyLoRA against a QLoRA for each rank, as `lora_search_vs_dylora` has it."""
+    made = lora_search_vs_dylora(path, metric, margin)
+    return [block for block in made if not block.caption.startswith(published.NOT_OURS)] + published.qdylora()
+
+
 def _whole_curve(found: Curves, metric: str) -> pd.DataFrame:
     ranks = sorted({rank for seeds in found.values() for curve in seeds.values() for rank in curve.values}, key=_last)
     most = max(len(seeds) for seeds in found.values())
