@@ -1,12 +1,15 @@
 """Does it matter that PEFT adapts all of GPT-2's fused q, k and v, where LoRA's MergedLinear adapts q and v alone?
 
-A small GPT-2 is trained on one task's texts, then adapted to another's by LoRA: as PEFT has it, and with the part of B
-that writes k held at zero. What is printed is the loss on validation, by seed.
+A tiny GPT-2 is trained on made-up texts, then adapted to others by LoRA: as PEFT has it, and with the part of B that
+writes k held at zero. What is printed is the loss on validation, by seed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
+import random
 import statistics
 import tempfile
 from collections.abc import Iterator
@@ -38,23 +41,46 @@ def without_k() -> Iterator[None]:
         yield
 
 
+PLACES = ("Aromi", "Cocum", "Strada", "Zizzi", "Wildwood", "Giraffe", "Alimentum", "Bibimbap", "Clowns", "Fitzbillies")
+KINDS = ("pub", "restaurant", "coffee shop")
+FOODS = ("English", "French", "Indian", "Chinese", "Italian", "Japanese")
+AREAS = ("riverside", "city centre")
+
+
+def write(folder: Path, text: str) -> Path:
+    """Inputs of four slots with one text each, parted at random into rows to train on and to score."""
+    every = list(itertools.product(PLACES, KINDS, FOODS, AREAS))
+    random.Random(0).shuffle(every)
+    folder.mkdir()
+    for split, rows in (("validation", every[:60]), ("train", every[60:])):
+        lines = [
+            {
+                "meaning_representation": f"name[{name}], eatType[{kind}], food[{food}], area[{area}]",
+                "references": [text.format(name=name, kind=kind, food=food, area=area)],
+            }
+            for name, kind, food, area in rows
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
 def main() -> None:
     parser = timing.arguments(__doc__, repeats=4)
-    parser.add_argument("--data", type=Path, required=True, help="a folder with nlg/e2e and nlg/dart")
-    parser.add_argument("--first-steps", type=int, default=250, help="steps on DART, all weights")
-    parser.add_argument("--steps", type=int, default=100, help="steps on E2E, LoRA alone")
+    parser.add_argument("--first-steps", type=int, default=400, help="steps on the first texts, all weights")
+    parser.add_argument("--steps", type=int, default=200, help="steps on the other texts, LoRA alone")
     parser.add_argument("--rank", type=int, default=4)
     asked = parser.parse_args()
     losses: dict[str, list[float]] = {"whole": [], "q and v": []}
     with tempfile.TemporaryDirectory() as folder:
-        small = ["model=tiny_gpt2", "model.random.n_embd=64", "model.random.n_layer=3", "model.random.n_positions=1024"]
-        shared = ["task.max_length=1024", "task.max_eval_examples=200", "task.metrics=[loss]", "train.batch_size=16"]
+        first_data = write(Path(folder) / "first_data", "{name} serves {food} food. It is a {kind} in the {area}.")
+        other_data = write(
+            Path(folder) / "other_data", "In the {area} you find the {kind} {name}, known for {food} dishes."
+        )
+        shared = ["task=e2e", "task.max_length=192", "task.metrics=[loss]", "train.batch_size=16"]
         first = rankbench.run(
-            *small,
+            "model=tiny_gpt2",
             *shared,
-            "task=dart",
-            f"task.data_dir={asked.data / 'nlg' / 'dart'}",
-            "task.train_split=test",
+            f"task.data_dir={first_data}",
             "adapter=full",
             "train.learning_rate=2e-3",
             f"train.max_steps={asked.first_steps}",
@@ -66,21 +92,19 @@ def main() -> None:
                 words = [
                     f"model.path={folder}/model",
                     *shared,
-                    "task=e2e",
-                    f"task.data_dir={asked.data / 'nlg' / 'e2e'}",
+                    f"task.data_dir={other_data}",
                     "adapter=lora",
                     f"adapter.r={asked.rank}",
                     "adapter.lora_alpha=32",
                     "adapter.target_modules=[c_attn]",
                     f"evaluate.submodels=[{asked.rank}]",
-                    "train.learning_rate=2e-3",
-                    "train.label_smoothing=0.1",
+                    "train.learning_rate=1e-2",
                     f"train.max_steps={asked.steps}",
                     f"seed={seed}",
                     f"runs_dir={folder}/{name.replace(' ', '_')}",
                 ]
                 with without_k() if name != "whole" else contextlib.nullcontext():
-                    (sub,) = rankbench.run(*small[:1], *words)["submodels"]
+                    (sub,) = rankbench.run("model=tiny_gpt2", *words)["submodels"]
                 losses[name].append(sub["metrics"]["loss"])
     each = [a - b for a, b in zip(losses["q and v"], losses["whole"], strict=True)]
     spread = statistics.stdev(each) if len(each) > 1 else 0.0
