@@ -65,9 +65,9 @@ def write(folder: Path, text: str) -> Path:
 
 
 def main() -> None:
-    parser = timing.arguments(__doc__, repeats=4)
-    parser.add_argument("--first-steps", type=int, default=400, help="steps on the first texts, all weights")
-    parser.add_argument("--steps", type=int, default=200, help="steps on the other texts, LoRA alone")
+    parser = timing.arguments(__doc__, repeats=3)
+    parser.add_argument("--first-steps", type=int, default=150, help="steps on the first texts, all weights")
+    parser.add_argument("--steps", type=int, default=60, help="steps on the other texts, LoRA alone")
     parser.add_argument("--rank", type=int, default=4)
     asked = parser.parse_args()
     losses: dict[str, list[float]] = {"whole": [], "q and v": []}
@@ -76,7 +76,13 @@ def main() -> None:
         other_data = write(
             Path(folder) / "other_data", "In the {area} you find the {kind} {name}, known for {food} dishes."
         )
-        shared = ["task=e2e", "task.max_length=192", "task.metrics=[loss]", "train.batch_size=16"]
+        shared = [
+            "task=e2e",
+            "task.max_length=192",
+            "evaluate.baselines=false",
+            "task.metrics=[loss]",
+            "train.batch_size=16",
+        ]
         first = rankbench.run(
             "model=tiny_gpt2",
             *shared,

@@ -286,6 +286,8 @@ def test_a_tokenizer_without_an_end_mark_is_refused(tmp_path: Path) -> None:
         (["task=e2e", "task.groups_column=category"], "go together"),
         (["task=e2e", "task.groups_column=c", "+task.groups={a: [x], b: [x]}"], "x is in a and in b"),
         (["task=e2e", "task.groups_column=c", "+task.groups={a: []}"], "a has no values"),
+        (["task=e2e", "task.groups_column=c", "+task.groups={validation: [x]}"], "rename the group"),
+        (["task=e2e", "task.groups_column=c", "task.test_splits=[test]", "+task.groups={test: [x]}"], "rename the"),
         (["task=e2e", "task.groups_column=c", "+task.groups={normalized: [x]}"], "the name of the metric"),
         (["task=e2e", "task.groups_column=c", "+task.groups={'a/b': [x]}"], "task.groups"),
     ],

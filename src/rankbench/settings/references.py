@@ -66,6 +66,8 @@ def _check_groups(task: Task) -> None:
         names.check("task.groups", group)
         require(bool(values), f"task.groups: {group} has no values; give those that make it")
         taken = [f"{metric}_{group}" for metric in METRICS if f"{metric}_{group}" in METRICS]
+        splits = {split.removeprefix("validation_") for split in (*task.validation_splits, *task.test_splits)}
+        require(group not in splits, f"task.groups: {group} is what a split is called too; rename the group")
         require(not taken, f"task.groups: {group} would give a score the name of the metric {taken[:1]}; rename it")
         for value in values:
             other = group_of.get(value)

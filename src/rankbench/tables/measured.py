@@ -280,7 +280,7 @@ def _columns(
 def _of_group(frame: pd.DataFrame, metric: str) -> tuple[str, pd.DataFrame]:
     """The metric without the name of a group of rows, and the group's rows; both as they are where it has none."""
     groups = set(frame["group"].dropna()) if "group" in frame and metric not in METRICS else set()
-    group = next((str(group) for group in groups if metric.endswith(f"_{group}")), None)
+    group = max((str(group) for group in groups if metric.endswith(f"_{group}")), key=len, default=None)
     return (metric, frame) if group is None else (metric.removesuffix(f"_{group}"), frame[frame["group"] == group])
 
 
