@@ -24,7 +24,8 @@ log = logging.getLogger("rankbench")
 class Base:
     """What transformers loads the backbone by: a folder or hub id, None for random weights that lie nowhere.
 
-    Of its layers the first `layers`, where that is given. `here` is a folder that holds the hub's files.
+    Of its layers the first `layers`, where that is given. `here` is a folder that holds the hub's files. Where it is
+    `portable` an export over it is for other machines, and names no folder of this one.
     """
 
     name: str | None
@@ -32,6 +33,7 @@ class Base:
     here: str | None = None
     gguf_file: str | None = None
     layers: int | None = None
+    portable: bool = False
 
 
 def same_backbone(found: Finished) -> Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rankbench.records import tested
@@ -11,6 +12,7 @@ from rankbench.settings.metrics import times, unit
 from rankbench.settings.run import Run
 from rankbench.shipping.beside import cut_at, tokenizer_of
 from rankbench.shipping.card_code import Made, loading, stock, storage
+from rankbench.shipping.hub import without_places
 from rankbench.system.markup import block, code, markdown
 from rankbench.tasks import chat_template
 
@@ -22,7 +24,7 @@ def card(found: Finished, made: Made, name: str) -> str:
         _what(found, made),
         *("## Measured", _measured(found, made)),
         *("## Load it", loading(found, made, name)),
-        *("## How it was made", _history(found)),
+        *("## How it was made", _history(found, made.base.portable)),
         *("## Licence", "The licence of the base model applies; rankbench adds none of its own."),
     ]
     return f"---\n{_front(found, made)}---\n\n" + "\n\n".join(sections) + "\n"
@@ -33,7 +35,7 @@ def _front(found: Finished, made: Made) -> str:
 
     kind = "text-generation" if found.run.task.kind == "causal_lm" else "text-classification"
     library = "peft" if made.form == "adapter" else "transformers"
-    base = {} if made.base.name is None else {"base_model": made.base.name}
+    base = {"base_model": made.base.name} if made.base.revision else {}  # the hub takes no other name than its own
     tags = list(dict.fromkeys([found.run.adapter.name, "lora", "rankbench"] if made.rank else ["rankbench"]))
     return yaml.safe_dump(base | {"library_name": library, "pipeline_tag": kind, "tags": tags}, sort_keys=False)
 
@@ -266,7 +268,7 @@ def _cut_row(found: Finished, made: Made) -> dict[str, float] | None:
     return wanted[0] if wanted and made.depth is None else None
 
 
-def _history(found: Finished) -> str:
+def _history(found: Finished, portable: bool) -> str:
     """The command, the settings that matter, the data and the versions."""
     run, environment = found.run, found.record["environment"]
     adapter: Any = run.adapter
@@ -294,11 +296,14 @@ def _history(found: Finished) -> str:
                 f"{size}, scale {adapter.scale.value}, trained ranks {ranks_in_words(found.note['trained_ranks'])}",
             ),
         )
-    rows.append(("data", f"{data.get('source', 'not said')}: {data.get('location')}"))
+    place, command = str(data.get("location")), str(environment.get("command", "not said"))
+    if portable:
+        place, command = place if data.get("source") == "hub" else Path(place).name, without_places(command)
+    rows.append(("data", f"{data.get('source', 'not said')}: {place}"))
     for name, split in (data.get("splits") or {}).items():
         rows.append((name, f"{split['rows']:,} rows of {split['file']}, sha256 {split['sha256']}"))
     versions = {"rankbench": environment.get("rankbench"), **(environment.get("versions") or {})}
     wanted = ("rankbench", "torch", "transformers", "peft")
     rows.append(("versions", ", ".join(f"{name} {versions[name]}" for name in wanted if versions.get(name))))
     table = "\n".join(["| | |", "|---|---|", *(f"| {markdown(key)} | {markdown(str(value))} |" for key, value in rows)])
-    return f"{block(str(environment.get('command', 'not said')))}\n\n{table}"
+    return f"{block(command)}\n\n{table}"

@@ -98,7 +98,8 @@ def _python(*lines: str) -> str:
 
 def _by_rankbench(found: Finished, made: Made, here: str, *before: str) -> list[str]:
     """Python that loads the export over the backbone as rankbench stores it."""
-    run, ranks = _literal(str(found.folder.absolute())), found.note["trained_ranks"]
+    place = found.folder.name if made.base.portable else str(found.folder.absolute())
+    run, ranks = _literal(place), found.note["trained_ranks"]
     depth = f", depth={made.depth}" if made.depth else ""
     if not made.svd and made.ranks is None:
         rank = "" if found.sized else f", rank={made.rank}"

@@ -18,6 +18,7 @@ from rankbench.errors import RequestError
 from rankbench.records.finished import Finished, exit_of, finished, refuse_rank
 from rankbench.settings.model import Model
 from rankbench.settings.sources import locate
+from rankbench.shipping import hub
 from rankbench.shipping.base import Base, base_of, kept_backbone
 from rankbench.shipping.beside import OF_MODEL, copied, write_generation, write_tokenizer
 from rankbench.shipping.card import card, title
@@ -52,9 +53,16 @@ def main(words: list[str]) -> None:
         help="keep the largest singular values of all layers together: each layer gets a rank of its own, and all "
         "together have the parameters of --rank",
     )
+    parser.add_argument("--base", metavar="OWNER/NAME[@REVISION]", help="what the hub calls the run's backbone")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to this model repository of the hub")
+    seen = parser.add_mutually_exclusive_group()
+    seen.add_argument("--private", action="store_true", help="--push: a new repository is private (the default)")
+    seen.add_argument("--public", action="store_true", help="--push: a new repository is public")
     asked = parser.parse_args(words)
+    if (asked.private or asked.public) and not asked.push:
+        raise RequestError("--private and --public say who sees what --push uploads; give --push OWNER/NAME")
     speak()
-    ways = {"merge": asked.merge, "svd": asked.svd, "svd_global": asked.svd_global}
+    ways = {name: getattr(asked, name) for name in ("merge", "svd", "svd_global", "base", "push", "public")}
     print("\n".join(export(asked.run, asked.to, asked.rank, asked.depth, **ways)))
 
 
@@ -67,6 +75,9 @@ def export(
     merge: bool = False,
     svd: bool = False,
     svd_global: bool = False,
+    base: str | None = None,
+    push: str | None = None,
+    public: bool = False,
 ) -> list[str]:
     """Write a sub-model of the finished run in the folder `run` into the new folder `to`; returns what to say of it.
 
@@ -75,28 +86,40 @@ def export(
     does so over all layers together, each of which gets a rank of its own. At a depth the model has so many layers;
     where every weight was trained it is whole in any case, factors multiplied out. Raises RequestError, and leaves
     nothing behind, when the run or the rank cannot be exported or `to` cannot be written.
+
+    `base` is the hub's id of the backbone, OWNER/NAME or OWNER/NAME@REVISION, where rankbench does not know it. `push`
+    uploads the folder to that model repository of the hub, a new one private unless `public`; then the folder names no
+    place on this machine. Raises RequestError where the hub does not take it, and the folder stays.
     """
+    if push is not None:
+        hub.check_name(push, "--push")
     if svd and svd_global:
         raise RequestError("--svd and --svd-global are two ways to cut a rank down; leave one out")
     found = finished(expanded(run))
     place = vacant(to)
     layers = exit_of(found, depth)
-    base = base_of(found, layers)
+    under = hub.named(base_of(found, layers), base)
+    under = under if push is None else hub.fit(under, found.whole or merge)
     refuse_rank(found, rank, "--svd" if svd else "--svd-global" if svd_global else "")
     if found.whole:
-        made = Made("full", base, depth=layers)
-        as_it_is = layers is None and not found.early and not found.factorised
-        write = functools.partial(_copied, found) if as_it_is else _model(_plain(whole(found, layers)))
-        if as_it_is:
-            _whole_files(found)  # they are looked at before a folder is made
-        return _write(found, made, place, write)
-    if svd_global:
+        said = _whole(found, Made("full", under, depth=layers), place)
+    elif svd_global:
         adapter, ranks = global_cut(found, rank, layers)
-        made = Made("adapter", base, rank or max(found.note["trained_ranks"]), 1.0, True, depth=layers, ranks=ranks)
+        made = Made("adapter", under, rank or max(found.note["trained_ranks"]), 1.0, True, depth=layers, ranks=ranks)
+        said = ship(found, adapter, made, place, merge)
     else:
         adapter = cut(found, rank, svd, layers)
-        made = Made("adapter", base, adapter.rank, adapter.scale, svd, depth=layers)
-    return ship(found, adapter, made, place, merge)
+        made = Made("adapter", under, adapter.rank, adapter.scale, svd, depth=layers)
+        said = ship(found, adapter, made, place, merge)
+    return said if push is None else [*said, hub.push(place, push, public)]
+
+
+def _whole(found: Finished, made: Made, place: Path) -> list[str]:
+    """A model of which every weight was trained."""
+    if made.depth is None and not found.early and not found.factorised:
+        _whole_files(found)  # they are looked at before a folder is made
+        return _write(found, made, place, functools.partial(_copied, found))
+    return _write(found, made, place, _model(_plain(whole(found, made.depth))))
 
 
 def ship(found: Finished, adapter: Adapter, made: Made, place: Path, merge: bool = False) -> list[str]:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from rankbench.errors import RequestError
 from rankbench.records.finished import Finished, exit_of, finished, of_settings, refuse_rank
+from rankbench.settings.sources import Source, fingerprint
 from rankbench.shipping.finished_adapter import refuse_untrained
 from rankbench.system.files import write_atomic
 
 if TYPE_CHECKING:
+    from rankbench.shipping.base import Base
     from rankbench.shipping.card_code import Made
 
 CONFIG, NOTE = "adapter_config.json", "rankbench.json"
@@ -118,6 +120,8 @@ def write_note(found: Finished, made: Made, folder: Path) -> None:
     kept["data"]["label_names"] = found.label_names
     config = {group: record["config"][group] for group in GROUPS}
     config |= {"seed": found.run.seed, "train": {"eval_batch_size": found.run.train.eval_batch_size}}
+    if made.base.portable:
+        config, kept = _portable(config, kept, made.base)
     note = {
         "export": SCHEMA,
         "run_id": record["run_id"],
@@ -130,6 +134,28 @@ def write_note(found: Finished, made: Made, folder: Path) -> None:
         "config": config,
     }
     write_atomic(folder / NOTE, json.dumps(note, indent=1, ensure_ascii=False) + "\n")
+
+
+def _portable(config: dict[str, Any], kept: dict[str, Any], base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The note's settings and facts with the hub's id for the backbone, or no more than the name of its folder."""
+    model, task, backbone = config["model"], config["task"], kept["backbone"]
+    if base.revision:
+        theirs = {"path": None, "package": None, "random": None, "sha256": None}
+        model = model | theirs | {"hub": base.name, "revision": base.revision}
+        kept = kept | {"backbone": _of_hub(base), "contents": {}}
+    elif model.get("path"):
+        model = model | {"path": Path(model["path"]).name}
+        kept = kept | {"backbone": backbone | {"location": Path(str(backbone.get("location"))).name}}
+    if task.get("data_dir"):
+        task = task | {"data_dir": Path(task["data_dir"]).name}
+    return config | {"model": model, "task": task}, kept
+
+
+def _of_hub(base: Base) -> dict[str, Any]:
+    """What a record says of a backbone that a run fetched from the hub."""
+    source = Source("hub", hub=base.name, revision=base.revision)
+    facts = {"source": "hub", "location": base.name, "revision": base.revision}
+    return facts | {"fingerprint": fingerprint(source)}
 
 
 def _shipped(folder: Path, trust_remote_code: bool) -> Shipped:
