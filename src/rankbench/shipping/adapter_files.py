@@ -95,6 +95,19 @@ def prefix(adapter: Adapter, rank: int, policy: str) -> Adapter:
     return _cut(adapter, {name: (a[:rank], b[:, :rank]) for name, (a, b) in adapter.layers().items()}, rank, alpha)
 
 
+def one_alpha(adapter: Adapter) -> Adapter:
+    """The same updates at scale lora_alpha / rank in every layer, which is all that some servers know (llama.cpp).
+
+    A layer's own alpha goes into its B, the root of rsLoRA into lora_alpha.
+    """
+    config, alpha = adapter.config, float(adapter.config["lora_alpha"])
+    if config.get("use_rslora"):
+        return replace(adapter, config=config | {"use_rslora": False, "lora_alpha": _whole(alpha * adapter.rank**0.5)})
+    own = {name: (config.get("alpha_pattern") or {}).get(inside_base(name), alpha) for name in adapter.layers()}
+    turned = {name + B: adapter.tensors[name + B] * (its / alpha) for name, its in own.items() if its != alpha}
+    return replace(adapter, tensors=adapter.tensors | turned, config=config | {"alpha_pattern": {}})
+
+
 def first_layers(adapter: Adapter, layers: int) -> Adapter:
     """The part of the adapter that lies in the first `layers` layers, or outside them all."""
     kept = {name: t for name, t in adapter.tensors.items() if not ((n := _LAYER.search(name)) and int(n[1]) >= layers)}

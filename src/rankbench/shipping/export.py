@@ -217,6 +217,7 @@ def _on_disk(found: Finished) -> Path | None:
 def _adapter(adapter: Adapter, base: Base) -> Callable[[Path], None]:
     from rankbench.shipping import adapter_files
 
+    adapter = adapter_files.one_alpha(adapter)
     config = adapter.config | {"base_model_name_or_path": base.name, "revision": base.revision}
     return functools.partial(adapter_files.write, dataclasses.replace(adapter, config=config))
 
