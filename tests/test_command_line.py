@@ -284,6 +284,13 @@ def test_what_a_sweep_cannot_be_called_with(
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("words", ["seed=glob(*)", "adapter=glob(zz*)", "seed=range(0,0)"])
+def test_a_sweep_of_no_run_is_refused(call_main: Call, tiny: list[str], words: str) -> None:
+    done = call_main("-m", words, *tiny)
+    (line,) = done.said
+    assert done.rc == 2 and "no run comes of " in line and words in line and "log.group" not in line
+
+
 def test_a_sweep_gives_each_run_its_own_folder(call_main: Call, tiny: list[str], tmp_path: Path) -> None:
     answer = call_main("-m", *tiny, "seed=0,1", "adapter=dylora,lora", "evaluate.submodels=[1,4]", "train.max_steps=1")
     assert answer.rc == 0, answer.err

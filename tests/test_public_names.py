@@ -7,12 +7,15 @@ import json
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Answer
 
 import rankbench
 from rankbench.errors import RequestError
+from rankbench.shipping import export
 
 NAMES = ["__version__", "choose_rank", "load", "load_runs", "run", "table"]
 
@@ -61,3 +64,31 @@ def test_a_wrong_request_from_python_is_refused_as_on_the_command_line() -> None
         rankbench.run("task=foo")
     with pytest.raises(RequestError, match=r"takes settings as texts, .* not \['task=sst2'\]"):
         rankbench.run(["task=sst2"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("place", [None, 3, b"runs", [None], {"runs": 1}], ids=repr)
+@pytest.mark.parametrize("name", ["load", "load_runs", "choose_rank", "table"])
+def test_what_is_no_path_is_refused(name: str, place: Any) -> None:
+    words = ["curve"] if name == "table" else []
+    with pytest.raises(RequestError, match="is no path; give one as a text"):
+        getattr(rankbench, name)(*words, place)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"rank": 2.0}, {"rank": True}, {"rank": "2"}, {"depth": 1.0}, {"depth": True}], ids=str
+)
+def test_a_rank_that_is_no_whole_number_is_refused(finished: Path, tmp_path: Path, asked: dict[str, Any]) -> None:
+    export.export(finished, tmp_path / "shipped", 2)
+    for call in (
+        lambda: rankbench.load(finished, **asked),
+        lambda: rankbench.load(tmp_path / "shipped", **asked),
+        lambda: export.export(finished, tmp_path / "out", **asked),
+    ):
+        with pytest.raises(RequestError, match="is no whole number; give"):
+            call()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_whole_number_of_numpys_is_one(finished: Path, tmp_path: Path) -> None:
+    export.export(finished, tmp_path / "out", np.int64(2))  # type: ignore[arg-type]
+    assert rankbench.load(tmp_path / "out", rank=np.int64(2)) is not None  # type: ignore[arg-type]

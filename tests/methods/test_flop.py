@@ -465,7 +465,7 @@ REFUSED = [
     (["adapter=flop", "adapter.sparsity_warmup=1.5"], "sparsity_warmup=1.5 must lie in"),
     (["adapter=flop", "adapter.gate_learning_rate=0"], "gate_learning_rate=0 must be above 0"),
     (["adapter=flop", "adapter.lambda_learning_rate=nan"], "lambda_learning_rate=nan must be above 0"),
-    (["adapter=flop", "quantization=nf4"], "adapter=flop trains every weight"),
+    (["adapter=flop", "quantization=nf4"], "adapter=flop ends with a whole model"),
     (["adapter=flop", "train.optimizer=sgd"], "use adamw"),
     (["adapter=flop", "evaluate.submodels=[1]"], "ends with one size"),
     (["adapter=lora_gated", "sampler=uniform"], "trains one size"),

@@ -235,7 +235,7 @@ def test_a_quantized_run_ends_in_a_record_and_resumes(adapter: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["adapter=full", "quantization=nf4"], "trains every weight.*quantization=none"),
+        (["adapter=full", "quantization=nf4"], "ends with a whole model.*quantization=none"),
         (["adapter=qdylora", "quantization=none"], "quantized backbone; use quantization=nf4"),
         (["quantization=nf4", "quantization.block_size=48"], "use 32, 64, 128"),
         (["quantization=nf4", "train.precision=fp32", "quantization.compute_dtype=bf16"], "leave one of the two out"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,28 @@ def test_they_are_said_wherever_scores_are_shown(tmp_path: Path, call_main: Call
     values = [f"{100 * by_name(one)['rank 0']['accuracy']:.1f}" for one in (record, second)]
     assert line == f"Baseline: rank 0 (the adapter off), accuracy x 100: dylora {values[0]}, lora {values[1]}."
     assert notes({"submodels": []}) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    sample(
+        [
+            ("adapter=sorted_ft", "adapter.exits=[1,2]", "evaluate.submodels=[1]"),
+            ("adapter=flop", "adapter.r=100000"),
+            ("adapter=early_exit", "adapter.exits=[1,2]"),
+            ("adapter=lora", "evaluate.submodels=[1]"),
+            ("adapter=full",),
+            ("adapter=head",),
+        ],
+        ("adapter=sorted_ft", "adapter.exits=[1,2]", "evaluate.submodels=[1]"),
+        ("adapter=flop", "adapter.r=100000"),
+    ),
+    ids="-".join,
+)
+def test_no_more_is_trained_than_there_is(tiny: list[str], call_main: Callable[..., Answer], words: list[str]) -> None:
+    said = call_main(*tiny, *words, "train.max_steps=1")
+    (trained, total) = re.findall(r"([\d,]+) parameters trained of ([\d,]+)", said.err)[0]
+    whole = 34_818  # of tiny_bert under a head of two classes
+    trained, total = int(trained.replace(",", "")), int(total.replace(",", ""))
+    assert trained <= total and total >= whole, said.err
+    assert (trained == total) == (words[0] in ("adapter=sorted_ft", "adapter=flop", "adapter=full"))

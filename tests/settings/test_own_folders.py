@@ -93,6 +93,42 @@ def test_what_a_folder_cannot_hold_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("call", [[], ["plan"], ["doctor"], ["-m", "seed=1,2"]], ids=["run", "plan", "doctor", "sweep"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"name: x\n  a: [1,\n", "ours.yaml, line 2: no YAML (mapping values are not allowed here)"),
+        (b"name: x\n\tb: 1\n", "ours.yaml, line 2: no YAML (found character"),
+        (b"name: [a\n", "no YAML (expected ',' or ']'"),
+        (b"name: \xff\n", "ours.yaml: no text in UTF-8"),
+    ],
+    ids=["nested", "tab", "open", "latin-1"],
+)
+def test_a_file_that_cannot_be_read_is_refused_with_its_place(
+    tmp_path: Path, tiny: list[str], call_main: Call, call: list[str], content: bytes, said: str
+) -> None:
+    file = tmp_path / "mine" / "model" / "ours.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    done = call_main(*call, f"--config-dir={tmp_path / 'mine'}", *tiny[1:], "model=ours")
+    (line,) = done.said
+    assert done.rc == 2 and said in line
+
+
+@pytest.mark.parametrize("call", [["seed=1"], ["plan"], ["doctor"], ["-m", "seed=1,2"]], ids=lambda call: call[0])
+def test_a_folder_that_was_removed_under_the_call_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call_main: Call, call: list[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    done = call_main(*call)
+    assert done.rc == 2 and done.said == [
+        "rankbench: the folder that you are in is not there any more; go to one that is"
+    ]
+
+
 def test_a_folder_that_is_not_there_is_refused(tiny: list[str]) -> None:
     with pytest.raises(RequestError, match="--config-dir nowhere is no folder"):
         composed([*tiny, "--config-dir", "nowhere"])

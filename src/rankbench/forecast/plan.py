@@ -222,7 +222,7 @@ def _levers(run: Run, body: step_memory.Anatomy) -> list[list[Change]]:
         and _gpu(run)
         and step_memory.precision(run.train.precision, run.hardware)[0] == "fp32"
     )
-    four_bits = run.quantization.name in ("nf4", "fp4") or adapter.trains_every_weight
+    four_bits = run.quantization.name in ("nf4", "fp4") or adapter.keeps_every_weight
     rank = adapter.largest_rank if body.low_rank else 0
     step = 32 if length > 64 else 8
     chosen = run.evaluate.submodels

@@ -291,7 +291,7 @@ def _row_views(layer: LoraLayer) -> tuple[list[torch.Tensor], list[torch.Tensor]
 
 
 def frozen(model: nn.Module) -> int:
-    """The weights of a PEFT model that do not train; of a head that does, not the one it began as."""
+    """The weights of a model that do not train; of a head that does, not the one it began as."""
     still = (p for name, p in model.named_parameters() if not p.requires_grad and "original_module" not in name)
     return sum(map(_stored, still))
 

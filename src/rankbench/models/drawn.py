@@ -49,6 +49,14 @@ def for_peft(model: nn.Module) -> dict[str, list[str]]:
     return {key: names for key, names in found.items() if names}
 
 
+def head(model: nn.Module) -> list[str]:
+    """The modules of a classifier that train beside a LoRA: its head as PEFT knows it, and what its files lacked."""
+    return [
+        *(name for name, _ in model.named_modules() if name.endswith(HEADS)),
+        *for_peft(model).get("modules_to_save", []),
+    ]
+
+
 def _known(name: str) -> bool:
     return any(part.endswith(HEADS) for part in name.split("."))
 

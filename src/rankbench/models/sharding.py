@@ -55,10 +55,11 @@ def refuse(method: Method, quantization: Quantization) -> None:
     if not name:
         return
     _refuse_fsdp() if name == "FSDP" else _refuse_deepspeed()
-    if method.trains_every_weight:
+    if method.keeps_every_weight:
         mend = "adapter.trainable=lora" if hasattr(method, "trainable") else "adapter=lora or dylora"
         raise RequestError(
-            f"adapter={method.name} trains every weight, and {name} splits frozen ones here; use {mend}, or torchrun"
+            f"adapter={method.name} ends with a whole model, and {name} splits frozen weights here; use {mend}, or "
+            "torchrun"
         )
     if quantization.name != "none":
         raise RequestError(

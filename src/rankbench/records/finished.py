@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,7 @@ def of_settings(folder: Path, record: dict[str, Any]) -> Run:
 
 def exit_of(found: Finished, depth: int | None) -> int | None:
     """The asked depth, None for the whole. Raises RequestError where the run did not train that exit."""
+    check_whole("depth", depth)
     if depth is None:
         return None
     if "exits" not in found.note:
@@ -148,8 +150,15 @@ def exit_of(found: Finished, depth: int | None) -> int | None:
     return None if depth == found.note["exits"][-1] else depth
 
 
+def check_whole(name: str, number: object) -> None:
+    """Refuse a rank or a depth of Python's that is no whole number, as 2.0 and True are none. Raises RequestError."""
+    if number is not None and (isinstance(number, bool) or not isinstance(number, Integral)):
+        raise RequestError(f"{name}={number!r} is no whole number; give {name}=4, say, or None for the largest")
+
+
 def refuse_rank(found: Finished, rank: int | None, way: str = "") -> None:
     """Refuse a rank, or the option that is a way to cut to one, of a run that has none. Raises RequestError."""
+    check_whole("rank", rank)
     if found.sized and (rank is not None or way):
         why = "has no low-rank factors" if "ranks" not in found.note else "gave each layer a rank of its own"
         raise RequestError(

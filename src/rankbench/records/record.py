@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,13 @@ COLUMNS = [
 
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+def places(path: Paths) -> list[Path]:
+    """The given place or places as paths. Raises RequestError for what is none."""
+    given: Any = path
+    several = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
+    return [expanded(place) for place in (given if several else [given])]
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -151,9 +158,9 @@ def damage(record: dict[str, Any]) -> str | None:
 
 def _records(path: Paths) -> dict[Path, dict[str, Any]]:
     """File -> record, sorted by run id; of copies of one run the newest done one counts, else the newest."""
-    places = [expanded(place) for place in ([path] if isinstance(path, str | os.PathLike) else path)]
+    given = places(path)
     files: set[Path] = set()
-    for place in places:
+    for place in given:
         if not place.exists():
             raise RequestError(f"{place} does not exist; give a runs folder, a run's folder or a record.json")
         files |= {place} if place.is_file() else set(_files(place))
@@ -164,7 +171,7 @@ def _records(path: Paths) -> dict[Path, dict[str, Any]]:
         if why := affected(record):
             warn(file.parent, why)
     if not found:
-        raise RequestError(f"no record.json under {', '.join(map(str, places))}; give the folder that holds the runs")
+        raise RequestError(f"no record.json under {', '.join(map(str, given))}; give the folder that holds the runs")
     return dict(found[key] for key in sorted(found))
 
 

@@ -46,7 +46,7 @@ def carry_out(
     from accelerate.utils import InitProcessGroupKwargs
 
     from rankbench import methods
-    from rankbench.methods.lora import DyLora
+    from rankbench.methods.lora import DyLora, frozen
     from rankbench.models import backbone, quantization
     from rankbench.runs import baselines
     from rankbench.scoring import evaluation, forward_speed
@@ -85,11 +85,12 @@ def carry_out(
         _refuse_undefined(run, loaded)
         metric = evaluation.named(run.task.metrics[0], validation[0], validation)
         judge = selection.judge(run.train, run.sampler, metric, chosen, adapter.learners)
+    trained = sum(p.numel() for p in adapter.trained().values())
     log.info(
         "train %d examples, score %d%s; %s parameters trained of %s",
         *(encoded.examples.sum(), sum(map(len, validation))),
         f", and {sum(map(len, test))} of {', '.join(split.name for split in test)} at the end" if test else "",
-        *(f"{n:,}" for n in (sum(p.numel() for p in adapter.trained().values()), adapter.count(chosen[-1]).total)),
+        *(f"{n:,}" for n in (trained, frozen(adapter.model) + trained)),
     )
 
     def measure(model: Any, splits: list[Any] = validation, members: Sequence[Any] = chosen) -> list[evaluation.Score]:

@@ -184,7 +184,7 @@ def _said(run: Run, found: Found) -> str:
     if found.preset is not None:
         return f"the weights of model={found.preset.name}, whose settings these are"
     parts = []
-    held = None if run.adapter.trains_every_weight else getattr(run.adapter, "target_modules", None)
+    held = None if run.adapter.keeps_every_weight else getattr(run.adapter, "target_modules", None)
     if held == ("all-linear" if found.target_modules == ALL_LINEAR else found.target_modules):
         whose = "every linear layer" if found.target_modules == ALL_LINEAR else f"PEFT's choice for {found.model_type}"
         parts.append(f"adapter.target_modules={_text(found.target_modules)} ({whose})")

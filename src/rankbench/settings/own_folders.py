@@ -11,6 +11,7 @@ from typing import ClassVar
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from yaml import YAMLError
 
 from rankbench.errors import RequestError
 from rankbench.settings.base import require
@@ -41,8 +42,12 @@ Plugins.instance().register(OwnFolders)
 def read_first(folders: Sequence[str]) -> Iterator[None]:
     """Within the context what these folders hold comes before what is packaged, the first folder's before the next's.
 
-    Raises RequestError where one is no folder, or holds what only rankbench can.
+    Raises RequestError where one is no folder, or holds what only rankbench can, or what is no YAML.
     """
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise RequestError("the folder that you are in is not there any more; go to one that is") from error
     places = [expanded(folder).absolute() for folder in folders]
     for folder, place in zip(folders, places, strict=True):
         require(
@@ -54,6 +59,14 @@ def read_first(folders: Sequence[str]) -> Iterator[None]:
     OwnFolders.folders = places
     try:
         yield
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{mark.name}, line {mark.line + 1}" if mark else ", ".join(folders)
+        raise RequestError(f"{where}: no YAML ({getattr(error, 'problem', None) or error}); correct it") from error
+    except UnicodeDecodeError as error:
+        if not places:
+            raise
+        raise RequestError(f"{_no_text(places)}: no text in UTF-8 ({error}); save it as UTF-8") from error
     except RecursionError as error:
         if not places:
             raise
@@ -63,6 +76,16 @@ def read_first(folders: Sequence[str]) -> Iterator[None]:
         ) from error
     finally:
         OwnFolders.folders = []
+
+
+def _no_text(places: Sequence[Path]) -> str:
+    """The first file of YAML that is not in UTF-8."""
+    for file in (file for place in places for file in sorted(place.rglob("*.yaml")) if file.is_file()):
+        try:
+            file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            return str(file)
+    return "a file of YAML"
 
 
 def _free(place: Path) -> None:

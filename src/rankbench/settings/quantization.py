@@ -50,8 +50,8 @@ class Quantization:
             f"quantization.block_size={self.block_size}: use {', '.join(map(str, BLOCK_SIZES))}",
         )
         require(
-            self.name == "none" or not run.adapter.trains_every_weight,
-            f"adapter={run.adapter.name} trains every weight, and quantization={self.name} freezes them; use "
+            self.name == "none" or not run.adapter.keeps_every_weight,
+            f"adapter={run.adapter.name} ends with a whole model in floats, and quantization={self.name} has none; use "
             "adapter=lora or dylora, or quantization=none",
         )
         compute = self.compute_dtype.value

@@ -44,7 +44,7 @@ def title(found: Finished, made: Made) -> str:
     """What the export is, in a few words."""
     exits = found.note.get("exits")
     depth = [f"depth {made.depth or exits[-1]} of {exits[-1]}"] if exits else []
-    names = {"full": "full fine-tuning", "flop": "flop, its factors multiplied out"}
+    names = {"full": "full fine-tuning", "head": "its head alone trained", "flop": "flop, its factors multiplied out"}
     if made.rank is None:
         return ", ".join([names.get(found.note["method"], found.note["method"]), *depth])
     cut = (
@@ -79,6 +79,8 @@ def _what(found: Finished, made: Made) -> str:
             f"factors pruned to ranks {_ranks(found.note['ranks'])} (FLOP). Here the factors are multiplied out, since "
             "no other library can load them: it is as large as its base. rankbench.load gives the small one."
         )
+    elif found.note["method"] == "head":
+        said.append("A classifier over a frozen backbone: its head alone was trained.")
     else:
         said.append("A model of which every weight was trained.")
     if made.depth is not None:

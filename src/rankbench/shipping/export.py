@@ -101,6 +101,7 @@ def export(
     under = hub.named(base_of(found, layers), base)
     under = under if push is None else hub.fit(under, found.whole or merge)
     refuse_rank(found, rank, "--svd" if svd else "--svd-global" if svd_global else "")
+    rank = None if rank is None else int(rank)  # numpy's has no JSON
     if found.whole:
         said = _whole(found, Made("full", under, depth=layers), place)
     elif svd_global:

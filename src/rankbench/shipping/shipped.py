@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankbench.errors import RequestError
-from rankbench.records.finished import Finished, exit_of, finished, of_settings, refuse_rank
+from rankbench.records.finished import Finished, check_whole, exit_of, finished, of_settings, refuse_rank
 from rankbench.settings.sources import Source, fingerprint
 from rankbench.shipping.finished_adapter import refuse_untrained
 from rankbench.system.files import write_atomic
@@ -73,6 +73,7 @@ class Shipped(Finished):
     def refuse_other(self, rank: int | None, depth: int | None) -> None:
         """Refuse another rank or depth than the one that it is. Raises RequestError."""
         for name, asked, own in (("rank", rank, self.rank), ("depth", depth, self.depth)):
+            check_whole(name, asked)
             if asked not in (None, own):
                 has = f"is {name} {own} alone" if own else f"has no {name}s to choose"
                 raise RequestError(

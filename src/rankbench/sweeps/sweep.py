@@ -51,10 +51,12 @@ class Sweep(BasicSweeper):
             "a sweep starts its own processes; with cluster=slurm cluster.gpus=4 every run has four",
         )
         speak()
+        given = shlex.join(arguments)
         if self.config.log.group is None and not any(word.lstrip("+").startswith("log.group=") for word in arguments):
             arguments = [*arguments, f"log.group={group(arguments)}"]
         loader = self.hydra_context.config_loader
         jobs = Asked(self.config, loader, split(self, loader)).jobs(arguments)
+        require(bool(jobs), f"no run comes of {given}; give a value where a list has none")
         file = expanded(self.config.runs_dir) / SWEEPS / f"{_name(jobs[0].log.group, jobs)}.json"
         asked = {job.run_id: job.words for job in jobs}
         listed = {"command": shlex.join(["rankbench", *sys.argv[1:]]), "runs": asked}

@@ -9,11 +9,18 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rankbench.errors import RequestError
+
 log = logging.getLogger("rankbench")
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """A path as a person gives it, `~` taken for the home; where nobody knows the home it stays as written."""
+    """A path as a person gives it, `~` taken for the home; where nobody knows the home it stays as written.
+
+    Raises RequestError for what is no path, which Python's callers may give.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise RequestError(f"{path!r} is no path; give one as a text, such as 'runs', or as a pathlib.Path")
     return Path(os.path.expanduser(path))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,9 +11,8 @@ import pandas as pd
 
 from rankbench.errors import RequestError
 from rankbench.records.finished import kept
-from rankbench.records.record import Paths, read, records_by_folder
+from rankbench.records.record import Paths, places, read, records_by_folder
 from rankbench.settings.metrics import METRICS, base, times, unit
-from rankbench.system.files import expanded
 from rankbench.tables import closing, costs, exporting, metric_sums, reported, shown, stats
 from rankbench.tables.layout import Block, chance, render, said
 from rankbench.tables.measured import Measured, Member, Runs, measure
@@ -100,13 +98,13 @@ def measured(paths: Paths, metric: str | None) -> tuple[Runs, Runs, Measured]:
 
 def _given(paths: Paths) -> Runs:
     """The runs in these places by folder. Raises RequestError for none, and where they are of several tasks."""
-    places = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    if len(places) == 1 and (expanded(places[0]) / "record.json").exists():
-        folder = expanded(places[0])
+    given = places(paths)
+    if len(given) == 1 and (given[0] / "record.json").exists():
+        folder = given[0]
         record = read(folder)
         if record is None or record["status"] != "done" or (folder / "adapter").exists():
             return {folder: kept(folder)[0]}
-    found = records_by_folder(places)
+    found = records_by_folder(given)
     tasks = dict.fromkeys(str(record["config"]["task"]["name"]) for record in found.values())
     if len(tasks) > 1:
         raise RequestError(f"these runs are of several tasks ({', '.join(tasks)}); keep one by --task")

@@ -10,6 +10,7 @@ from rankbench.settings.methods.dylora import DyLora
 from rankbench.settings.methods.early_exit import EarlyExit
 from rankbench.settings.methods.flop import Flop, LoraGated
 from rankbench.settings.methods.full import Full
+from rankbench.settings.methods.head import Head
 from rankbench.settings.methods.lora import Lora
 from rankbench.settings.methods.qdylora import QDyLora
 from rankbench.settings.methods.sorted_ft import Sft, SortedFt
@@ -24,6 +25,7 @@ METHODS: dict[str, type[Method]] = {
     "dylora_late": DyLora,
     "qdylora": QDyLora,
     "full": Full,
+    "head": Head,
     "flop": Flop,
     "lora_gated": LoraGated,
     "sft": Sft,

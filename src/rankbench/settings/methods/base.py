@@ -36,8 +36,13 @@ class Method:
 
     @property
     def trains_every_weight(self) -> bool:
-        """Whether the backbone's own weights train, so that they cannot be quantized or split frozen."""
+        """Whether the backbone's own weights train."""
         return False
+
+    @property
+    def keeps_every_weight(self) -> bool:
+        """Whether a run ends with a whole model in floats, so that none of it can be quantized or split."""
+        return self.trains_every_weight
 
     @property
     def one_rank_a_step(self) -> bool:
