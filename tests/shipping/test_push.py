@@ -232,12 +232,12 @@ def test_a_base_that_is_known_is_not_renamed(local: Run, tmp_path: Path) -> None
     ("command", "wanted"),
     [
         (
-            "python -m rankbench task.data_dir=/home/me/my_data seed=1",
+            "python -m rankbench task.data_dir=/somewhere/me/my_data seed=1",
             "python -m rankbench task.data_dir=my_data seed=1",
         ),
-        ("x 'model.path=/home/me/my model'", "x 'model.path=my model'"),
+        ("x 'model.path=/somewhere/me/my model'", "x 'model.path=my model'"),
         ("x model.path=~/models/a", "x model.path=a"),
-        ("x --config-dir /home/me/conf", "x --config-dir conf"),
+        ("x --config-dir /somewhere/me/conf", "x --config-dir conf"),
         (
             "x '+sweeps=a' model.hub=owner/name task.data_dir=glue/sst2",
             "x +sweeps=a model.hub=owner/name task.data_dir=glue/sst2",
@@ -246,7 +246,7 @@ def test_a_base_that_is_known_is_not_renamed(local: Run, tmp_path: Path) -> None
             "x 'task.prompts=[yes/no: {text} /think]' task.response=/no_think",
             "x 'task.prompts=[yes/no: {text} /think]' task.response=/no_think",
         ),
-        ("x runs_dir=/tmp/runs/", "x runs_dir=runs/"),
+        ("x runs_dir=/somewhere/runs/", "x runs_dir=runs/"),
     ],
 )
 def test_a_command_keeps_all_but_where_folders_lie(command: str, wanted: str) -> None:

@@ -303,9 +303,14 @@ def _said(found: Finished, made: Made, place: Path) -> list[str]:
     size = sum(file.stat().st_size for file in place.iterdir()) / 1e6
     kind = "a stock PEFT adapter" if stock(found, made) else "an adapter in PEFT's format, over a base of rankbench's"
     what = kind if made.form == "adapter" else "a whole model"
+    server = ""
+    if made.form == "adapter" and (made.depth or made.ranks or "ranks" in found.note):
+        why = "runs all layers of a base" if made.depth else "may know one rank for all layers"
+        server = f"a server {why}: give it --merge (docs/serving.md)"
     named = " (README.md names its classes)" if len(found.label_names or ()) > NAMED and made.form == "adapter" else ""
     return [
         f"{place}: {what}, {title(found, made)}",
         f"{count:,} parameters, {size:.1f} MB",
+        *([server] if server else []),
         f"load it{named}: {one_line(found, made, json.dumps(str(place), ensure_ascii=False))}",
     ]
