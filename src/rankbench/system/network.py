@@ -18,7 +18,9 @@ def reachable(url: str, seconds: float = 3.0) -> bool:
         return True
     parts = urlsplit(url)
     try:
-        socket.create_connection((parts.hostname or "", parts.port or 443), timeout=seconds).close()
+        socket.create_connection(
+            (parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)), timeout=seconds
+        ).close()
     except OSError:
         return False
     return True
