@@ -235,3 +235,21 @@ def test_a_frozen_weight_is_mapped_once_and_again_when_it_changes() -> None:
     before = holder(torch.ones(1, 384))
     layer.weight.data.mul_(3)  # as PEFT merges: the tensor's version stays
     assert not torch.equal(holder(torch.ones(1, 384)), before)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_in_evaluation_no_row_shares_a_scale_though_training_was_asked_to(frozen: bool) -> None:
+    holder = linear(8, frozen, scale="tensor")
+    x = torch.randn(8, 384, generator=torch.Generator().manual_seed(3)) * torch.logspace(-2, 2, 8)[:, None]
+    with torch.no_grad():
+        in_training = holder.train()(x)
+        apart = torch.cat([holder.eval()(row[None]) for row in x])
+        assert torch.equal(holder(x), apart) and not torch.equal(in_training, apart)
+
+
+def test_a_trained_weight_has_its_gradient_in_evaluation_mode_too() -> None:
+    holder = linear(16).eval()
+    x, g = torch.randn(384, 384), torch.randn(384, 384)
+    holder(x).backward(g)
+    exact = g.double().T @ x.double()
+    assert float((holder[0].weight.grad - exact).norm() / exact.norm()) < 2e-4

@@ -266,6 +266,7 @@ def test_accelerate_launch_with_a_config_file_splits_the_weights(way: dict[str, 
         (["adapter=sft"], {}, "adapter.trainable=lora"),
         (["adapter=sorted_ft"], {}, "adapter.trainable=lora"),
         (["adapter=qdylora", "quantization=nf4"], {}, "quantization=nf4 .*quantization=none"),
+        (["arithmetic=int8"], {}, "integer layers keep whole weights.*arithmetic=float"),
     ],
 )
 def test_what_cannot_be_split_is_refused_with_the_way_out(

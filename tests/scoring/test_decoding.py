@@ -256,3 +256,14 @@ def test_of_several_stop_texts_the_first_in_the_text_cuts() -> None:
     held = Responses(9, frozenset(), letters, Generation(stop_texts=["d", "b", r"\n"]))
     assert held.text([0, 1, 2, 3]) == "a" and held.text([0, 2]) == "ac"
     assert Responses(9, frozenset(), str, held.how).text("one\ntwo") == "one"
+
+
+def test_no_draw_is_of_a_token_that_may_not_come() -> None:
+    """Noise of so many draws as a few thousand responses have is finite, and leaves out what top_k leaves out."""
+    how = Generation("sample", top_k=2)
+    responses = Responses(8, frozenset(), str, how)
+    logits = torch.zeros(1, 131_072)
+    logits[0, 7], logits[0, 9] = 1, 2
+    for step in range(400):  # 52 million numbers
+        tokens = torch.zeros(1, 1 + step, dtype=torch.long)
+        assert int(responses.choose(logits, tokens, [0], [[0]])) in (7, 9), step

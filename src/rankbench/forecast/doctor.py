@@ -171,7 +171,7 @@ def gpu_line(index: int, gpu: Gpu, architectures: list[str]) -> Finding:
 
 def precision_line(run: Run, gpu: Gpu | None) -> Finding:
     """What train.precision comes to and why, as `choose_precision` decides it; bf16 where the GPU has none."""
-    asked, compute = run.train.precision.value, run.quantization.compute_dtype.value
+    asked, compute = run.precision.value, run.quantization.compute_dtype.value
     held = V100 if gpu and run.hardware is Hardware.v100 else gpu
     bf16 = held is not None and held.capability >= AMPERE
     for key, value in (("train.precision", asked), ("quantization.compute_dtype", compute)):

@@ -220,7 +220,7 @@ def _levers(run: Run, body: step_memory.Anatomy) -> list[list[Change]]:
     half = (
         run.quantization.compute_dtype is Compute.auto
         and _gpu(run)
-        and step_memory.precision(run.train.precision, run.hardware)[0] == "fp32"
+        and step_memory.precision(run.precision, run.hardware)[0] == "fp32"
     )
     four_bits = run.quantization.name in ("nf4", "fp4") or adapter.keeps_every_weight
     rank = adapter.largest_rank if body.low_rank else 0
@@ -276,7 +276,7 @@ def _parameters(run: Run, body: step_memory.Anatomy, head: str) -> list[str]:
 
 def _memory(run: Run, body: step_memory.Anatomy, room: int, card: str) -> list[str]:
     """The table of bytes; a line in brackets is not counted."""
-    found, (arithmetic, reason) = step_memory.of(body, run), step_memory.precision(run.train.precision, run.hardware)
+    found, (arithmetic, reason) = step_memory.of(body, run), step_memory.precision(run.precision, run.hardware)
     stored = run.quantization
     weights = (
         f"{stored.name}, {quantization.bits(stored):.2f} bits each; the rest {arithmetic}" if body.quantized else "fp32"

@@ -116,7 +116,7 @@ def anatomy(run: Run) -> Anatomy:
 
 def _dissect(run: Run, config: Any, layers: int) -> Anatomy:
     """The anatomy of the run's model with this many layers."""
-    arithmetic, _ = precision(run.train.precision, run.hardware)
+    arithmetic, _ = precision(run.precision, run.hardware)
     storage = quantization.storage(run.quantization, arithmetic, torch.device("cpu"))
     model, blocks = _on_meta(run, config, layers, storage.dtype)
     length = min(run.task.max_length, backbone.longest(backbone.Backbone(model, None, {})))

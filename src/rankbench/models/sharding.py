@@ -44,7 +44,7 @@ def asked() -> str:
     return "DeepSpeed" if _on(DEEPSPEED) else "FSDP" if _on(FSDP) else ""
 
 
-def refuse(method: Method, quantization: Quantization) -> None:
+def refuse(method: Method, quantization: Quantization, integer: bool = False) -> None:
     """Nothing where the weights can be split as the launcher asks. Raises RequestError where they cannot."""
     if _on(MEGATRON):
         raise RequestError(
@@ -60,6 +60,10 @@ def refuse(method: Method, quantization: Quantization) -> None:
         raise RequestError(
             f"adapter={method.name} ends with a whole model, and {name} splits frozen weights here; use {mend}, or "
             "torchrun"
+        )
+    if integer:
+        raise RequestError(
+            f"integer layers keep whole weights beside what {name} splits; use arithmetic=float, or torchrun"
         )
     if quantization.name != "none":
         raise RequestError(

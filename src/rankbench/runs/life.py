@@ -73,7 +73,7 @@ def execute(run: Run, words: Sequence[str] | None = None) -> dict[str, Any]:
 
 def _execute(run: Run, words: Sequence[str] | None) -> dict[str, Any]:
     speak()
-    sharding.refuse(run.adapter, run.quantization)
+    sharding.refuse(run.adapter, run.quantization, run.arithmetic.integer)
     folder = run.folder
     if not run.fresh and folder.is_dir() and home.refusal(folder) and (found := records.done(folder)):
         log.info("already done: %s", folder)  # where nothing can be written, as in an archive

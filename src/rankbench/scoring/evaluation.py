@@ -93,7 +93,9 @@ def evaluate(
                 if responses is not None and set(metrics) & set(GENERATED):
                     answers = _answers(model, adapter, split, members, pad_id, responses, generated)
                     columns["prediction"] = answers
-                    columns |= text.columns(metrics, answers, split.references)
+                    # The first alone: some of them take minutes, or start Java.
+                    kept = text.columns(metrics, answers, split.references) if processes.first() else None
+                    columns |= processes.gathered(kept)[0] or {}
                 outputs[split.name] = columns
     finally:
         adapter.activate(adapter.family[-1])

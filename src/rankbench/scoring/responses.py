@@ -90,8 +90,10 @@ class Responses:
         for name in names:
             if name not in drawn:
                 random = seeds.generator(self.seed, name, step)
-                drawn[name] = random.standard_exponential(like.shape[1], dtype=np.float32)
-        return -torch.from_numpy(np.stack([drawn[name] for name in names])).to(like.device).log()
+                drawn[name] = random.standard_exponential(like.shape[1])
+        # In float64: a float32 is 0 once in 2^23, and would be drawn whatever its score.
+        noise = -np.log(np.stack([drawn[name] for name in names]))
+        return torch.from_numpy(noise).float().to(like.device)
 
 
 def of_run(run: Run, body: Backbone, new_tokens: int | None = None) -> Responses:

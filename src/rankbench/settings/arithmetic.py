@@ -11,6 +11,7 @@ from rankbench.settings.base import added, require
 if TYPE_CHECKING:
     from rankbench.settings.run import Run
 
+NAMES = ("float", "int8", "int10", "int12", "int16")
 WIDTHS = range(4, 17)
 ROLES = ("weight", "activation", "gradient")
 ROUNDINGS = ("nearest", "stochastic")
@@ -53,6 +54,7 @@ class Arithmetic:
         if not self.integer:
             require(self == Arithmetic(), "arithmetic=float has no bits, rounding or scale; give arithmetic=int8")
             return
+        require(self.name in NAMES, f"arithmetic.name={self.name} is not known; choose arithmetic={'|'.join(NAMES)}")
         for name, given in (("bits", self.bits), ("rounding", self.rounding)):
             other = sorted({*given} ^ {*ROLES})
             require(

@@ -23,7 +23,7 @@ from rankbench.settings.quantization import Quantization
 from rankbench.settings.samplers import SAMPLERS, Sampler
 from rankbench.settings.sources import fingerprint, locate
 from rankbench.settings.task import Task
-from rankbench.settings.train import Train
+from rankbench.settings.train import Precision, Train
 
 
 @dataclass
@@ -98,6 +98,11 @@ class Run:
         """The id of this run, given its identity."""
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
         return f"{self.task.name}-{self.model.name}-{self.adapter.name}-{digest}"
+
+    @property
+    def precision(self) -> Precision:
+        """The arithmetic that the step is asked for: float32 between layers that compute in integers."""
+        return Precision.fp32 if self.arithmetic.integer else self.train.precision
 
     @property
     def folder(self) -> Path:

@@ -17,7 +17,7 @@ from rankbench.tables.layout import Block, figure, frame
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-GROUPS = ("task", "model", "quantization", "arithmetic", "adapter", "sampler", "train", "evaluate")
+GROUPS = ("task", "model", "quantization", "arithmetic", "generation", "adapter", "sampler", "train", "evaluate")
 MIB = 2**20
 Record = dict[str, Any]
 

@@ -77,7 +77,14 @@ _SILENT = {
 } | {f"{group}.{place}" for group in ("model", "task") for place in PLACES}
 ELSEWHERE = _SILENT - {"model.preset"}  # settings of which a run's name, its data or its other settings tell
 SHARED = ("r", "lora_alpha", "lora_dropout", "target_modules")  # of the methods' settings, what several have
-_RESULT = ("train", "task", "model", "quantization", "arithmetic")  # groups that can change any method's score
+_RESULT = (
+    "train",
+    "task",
+    "model",
+    "quantization",
+    "arithmetic",
+    "generation",
+)  # groups of any method that change its score
 
 
 def legend(records: list[dict[str, Any]], shown: Shown | None = None) -> list[str]:

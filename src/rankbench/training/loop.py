@@ -154,7 +154,7 @@ def train(
         for place, (rows, share) in enumerate(plan.micro_batches(step)):
             mine, share = _part(plan, rows, share)
             if adapter.arithmetic is not None:
-                adapter.arithmetic.noise.at(step, torch.from_numpy(mine))
+                adapter.arithmetic.noise.at(step, torch.from_numpy(mine).to(accelerator.device))
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in collate(data, mine, pad_id).items()}
             if sampler.draws_rows and not alone:
                 each = draw_rows(sampler, adapter.learners, seed, step, len(rows), place)

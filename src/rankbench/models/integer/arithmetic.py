@@ -34,5 +34,6 @@ class Arithmetic:
             noise = self.noise.of(f"{role} {layer}", x.shape, x.device)
         top = None
         if whole and role != "weight" and training and processes.count() > 1:
-            top = processes.most(x.abs().amax())
+            top = x.abs().amax().float()
+            top = processes.most(torch.where(torch.isfinite(top), top, torch.inf))  # a maximum drops NaN
         return mapped(x, self.bits(role)[0], not whole, noise, top)

@@ -19,17 +19,19 @@ def mapped(
     """Integers `q` of `bits` (8: int8, else int16) for `x` (..., k), and float32 scales 2^s: (), or (..., 1) by row.
 
     They are the nearest ones, ties to even; with `noise` in [0, 1), which broadcasts, floor(x 2^-s + noise). `top` is
-    the largest magnitude where it is known. Raises FloatingPointError where `x` has no finite number.
+    the largest magnitude where it is known. Raises FloatingPointError where `x` is not finite; on a GPU, which would
+    have to wait for that, the scale is NaN then, and so is what comes of it.
     """
     x = x.float()
     if top is None:
         top = x.abs().amax(-1, keepdim=True) if by_row else x.abs().amax() if x.numel() else x.new_zeros(())
-    if not torch.isfinite(top).all():
-        raise FloatingPointError("integer arithmetic: a number is not finite")
+    if top.device.type == "cpu" and not torch.isfinite(top).all():
+        raise FloatingPointError("integer arithmetic: a number is not finite; lower train.learning_rate")
     exponent = torch.frexp(top).exponent - 1 - (bits - 2)
     scale = torch.ldexp(torch.ones_like(top), exponent.clamp(min=SMALLEST))
     scale = torch.where(top == 0, torch.ones_like(scale), scale)
     y = x * scale.reciprocal()
     y = y.round_() if noise is None else y.add_(noise).floor_()
     most = largest(bits)
-    return y.clamp_(-most, most).to(torch.int8 if bits <= 8 else torch.int16), scale
+    q = y.clamp_(-most, most).to(torch.int8 if bits <= 8 else torch.int16)
+    return q, torch.where(torch.isfinite(top), scale, torch.nan)

@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from rankbench.models.integer.arithmetic import Arithmetic
 from rankbench.models.integer.products import product
 
+SAMPLED = 1024  # of a frozen weight's numbers, by which a merge is noticed
 Scaled = tuple[torch.Tensor, torch.Tensor]  # integers and their scales
 
 
@@ -30,16 +31,16 @@ class Integer:
     def integers(self) -> Scaled:
         """The weight's integers: the nearest ones, and kept, while it is frozen and unchanged.
 
-        What changes `weight.data`, as PEFT's merge does, leaves its version as it was, so outside of training, where
-        nobody merges, its sum and norm are compared too.
+        What changes `weight.data`, as PEFT's merge does, leaves its version as it was, so outside of training some of
+        its numbers are compared too.
         """
         weight = self.weight
         if weight.requires_grad:
             return self.map(weight.detach(), "weight")
         state: tuple[Any, ...] = (weight.data_ptr(), weight._version, weight.device)
         if not self.training:
-            flat = weight.detach().flatten()
-            state = (*state, float(flat.sum()), float(flat @ flat))
+            some = weight.detach().flatten()[:: max(1, weight.numel() // SAMPLED)]
+            state = (*state, tuple(some.tolist()))
         elif self._kept is not None and self._kept[0][:3] == state:
             return self._kept[1]
         if self._kept is None or self._kept[0] != state:
@@ -47,8 +48,12 @@ class Integer:
         return self._kept[1]
 
     def whole(self) -> bool:
-        """Whether activations and gradients have one scale: asked for, or needed for the weight's gradient."""
-        return self.arithmetic.one_scale or (self.weight.requires_grad and self.training)
+        """Whether activations and gradients have one scale: in training where asked for, and for a weight's gradient.
+
+        In evaluation rows never share one, so no row's result depends on another.
+        """
+        wanted = self.arithmetic.one_scale and self.training
+        return wanted or (self.weight.requires_grad and torch.is_grad_enabled())
 
 
 class IntegerLinear(nn.Linear, Integer):
@@ -56,7 +61,7 @@ class IntegerLinear(nn.Linear, Integer):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out)."""
-        return _Product.apply(input, self.weight, self.bias, self, True)
+        return _Product.apply(input, self.weight, self.bias, self, self.whole(), True)
 
 
 class IntegerConv1D(Conv1D, Integer):
@@ -64,7 +69,7 @@ class IntegerConv1D(Conv1D, Integer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out)."""
-        return _Product.apply(x, self.weight, self.bias, self, False)
+        return _Product.apply(x, self.weight, self.bias, self, self.whole(), False)
 
 
 class IntegerEmbedding(nn.Embedding, Integer):
@@ -85,8 +90,8 @@ class IntegerLayerNorm(nn.LayerNorm, Integer):
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: Any, bias: Any, layer: Any, turned: bool) -> torch.Tensor:
-        arithmetic, whole = layer.arithmetic, layer.whole()
+    def forward(ctx: Any, x: torch.Tensor, weight: Any, bias: Any, layer: Any, whole: bool, turned: bool) -> Any:
+        arithmetic = layer.arithmetic
         qx, sx = layer.map(x, "activation", whole)
         qw, sw = layer.integers()
         ctx.layer, ctx.turned, ctx.whole, ctx.shape, ctx.dtype = layer, turned, whole, x.shape, x.dtype
@@ -114,7 +119,7 @@ class _Product(torch.autograd.Function):
             dw = product(left.t().contiguous(), right, arithmetic.bits("gradient", "activation")).mul_(sg).mul_(sx)
         if ctx.needs_input_grad[2]:
             db = (g * scale).sum(0) if not ctx.whole else g.sum(0, dtype=torch.int64).float() * sg
-        return dx, dw, db, None, None
+        return dx, dw, db, None, None, None
 
 
 class _Lookup(torch.autograd.Function):
@@ -139,7 +144,7 @@ class _Lookup(torch.autograd.Function):
 class _Normalized(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, gain: Any, bias: Any, layer: Any) -> torch.Tensor:
-        whole = layer.arithmetic.one_scale
+        whole = layer.arithmetic.one_scale and layer.training
         q, scale = layer.map(x, "activation", whole)
         n = q.shape[-1]
         q, scale = q.double(), scale.double()  # exact: n q^2 summed stays below 2^53

@@ -20,7 +20,7 @@ class Noise:
         self.rows: torch.Tensor | None = None
 
     def at(self, step: int, rows: torch.Tensor) -> None:
-        """The next forward and backward are of this optimizer step and of these rows of the data."""
+        """The next forward and backward are of this optimizer step and of these rows of the data, on their device."""
         self.step, self.rows = step, rows
 
     def of(self, layer: str, shape: torch.Size, device: torch.device) -> torch.Tensor:
@@ -36,7 +36,7 @@ class Noise:
         if self.rows is None or not shape or shape[0] != len(self.rows):
             return places
         within = torch.arange(shape[1:].numel(), device=device).view(1, *shape[1:])
-        return (self.rows.to(device) << 24).view(-1, *(1,) * (len(shape) - 1)) + within
+        return (self.rows << 24).view(-1, *(1,) * (len(shape) - 1)) + within
 
 
 def _uniform(counters: torch.Tensor, key: int) -> torch.Tensor:

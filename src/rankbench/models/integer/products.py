@@ -5,7 +5,9 @@ Each gives the same integers bit for bit, so a result does not depend on the mac
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 
 import torch
 
@@ -66,26 +68,43 @@ def _chosen(inner: int, bits: tuple[int, int], device: str) -> str:
 
 @functools.cache
 def has_int8(device: str) -> bool:
-    """Whether products of bytes are faster than of floats: on a GPU, and on a CPU with VNNI."""
-    return device == "cuda" or bool(torch.cpu._is_vnni_supported())
+    """Whether products of bytes are there, right, and faster than of floats: on most GPUs, and on a CPU with VNNI."""
+    if device == "cpu":
+        return bool(getattr(torch.cpu, "_is_vnni_supported", bool)())
+    a, b = (torch.arange(rows * 64, device=device).view(rows, 64) % 255 - 127 for rows in (32, 24))
+    try:
+        return torch.equal(_int8(a, b.t()).double(), a.double() @ b.t().double())
+    except RuntimeError:  # a card without them
+        return False
 
 
 def _int8(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     a, b = a.to(torch.int8), b.to(torch.int8)
     if a.device.type != "cuda":
         return torch._int_mm(a.contiguous(), b)
-    # A GPU wants more than 16 rows, and the other sides in eights.
+    # A GPU wants more than 16 rows, the other sides in eights, and its second matrix turned.
     (m, k), n = a.shape, b.shape[1]
-    a = torch.nn.functional.pad(a, (0, -k % 8, 0, max(0, 17 - m)))
-    b = torch.nn.functional.pad(b, (0, -n % 8, 0, -k % 8))
+    a = torch.nn.functional.pad(a, (0, -k % 8, 0, max(0, 17 - m))).contiguous()
+    b = torch.nn.functional.pad(b.t(), (0, -k % 8, 0, -n % 8)).contiguous().t()
     return torch._int_mm(a, b)[:m, :n]
 
 
 def _fp32(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False  # its ten bits would round
+    with _whole_floats(), torch.autocast(a.device.type, enabled=False):
+        return a.float() @ b.float()
+
+
+@contextlib.contextmanager
+def _whole_floats() -> Iterator[None]:
+    """Without TF32, whose ten bits would round."""
+    matmul = torch.backends.cuda.matmul
+    key, exact = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
+    before = getattr(matmul, key)
+    if before == exact or not torch.cuda.is_available():
+        yield
+        return
+    setattr(matmul, key, exact)
     try:
-        with torch.autocast(a.device.type, enabled=False):
-            return a.float() @ b.float()
+        yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        setattr(matmul, key, before)
