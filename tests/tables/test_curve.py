@@ -227,6 +227,16 @@ def test_alike_runs_need_no_legend(tmp_path: Path) -> None:
     assert labels.legend(load_records(tmp_path)) == []
 
 
+@pytest.mark.parametrize("group", ["generation", "arithmetic"])
+def test_methods_that_decode_or_compute_unlike_each_other_are_told_apart(tmp_path: Path, group: str) -> None:
+    task = ["task=instruction", "model=tiny_llama", "task.metrics=[exact_match]"]
+    changed = {"generation": "generation=beam", "arithmetic": "arithmetic=int8"}[group]
+    a_record(tmp_path, *task, "adapter=lora")
+    a_record(tmp_path, *task, "adapter=dylora", changed)
+    lines = labels.legend(load_records(tmp_path))
+    assert any(changed in line for line in lines) and len(lines) == 2, lines
+
+
 def test_nothing_is_averaged_over_precisions_devices_or_versions_in_silence(tmp_path: Path) -> None:
     for seed, precision, device, version in ((0, "bf16", "NVIDIA H100", "1"), (1, "fp32", "cpu, 2 threads", "2")):
         environment = {"precision": precision, "device": device, "rankbench": version}
