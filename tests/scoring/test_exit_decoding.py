@@ -10,6 +10,7 @@ from test_sorted_ft import EXITS, attached
 from rankbench.methods.submodel import Submodel
 from rankbench.scoring.exit_decoding import by_confidence, self_speculative
 from rankbench.scoring.generation import generate
+from rankbench.scoring.responses import Responses
 
 KINDS = ["llama", "gpt2", "falcon"]
 SETTINGS = {"max_new_tokens": 20, "ends": frozenset(range(3, 259, 40))}
@@ -21,7 +22,8 @@ def prompts(n: int = 4) -> list[list[int]]:
 
 
 def greedy(tuning, prompt: list[int], depth: int) -> list[int]:
-    return generate(tuning.model, tuning, [prompt], [Submodel(depth=depth)], pad_id=0, **SETTINGS)[0][0]
+    answers = Responses(SETTINGS["max_new_tokens"], SETTINGS["ends"], str)
+    return generate(tuning.model, tuning, [prompt], [Submodel(depth=depth)], answers, pad_id=0)[0][0]
 
 
 def surest(tuning, depth: int) -> float:
