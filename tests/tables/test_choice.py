@@ -190,6 +190,19 @@ def test_of_a_loss_the_lowest_is_best(tmp_path: Path) -> None:
     assert choice.choose_rank(tmp_path / "run", "perplexity", 0.01)[1][0].startswith("Rank 4: better than every")
 
 
+def test_nothing_is_named_where_no_answer_is_right(tmp_path: Path) -> None:
+    wanted = np.array(["Paris", "a dog", "Oslo", "no"] * (N // 4), dtype=object)
+    for right in (0, 1):
+        columns: dict[Place, dict[str, np.ndarray]] = {}
+        for rank in (1, 2):
+            said = np.array([f"{rank} {i}" for i in range(N)], dtype=object)
+            said[:right] = wanted[:right]
+            columns[rank, None] = {"prediction": said}
+        folder = a_run(tmp_path / f"{right}", columns, wanted, ("exact_match",), [[text] for text in wanted])
+        answer = choice.choose_rank(folder)[1][0]
+        assert (answer == "No rank is named: every rank scores 0 on every example.") is (right == 0), answer
+
+
 @pytest.mark.parametrize("metric", ["exact_match", "exact_match_normalized"])
 def test_exact_match_is_tested_where_every_question_accepts_one_text(metric: str, tmp_path: Path) -> None:
     wanted = np.array(["Paris", "a dog", "Oslo", "no"] * (N // 4), dtype=object)

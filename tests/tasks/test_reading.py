@@ -102,6 +102,8 @@ NO_DATA = {
         '{"text": "a", "label": 0}\n{"text": "b", "label"\n',
         ["train.jsonl line 2, column"],
     ),
+    "half a character": ("train.jsonl", '{"text": "a \\ud83d\\ude00"}\n{"text": "\\ud800"}\n', ["line 2", "half a"]),
+    "half a character in a list": ("train.json", '[{"text": "\\uDC00"}]', ["train.json", "half a character"]),
     "no object": ("train.jsonl", '{"text": "a", "label": 0}\n[1]\n', ["train.jsonl line 2 is no object"]),
     "rows below a key": ("train.json", '{"version": 1, "data": [{"text": "a"}]}', ["below 'data'"]),
     "a broken list": ("train.json", '[{"text": "a",\n "label": 0},\n {"text"]', ["line 3, column"]),

@@ -173,9 +173,9 @@ def test_what_is_held_out_shares_no_input_with_what_is_learnt(form: str, tmp_pat
         ({"references": None}, "'references' is empty"),
         ({"references": ""}, "has an empty text"),
         ({"references": ["a", " "]}, "has an empty text"),
-        ({"references": ["a", None]}, r"is \['a', None\], not a list of texts"),
-        ({"references": 5}, "is 5, not a list of texts"),
-        ({"references": {"text": "a"}}, "not a list of texts"),
+        ({"references": ["a", None]}, r"is \['a', None\], neither a text nor a list"),
+        ({"references": 5}, "is 5, neither a text nor a list"),
+        ({"references": {"text": "a"}}, "nor a list of texts"),
         ({"meaning_representation": None}, "meaning_representation is empty"),
     ],
 )
@@ -282,14 +282,14 @@ def test_a_tokenizer_without_an_end_mark_is_refused(tmp_path: Path) -> None:
         (["task=e2e", "task.aliases_column=more"], "no task.aliases_column"),
         (["task=classification", "task.references_columns=[references]"], "give both"),
         (["task=webnlg", "task.groups_column=null"], "go together"),
-        (["task=classification", "task.groups_column=c", "+task.groups={a: [x]}"], "this is a classification task"),
+        (["task=classification", "task.groups_column=c", "task.groups={a: [x]}"], "this is a classification task"),
         (["task=e2e", "task.groups_column=category"], "go together"),
-        (["task=e2e", "task.groups_column=c", "+task.groups={a: [x], b: [x]}"], "x is in a and in b"),
-        (["task=e2e", "task.groups_column=c", "+task.groups={a: []}"], "a has no values"),
-        (["task=e2e", "task.groups_column=c", "+task.groups={validation: [x]}"], "rename the group"),
-        (["task=e2e", "task.groups_column=c", "task.test_splits=[test]", "+task.groups={test: [x]}"], "rename the"),
-        (["task=e2e", "task.groups_column=c", "+task.groups={normalized: [x]}"], "the name of the metric"),
-        (["task=e2e", "task.groups_column=c", "+task.groups={'a/b': [x]}"], "task.groups"),
+        (["task=e2e", "task.groups_column=c", "task.groups={a: [x], b: [x]}"], "x is in a and in b"),
+        (["task=e2e", "task.groups_column=c", "task.groups={a: []}"], "a has no values"),
+        (["task=e2e", "task.groups_column=c", "task.groups={validation: [x]}"], "rename the group"),
+        (["task=e2e", "task.groups_column=c", "task.test_splits=[test]", "task.groups={test: [x]}"], "rename the"),
+        (["task=e2e", "task.groups_column=c", "task.groups={normalized: [x]}"], "the name of the metric"),
+        (["task=e2e", "task.groups_column=c", "task.groups={'a/b': [x]}"], "task.groups"),
     ],
 )
 def test_what_does_not_fit_is_refused(words: list[str], message: str, tmp_path: Path) -> None:
@@ -297,8 +297,7 @@ def test_what_does_not_fit_is_refused(words: list[str], message: str, tmp_path: 
 
 
 def test_earlier_tasks_have_none_of_it() -> None:
-    assert Task().references_columns == [] and Task().groups == {}
-    assert Task().groups is not Task().groups
+    assert Task().references_columns == [] and Task().groups is None
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
@@ -72,3 +75,26 @@ def test_what_is_no_text_is_refused(metric: str, predictions: object, references
 def test_what_does_not_fit_a_metric_is_refused(metric: str, predictions: object, references: object, said: str) -> None:
     with pytest.raises(RequestError, match=said):
         rankbench.score(metric, predictions, references)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rowless", [{"0": "a"}, {"a"}, pd.DataFrame({"a": ["a"]})], ids=["dict", "set", "frame"])
+def test_what_does_not_go_by_rows_is_refused(rowless: Any) -> None:
+    """Iterating over it gives keys, columns or no order at all."""
+    for given in ((rowless, [["a"]]), (["a"], rowless), (["a"], [rowless])):
+        with pytest.raises(RequestError, match=r"list"):
+            rankbench.score("exact_match", *given)
+    assert rankbench.score("exact_match", pd.Series(["a", "b"], index=[7, 3]), pd.Series(["a", "c"])) == 0.5
+
+
+@pytest.mark.parametrize("given", [(["\ud800 b"], [["b"]]), (["b"], [["b", "\ud800"]])])
+def test_half_a_character_is_refused(given: tuple[Any, Any]) -> None:
+    for metric in ("bleu_sacre", "chrf", "rouge_l_e2e"):
+        with pytest.raises(RequestError, match="half a character"):
+            rankbench.score(metric, *given)
+
+
+@pytest.mark.parametrize("rows", [[[-3, 2], [4, 1]], [[0.7, 0.7], [0.5, 0.5]]])
+def test_what_is_no_probability_has_no_log_loss(rows: list[list[float]]) -> None:
+    for metric in ("log_loss", "ece"):
+        with pytest.raises(RequestError, match="takes probabilities"):
+            rankbench.score(metric, rows, [1, 0])

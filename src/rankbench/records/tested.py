@@ -21,12 +21,15 @@ def chosen_by(predictions: pd.DataFrame, record: dict[str, Any]) -> pd.DataFrame
 
 
 def rows(record: dict[str, Any], metric: str, n: int) -> int:
-    """The rows that a metric of the test was computed on: those of its split where there are several."""
-    names = splits(record)
-    for name in names if len(names) > 1 else ():
-        if metric.endswith(f"_{name.removeprefix('validation_')}"):
-            return int(record["data"]["splits"][name]["rows"])
-    return n
+    """The rows that a metric of the test was computed on: those of its split, or of its group of rows."""
+    names, counts = splits(record), record["data"]["splits"] if "data" in record else {}
+    groups: dict[str, int] = next((counts[name]["groups"] for name in names if "groups" in counts.get(name, {})), {})
+    group = max((own for own in groups if metric.endswith(f"_{own}")), key=len, default=None)
+    metric = metric if group is None else metric.removesuffix(f"_{group}")
+    own = [name for name in names if len(names) == 1 or metric.endswith(f"_{name.removeprefix('validation_')}")]
+    if group is not None:
+        return int(counts[own[0]]["groups"].get(group, 0)) if own else n
+    return int(counts[own[0]]["rows"]) if own and len(names) > 1 else n
 
 
 def values(sub: dict[str, Any], metric: str) -> dict[str, float]:

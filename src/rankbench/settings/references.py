@@ -61,8 +61,13 @@ def check_forms(template: str, forms: Sequence[str], response: bool) -> None:
 
 
 def _check_groups(task: Task) -> None:
+    groups = task.groups or {}
+    require(
+        isinstance(groups, dict) and all(isinstance(values, list) for values in groups.values()),
+        f"task.groups={groups} must name groups, each with the list of its values, such as {{seen: [Food, City]}}",
+    )
     group_of: dict[str, str] = {}
-    for group, values in task.groups.items():
+    for group, values in groups.items():
         names.check("task.groups", group)
         require(bool(values), f"task.groups: {group} has no values; give those that make it")
         taken = [f"{metric}_{group}" for metric in METRICS if f"{metric}_{group}" in METRICS]

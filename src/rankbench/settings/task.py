@@ -62,7 +62,7 @@ class Task:
     a row to learn from; a prompt is scored once, against the texts of all its rows."""
     groups_column: str | None = added(None)
     """The column that says which of `groups` a row to score is of."""
-    groups: dict[str, list[str]] = added({})
+    groups: Any = added(None)
     """Groups of rows, each the values of `groups_column` that make it; metrics are also given for each alone."""
     messages_column: str | None = added(None)
     """A column of conversations, lists of {role, content}. Makes the task one of generation, which learns every turn of

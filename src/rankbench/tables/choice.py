@@ -209,8 +209,10 @@ def _answer(measured: Measured, found: Found, margin: float) -> str:
     if measured.undefined:
         return f"No {measured.kind} is named: {measured.metric} is undefined, since {measured.undefined}."
     if not found.within and found.told is None:
-        one = "one class" if METRICS[base(measured.metric) or ""].kind == "classification" else "one value"
-        return f"No {measured.kind} is named: every {measured.kind} answers {one} for every example."
+        of = METRICS[base(measured.metric) or ""]
+        one = "class" if of.kind == "classification" else "value"
+        does = "scores 0 on every example" if of.generated else f"answers one {one} for every example"
+        return f"No {measured.kind} is named: every {measured.kind} {does}."
     if not found.within and found.told is not None:
         maybe = int((found.most >= 0).sum())
         top = times(measured.metric) * found.pairs.value[found.best]

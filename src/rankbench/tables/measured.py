@@ -121,6 +121,9 @@ def measure(runs: Runs, metric: str) -> Measured:
         idle = [bool((said == said[0]).all()) for said in columns["scores"]]
     if first.metric in CORRELATIONS:  # older records do not say it of a regression
         idle = [one or len(set(said)) == 1 for one, said in zip(idle, columns["prediction"].tolist(), strict=True)]
+    reached = every.whole()
+    if METRICS[first.metric].generated and METRICS[first.metric].rises and not np.any(reached):
+        idle = [True] * len(idle)  # nothing was right, of none of them
     ends = np.cumsum([len(member.trained) for member in members])
     parts = [range(end - len(member.trained), end) for end, member in zip(ends, members, strict=True)]
     known = set(first.references.tolist()) if METRICS[first.metric].kind != "causal_lm" else set()
@@ -130,7 +133,7 @@ def measure(runs: Runs, metric: str) -> Measured:
         _means(every, parts),
         [all(idle[place] for place in part) for part in parts],
         undefined(first.metric, known, roles),
-        _trainings(members, parts, every.whole()),
+        _trainings(members, parts, reached),
     )
 
 

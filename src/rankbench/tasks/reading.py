@@ -273,7 +273,19 @@ def _parsed(file: Path, number: int, line: str) -> Any:
         raise RequestError(f"{file.name} line {number}, column {error.colno}: {error.msg}; correct the line") from error
     if not isinstance(row, dict):
         raise RequestError(f"{file.name} line {number} is no object; every line is one, {{...}}")
+    _refuse_halves(row, line, f"{file.name} line {number}")
     return row
+
+
+def _refuse_halves(found: Any, text: str, place: str) -> None:
+    """JSON may escape half of a character, which no text file can hold and no tokenizer reads."""
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"{place} has {error.object[error.start]!r}, half a character (a lone surrogate); correct the text"
+            ) from error
 
 
 def _json(file: Path, encoding: str) -> Any:
@@ -287,6 +299,7 @@ def _json(file: Path, encoding: str) -> Any:
         raise RequestError(
             f"{file} cannot be read as json: line {error.lineno}, column {error.colno}: {error.msg}; correct it"
         ) from error
+    _refuse_halves(found, text, file.name)
     if isinstance(found, dict):
         return _of_columns(file, found)
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):

@@ -59,13 +59,13 @@ def groups_of(frame: pd.DataFrame, task: Task, file: str) -> tuple[str, ...]:
         return ()
     if task.groups_column not in frame.columns:
         raise RequestError(lacks(file, task.groups_column, list(map(str, frame.columns)), "set task.groups_column"))
-    group_of = {value: group for group, values in task.groups.items() for value in values}
+    group_of = {value: group for group, values in task.groups.items() for value in map(str, values)}
     cells = frame[task.groups_column].tolist()
     for row, value in zip(frame.index, cells, strict=True):
         if str(value) not in group_of:
             raise RequestError(
                 f"{file} row {row} (from 0): '{task.groups_column}' is {value!r}, which is in no group of task.groups "
-                f"({', '.join(task.groups)}); add it to one, or set task.groups_column=null task.groups={{}}"
+                f"({', '.join(task.groups)}); add it to one, or set task.groups_column=null task.groups=null"
             )
     return tuple(group_of[str(value)] for value in cells)
 
@@ -88,7 +88,7 @@ def _of_row(cell: Any, place: str) -> list[str]:
             f"{place} is empty, and a row needs a text to learn or to be held to; correct or remove the row"
         )
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise RequestError(f"{place} is {cell!r}, not a list of texts; correct the row")
+        raise RequestError(f"{place} is {cell!r}, neither a text nor a list of texts; correct the row")
     if not all(text.strip() for text in texts):
         raise RequestError(f"{place} has an empty text; take it out, or remove the row")
     return texts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,15 @@ def score(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> f
 
     For texts, `references` hold for each row the list of its accepted texts, or one text. For classes both are class
     numbers from 0, of which 1 is the positive one; metrics of probabilities take a row of them for each prediction. For
-    values both are numbers. Raises RequestError for an unknown metric, for none or unlike numbers of rows, and for what
-    is no text or number.
+    values both are numbers. Rows go by their place; the index of a Series is not read. Raises RequestError for an
+    unknown metric, for none or unlike numbers of rows, and for what is no text or number.
     """
     if name not in METRICS:
         raise RequestError(f"{name!r} is no metric; known are {', '.join(METRICS)}")
     measure = METRICS[name]
     for given, called in ((predictions, "predictions"), (references, "references")):
-        if isinstance(given, str | bytes) or not hasattr(given, "__len__"):
+        rowless = isinstance(given, str | bytes | Mapping | Set) or hasattr(given, "columns")  # a data frame
+        if rowless or not hasattr(given, "__len__"):
             raise RequestError(f"{called} is a list, one for each row, not {given!r:.60}")
     if len(predictions) != len(references):
         raise RequestError(
@@ -45,19 +46,27 @@ def score(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> f
 
 def _text(given: Any, row: int) -> str:
     if isinstance(given, str):
-        return given
+        return _whole(given, f"prediction {row}")
     raise RequestError(f"prediction {row} is {given!r:.60}, which is no text; give a text, '' for none")
 
 
 def _accepted(row: int, given: Any) -> list[str]:
     own = [given] if isinstance(given, str) else given
-    if not hasattr(own, "__len__") or isinstance(own, bytes | dict):
+    if not hasattr(own, "__len__") or isinstance(own, bytes | Mapping | Set) or hasattr(own, "columns"):
         raise RequestError(f"references {row} is {given!r:.60}; give a text, or the list of the accepted ones")
     if wrong := [text for text in own if not isinstance(text, str)]:
         raise RequestError(f"references {row} has {wrong[0]!r:.60}, which is no text")
     if not len(own):
         raise RequestError(f"references {row} has no text to compare with; give one or more")
-    return list(own)
+    return [_whole(text, f"references {row}") for text in own]
+
+
+def _whole(text: str, place: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{place} has {text[error.start]!r}, half a character; correct the text") from error
+    return text
 
 
 def _of_numbers(name: str, predictions: Any, references: Any) -> dict[str, float]:
@@ -73,6 +82,8 @@ def _of_numbers(name: str, predictions: Any, references: Any) -> dict[str, float
         raise RequestError(f"{name} takes {told} and one reference, not {made.shape} and {truth.shape}")
     if not (np.isfinite(made).all() and np.isfinite(truth).all()):
         raise RequestError(f"{name} takes finite numbers")
+    if name in ("log_loss", "ece") and ((made < 0).any() or (abs(made.sum(1) - 1) > 1e-3).any()):
+        raise RequestError(f"{name} takes probabilities, which are not negative and add up to 1 in each row")
     if measure.kind == "regression":
         return metrics.score([name], {"prediction": made}, truth)
     numbers = truth if measure.of_scores else np.concatenate([made, truth])
