@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -253,3 +258,34 @@ def test_a_trained_weight_has_its_gradient_in_evaluation_mode_too() -> None:
     holder(x).backward(g)
     exact = g.double().T @ x.double()
     assert float((holder[0].weight.grad - exact).norm() / exact.norm()) < 2e-4
+
+
+SHARED = """
+import json, torch
+from rankbench.models.integer import Arithmetic
+from rankbench.settings import arithmetic as settings
+from rankbench.system import processes
+processes.gathered(None)
+x = torch.arange(-24.0, 24).view(8, 6) ** 3
+q, scale = Arithmetic(settings.Arithmetic("int8"), 0).map(x[processes.place() :: 2], "activation", "a", True)
+print(json.dumps([q.tolist(), scale.item()]))
+"""
+
+
+@pytest.mark.slow
+def test_processes_share_the_scale_of_a_tensor() -> None:
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    shared |= {"PYTHONPATH": os.pathsep.join(sys.path), "LOCAL_WORLD_SIZE": "2"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARED], stdout=subprocess.PIPE, env=shared | {"RANK": n, "LOCAL_RANK": n}, text=True
+        )
+        for n in "01"
+    ]
+    said = [json.loads(worker.communicate(timeout=120)[0].splitlines()[-1]) for worker in workers]
+    q, scale = mapped(torch.arange(-24.0, 24).view(8, 6) ** 3, 8)
+    assert [one[0] for one in said] == [q[0::2].tolist(), q[1::2].tolist()]
+    assert [one[1] for one in said] == [scale.item()] * 2

@@ -46,7 +46,7 @@ LONG = {
     "micro-batches": ["sampler=sandwich", "train.gradient_accumulation_steps=2", "train.batch_size=3"],
     "fewer rows than processes": ["train.batch_size=1", "train.gradient_accumulation_steps=3"],
     "single rows move": ["adapter.update=frozen_strict"],
-    "integers of one scale": ["arithmetic=int12", "adapter=full", "train.optimizer=sgd", "train.learning_rate=0.1"],
+    "integers of one scale": ["arithmetic=int12", "adapter=full", "train.optimizer=sgd", "train.learning_rate=0.05"],
     "exits": ["adapter=sorted_ft", "adapter.exits=[1,2]"],
     "responses": [*ANSWERS, "train.max_steps=3"],
     "beams": [*ANSWERS, "train.max_steps=2", "generation=beam", "generation.num_beams=2"],
