@@ -191,11 +191,8 @@ VARYING = (*CORRELATIONS, "roc_auc", "average_precision", "r2")  # metrics that 
 CALIBRATION_BINS = 15  # of equal width, of which `ece` is the mean gap
 
 
-MATCHES = (
-    "exact_match",
-    "exact_match_normalized",
-    "exact_number",
-)  # metrics by which a generated response is right or wrong
+# Metrics by which a generated response is right or wrong.
+MATCHES = ("exact_match", "exact_match_normalized", "exact_number")
 GENERATED = tuple(name for name, measure in METRICS.items() if measure.generated)
 _PUNCTUATION = frozenset(string.punctuation + "‘’´`")
 

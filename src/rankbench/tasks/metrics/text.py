@@ -27,10 +27,7 @@ class TextPairs(evaluate.Metric):
         features = datasets.Features({"predictions": text, "references": datasets.Sequence(text)})
         return evaluate.MetricInfo(description=self.description, citation="", features=features)
 
-    @staticmethod
-    def against(references: References) -> Rows:
-        """What gives the columns of texts that are held to these references, which are read once."""
-        raise NotImplementedError
+    against: Callable[[References], Rows]  # what gives the columns of texts held to these, which are read once
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         return {self.key: of_sums(self.key, self.against(references)(predictions))}
