@@ -26,13 +26,14 @@ from rankbench.system.files import expanded
 log = logging.getLogger("rankbench")
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+BODY = {r"^model\.": "transformer."}  # see `renamed`
 CODE = "trust_remote_code"  # transformers' refusals of a model's own code name it
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A sequence classifier or causal language model as loaded, its tokenizer, and where it came from."""
+    """A model under the head of a task as loaded, its tokenizer, and where it came from."""
 
     model: nn.Module
     tokenizer: Any
@@ -45,16 +46,20 @@ def load(
     regression: bool,
     seed: int,
     storage: quantization.Storage = quantization.PLAIN,
+    extracts: bool = False,
 ) -> Backbone:
     """The backbone, stored as `storage` says, with a fresh head of `num_labels` outputs initialised by `seed`.
 
-    Without `num_labels` it is a causal language model under its own head. Raises RequestError.
+    Without `num_labels` it is a causal language model under its own head; where it `extracts` answers the two outputs
+    are of each token. Raises RequestError.
     """
     from transformers import AutoTokenizer
 
     source = locate("model", model)
     head: dict[str, Any] = {}
-    if num_labels is not None:
+    if extracts:
+        head = {"num_labels": num_labels}
+    elif num_labels is not None:
         problem = "regression" if regression else "single_label_classification"
         head = {"num_labels": num_labels, "problem_type": problem}
     torch.manual_seed(seeds.integer(seed, "model"))
@@ -62,7 +67,7 @@ def load(
         tokenizer = byte_tokenizer()
         config = _of_layers(model, described.config(model, tokenizer, head))
         with described.builds(model):
-            made = _random(config, num_labels, storage)
+            made = _random(config, auto_class(config, num_labels, extracts), storage)
         return Backbone(made, tokenizer, {"source": "random", "fingerprint": "random"})
     folder = fetch("model", model, source, FILES, needed=[("config.json",), ("*.safetensors",), TOKENIZERS])
     packed = folder.suffix == ".gguf"
@@ -73,15 +78,16 @@ def load(
         folder = folder.parent
     else:
         _check_folder(folder)
-    kind = "classifier" if head else "language model"
+    called = "model that extracts answers" if extracts else "classifier" if head else "language model"
     whole = _config(folder, **options)  # says what a damaged file is, before anything else stumbles over it
     if model.layers is not None:
         options["num_hidden_layers"] = _of_layers(model, whole).num_hidden_layers
     try:
         tokenizer = gguf.tokenizer(folder, **options) if packed else AutoTokenizer.from_pretrained(folder, **options)
-        loaded = _pretrained(folder, num_labels, head, storage, options)
+        kind = auto_class(_config(folder, **options), num_labels, extracts)
+        loaded = _pretrained(folder, kind, head, storage, options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise RequestError(f"{folder} cannot be loaded as a {kind}: {_cause(error)}") from error
+        raise RequestError(f"{folder} cannot be loaded as a {called}: {_cause(error)}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     fit.check_marks(tokenizer, loaded, folder, num_labels is None)
@@ -157,11 +163,28 @@ def _cause(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def auto_class(config: Any, num_labels: int | None) -> Any:
-    """transformers' class for the task. Raises RequestError for an encoder that should generate."""
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+def auto_class(config: Any, num_labels: int | None, extracts: bool = False) -> Any:
+    """transformers' class for the task. Raises RequestError for an encoder that should generate.
 
+    And for a family without a head that extracts answers, where that is asked for.
+    """
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForQuestionAnswering,
+        AutoModelForSequenceClassification,
+    )
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    )
+
+    if extracts:
+        if config.model_type not in MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES and not hasattr(config, "auto_map"):
+            raise RequestError(
+                f"transformers has no head that extracts answers for a {config.model_type} model; choose an encoder "
+                "(BERT's kin), or Llama, Mistral, Qwen or GPT-2, or have it write them with task=instruction"
+            )
+        return AutoModelForQuestionAnswering
     if num_labels is not None:
         return AutoModelForSequenceClassification
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
@@ -188,11 +211,10 @@ def _check_folder(folder: Path, weights: bool = True) -> None:
 
 
 def _pretrained(
-    folder: Path, num_labels: int | None, head: dict[str, Any], storage: quantization.Storage, options: dict[str, Any]
+    folder: Path, kind: Any, head: dict[str, Any], storage: quantization.Storage, options: dict[str, Any]
 ) -> nn.Module:
     config = _config(folder, **options)
-    kind = auto_class(config, num_labels)
-    options = {**options, **head, "use_safetensors": True, "dtype": storage.dtype}
+    options = {**options, **head, **renamed(kind, config), "use_safetensors": True, "dtype": storage.dtype}
     options["ignore_mismatched_sizes"] = True  # a head of another width is replaced; anything else is refused below
     packed = "gguf_file" in options
     if packed:
@@ -218,8 +240,17 @@ def _pretrained(
     return model if storage.quantized else model.to(storage.device)  # quantized tensors are in their place
 
 
-def _random(config: Any, num_labels: int | None, storage: quantization.Storage) -> nn.Module:
-    kind = auto_class(config, num_labels)
+def renamed(kind: Any, config: Any) -> dict[str, Any]:
+    """What from_pretrained is told of a class that calls its body otherwise than the family's files do.
+
+    transformers' Llama and Qwen that extract answers call it `transformer`, and would draw all of it at random.
+    """
+    named = dict(getattr(kind, "_model_mapping", {}) and kind._model_mapping.items()).get(type(config))
+    own = getattr(named, "base_model_prefix", None) == "transformer" and hasattr(config, "rms_norm_eps")
+    return {"key_mapping": BODY} if own else {}
+
+
+def _random(config: Any, kind: Any, storage: quantization.Storage) -> nn.Module:
     if not storage.quantized:
         return kind.from_config(config).to(storage.device)
     from accelerate import init_empty_weights

@@ -34,7 +34,7 @@ def card(found: Finished, made: Made, name: str) -> str:
 def _front(found: Finished, made: Made) -> str:
     import yaml
 
-    kind = "text-generation" if found.run.task.kind == "causal_lm" else "text-classification"
+    kind = found.run.task.stock.pipeline
     library = "peft" if made.form == "adapter" else "transformers"
     base = {"base_model": made.base.name} if made.base.revision else {}  # the hub takes no other name than its own
     tags = list(dict.fromkeys([found.run.adapter.name, "lora", "rankbench"] if made.rank else ["rankbench"]))
@@ -81,7 +81,8 @@ def _what(found: Finished, made: Made) -> str:
             "no other library can load them: it is as large as its base. rankbench.load gives the small one."
         )
     elif found.note["method"] == "head":
-        said.append("A classifier over a frozen backbone: its head alone was trained.")
+        what = "model that extracts answers" if run.task.extracts else "classifier"
+        said.append(f"A {what} over a frozen backbone: its head alone was trained.")
     else:
         said.append("A model of which every weight was trained.")
     if made.depth is not None:
@@ -94,7 +95,9 @@ def _what(found: Finished, made: Made) -> str:
     if made.rank is not None and run.task.kind != "causal_lm":
         shared = "" if found.sized else ", shared by all ranks"
         said.append(f"Its head is the one that the run trained{shared}.")
-    if (limit := cut_at(found)) is not None:
+    if run.task.extracts:
+        said.append(_windows(found))
+    elif (limit := cut_at(found)) is not None:
         said.append(f"It read texts cut at {limit} tokens: tokenize with {code('truncation=True')}.")
     if run.task.kind == "regression":
         said.append("It has one output, the predicted value.")
@@ -103,6 +106,26 @@ def _what(found: Finished, made: Made) -> str:
     if run.task.kind == "causal_lm":
         said.append(_decoding(found, made))
     return "\n\n".join([" ".join(said), _base_sentence(found, made), *_prompts(run)])
+
+
+def _windows(found: Finished) -> str:
+    """How it read a question with its context, and how it answers."""
+    task = found.run.task
+    null = " The answer is empty where the first token's two logits, the least of all windows, sum to more than that"
+    null += f" plus {task.null_score_diff_threshold:g}." if task.null_score_diff_threshold else "."
+    return (
+        f"It read a question of at most {task.max_query_length} tokens, then its context, in windows of "
+        f"{cut_at(found)} tokens that share {task.doc_stride}, without token types (PEFT's model for this passes none "
+        "on, and this tokenizer gives none): tokenize with "
+        + code(
+            f'truncation="only_second", max_length={cut_at(found)}, stride={task.doc_stride}, '
+            "return_overflowing_tokens=True, return_offsets_mapping=True"
+        )
+        + ". An answer is the slice of the context from the token of the best start logit to that of the best end "
+        f"logit, by their sum, over all windows, of at most {task.max_answer_length} tokens."
+        + (null if task.version_2_with_negative else "")
+        + " `rankbench.load(...).predict([(question, context)])` does all of it."
+    )
 
 
 def _decoding(found: Finished, made: Made) -> str:

@@ -16,6 +16,8 @@ from rankbench.system import markup
 class Made:
     """What an export is: `form` adapter, merged or full; `rank` and `scale` None for full; `num_labels` of a head.
 
+    Where it is `renamed`, stock code has to be told that the class calls its body otherwise than the base's files do.
+
     `depth` is an exit before the last, None for the whole depth. Where layers differ in rank, `ranks` has each layer's
     and `rank` is the one in every layer that would have as many parameters; `choice` is what chose them by a loss, and
     what they scored, as Markdown.
@@ -31,12 +33,13 @@ class Made:
     depth: int | None = None
     ranks: Mapping[str, int] | None = None
     choice: str = ""
+    renamed: bool = False
 
 
 def loading(found: Finished, made: Made, name: str) -> str:
     """Python that loads the export from the folder above it with stock libraries."""
     run, base = found.run, made.base
-    kind = "AutoModelForCausalLM" if run.task.kind == "causal_lm" else "AutoModelForSequenceClassification"
+    kind = run.task.stock.auto_class
     trust = [f"trust_remote_code={run.model.trust_remote_code}"] if run.model.trust_remote_code else []
     here = [f"here = {_literal(name)}  # this folder", "tokenizer = AutoTokenizer.from_pretrained(here)"]
     if made.form != "adapter":
@@ -122,6 +125,7 @@ def _arguments(found: Finished, made: Made, here: bool = False) -> list[str] | N
         *([f"gguf_file={_literal(base.gguf_file)}"] if base.gguf_file else []),
         *([f"num_hidden_layers={base.layers}"] if base.layers else []),
         *([f"num_labels={labels}", "ignore_mismatched_sizes=True"] if labels is not None else []),
+        *(['key_mapping={r"^model\\.": "transformer."}'] if made.renamed else []),
         *stored,
         f"dtype=torch.{dtype if stored else 'float32'}",
         *([f"trust_remote_code={run.model.trust_remote_code}"] if run.model.trust_remote_code else []),
@@ -162,7 +166,7 @@ def one_line(found: Finished, made: Made, here: str) -> str:
 
     Of more classes than a line takes the card has the names.
     """
-    kind = "AutoModelForCausalLM" if found.run.task.kind == "causal_lm" else "AutoModelForSequenceClassification"
+    kind = found.run.task.stock.auto_class
     if made.form != "adapter":
         return f"{kind}.from_pretrained({here})"
     arguments = _arguments(found, made, here=True)

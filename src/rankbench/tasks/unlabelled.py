@@ -10,7 +10,7 @@ import numpy as np
 from rankbench.errors import RequestError
 from rankbench.settings.task import Separator, Task
 from rankbench.tasks import chats
-from rankbench.tasks.columns import check_text, columns_of, filled, lacks, prompt_of
+from rankbench.tasks.columns import check_text, columns_of, columns_of_texts, filled, lacks, prompt_of
 from rankbench.tasks.splits import Split
 
 
@@ -48,16 +48,17 @@ def unlabelled(task: Task, names: Sequence[str], rows: Sequence[Sequence[Any]], 
         )
         talks = tuple(chats.instructed(task, prompt) for prompt in texts[0]) if task.chats else ()
     else:
-        texts = tuple(_column(column, names, rows, file, first) for column in task.text_columns)
+        texts = tuple(_column(column, names, rows, file, first, task.extracts) for column in columns_of_texts(task))
     separated = task.separator is Separator.eos
-    return Split(file, texts, np.zeros(len(rows), np.int64), index, chats=talks, separated=separated)
+    labels = np.zeros((len(rows), 2) if task.extracts else len(rows), np.int64)
+    return Split(file, texts, labels, index, chats=talks, separated=separated)
 
 
 def columns_read(task: Task) -> list[str]:
     """The columns of a task's texts, or all that its templates name."""
     if task.messages_column is not None:
         return [task.messages_column]
-    return columns_of(*(task.prompts or [])) if task.kind == "causal_lm" else task.text_columns
+    return columns_of(*(task.prompts or [])) if task.kind == "causal_lm" else columns_of_texts(task)
 
 
 def one_column(task: Task) -> str | None:
@@ -76,11 +77,11 @@ def _needed(task: Task, names: Sequence[str]) -> list[str]:
     return next((columns for columns in templates if set(columns) <= set(names)), templates[-1])
 
 
-def _column(column: str, names: Sequence[str], rows: Sequence[Sequence[Any]], file: str, first: int) -> list[str]:
+def _column(column: str, names: Sequence[str], rows: Sequence[Sequence[Any]], file: str, first: int, whole: bool) -> list[str]:
     place = names.index(column) if column in names else None
     cells: list[Any] = [None if place is None else row[place] for row in rows]
     for number, cell in enumerate(cells, first):
-        check_text(cell, _place(file, number), column)
+        check_text(cell, _place(file, number), column, whole)
     return cells
 
 
