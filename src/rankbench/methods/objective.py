@@ -92,8 +92,9 @@ def loss(
     class_weights: torch.Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """The mean loss of a batch: per response token, per window of questions, or per example of a classifier, by `class_weights` (classes,).
+    """The mean loss of a batch: per response token, per window of a context, or per example of a classifier.
 
+    The last by `class_weights` (classes,).
     With weights it is torch's mean: the sum of w l over the sum of w, where w is the weight of the row's class. Labels
     are smoothed as torch's cross_entropy does it.
     """

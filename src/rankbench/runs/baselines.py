@@ -52,6 +52,6 @@ def _constant(labels: np.ndarray, num_labels: int) -> tuple[str, Callable[[int],
 def _scored(
     columns: Callable[[int], dict[str, np.ndarray]], validation: Sequence[Any], metrics: list[str]
 ) -> dict[str, float]:
-    from rankbench.scoring.evaluation import of_splits
+    from rankbench.scoring.values import of_splits
 
     return of_splits(validation, {split.name: columns(len(split)) for split in validation}, metrics)

@@ -50,6 +50,7 @@ def carry_out(
     from rankbench.models import backbone, integer, quantization
     from rankbench.runs import baselines
     from rankbench.scoring import evaluation, forward_speed
+    from rankbench.scoring.values import named
     from rankbench.shipping import loading
     from rankbench.training import loop, selection
 
@@ -88,7 +89,7 @@ def carry_out(
     judge = None
     if run.train.selects:
         _refuse_undefined(run, loaded)
-        metric = evaluation.named(run.task.metrics[0], validation[0], validation)
+        metric = named(run.task.metrics[0], validation[0], validation)
         judge = selection.judge(run.train, run.sampler, metric, chosen, adapter.learners)
     trained = sum(p.numel() for p in adapter.trained().values())
     log.info(

@@ -19,11 +19,12 @@ from rankbench.models import sharding
 from rankbench.scoring import spans
 from rankbench.scoring.generation import generate
 from rankbench.scoring.responses import Responses
+from rankbench.scoring.values import of_splits
 from rankbench.settings.metrics import GENERATED, METRICS
 from rankbench.system import processes, stopping
 from rankbench.system.progress import Counted
 from rankbench.tasks.encoding import IGNORED, Encoded, collate, sorted_batches
-from rankbench.tasks.metrics import score, text
+from rankbench.tasks.metrics import text
 
 # Stack ranks while a forward stays below this many tokens: small forwards are bound by overhead, large ones by
 # arithmetic, where stacking gains nothing. benchmarks/evaluation.py measures both sides.
@@ -208,8 +209,8 @@ def _predict(
             told.add(len(group) * count)
     told.close()
     parts = [part for part in _gathered(adapter, results) if part]
-    whole = {column: np.sum([part[column] for part in parts], 0, values.dtype) for column, values in parts[0].items()}
-    return spans.answered(split.windows, whole) if split.windows else whole
+    added = {column: np.sum([part[column] for part in parts], 0, values.dtype) for column, values in parts[0].items()}
+    return spans.answered(split.windows, added) if split.windows else added
 
 
 def _reader(split: Encoded) -> Callable[[Any, dict[str, torch.Tensor]], tuple[dict[str, torch.Tensor], torch.Tensor]]:
@@ -267,33 +268,6 @@ def _losses(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[di
     """The summed loss of each row's response in nats and its tokens."""
     loss = objective.response_nll(model, inputs).sum(1)
     return {"loss": loss, "tokens": (inputs["labels"] != IGNORED).sum(1)}, loss
-
-
-def named(metric: str, split: Encoded, splits: Sequence[Encoded]) -> str:
-    """What a metric of a split is called: with the split's name where there are several."""
-    return f"{metric}_{split.name.removeprefix('validation_')}" if len(splits) > 1 else metric
-
-
-def of_splits(
-    splits: Sequence[Encoded], columns: Mapping[str, Mapping[str, np.ndarray]], metrics: list[str]
-) -> dict[str, float]:
-    """Each metric of predictions, which are columns (n, ...) by split; of several splits each by its own name.
-
-    Where a split's rows are of groups, each group's metrics follow those of all rows, with its name behind theirs; less
-    those over thresholds, which are of all rows alone.
-    """
-    values: dict[str, float] = {}
-    parted = [name for name in metrics if not METRICS[name].of_nulls]
-    for split in splits:
-        own, wanted = columns[split.name], split.references or split.labels
-        for name, value in score(metrics, own, wanted, split.roles).items():
-            values[named(name, split, splits)] = value
-        for group in sorted(set(split.groups)):
-            rows = np.flatnonzero(np.array(split.groups) == group)
-            part = [wanted[row] for row in rows]
-            for name, value in score(parted, {k: v[rows] for k, v in own.items()}, part, split.roles).items():
-                values[f"{named(name, split, splits)}_{group}"] = value
-    return values
 
 
 def _score(

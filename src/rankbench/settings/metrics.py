@@ -72,7 +72,9 @@ def _of_texts(implementation: str, kept: tuple[str, ...], of_sums: str = "mean",
 def _of_spans(name: str, implementation: str, times: int = 100, of_nulls: bool = False) -> dict[str, Measure]:
     place, sums = f"rankbench.tasks.metrics.squad:{implementation}", "rankbench.settings.text_sums:mean"
     kept = () if of_nulls else (name,)
-    return {name: Measure("question_answering", place, times, kept=kept, of_sums=sums if kept else "", of_nulls=of_nulls)}
+    return {
+        name: Measure("question_answering", place, times, kept=kept, of_sums=sums if kept else "", of_nulls=of_nulls)
+    }
 
 
 def _numbered(start: str, most: int) -> tuple[str, ...]:

@@ -180,8 +180,8 @@ def _check_backbone_brings_all(
 
 def _drawn(folder: Path, run: Run, num_labels: int) -> set[str]:
     """The weights of a model under a head that the files in `folder` lack; only their names are read."""
-    from safetensors import SafetensorError
     import transformers
+    from safetensors import SafetensorError
 
     from rankbench.models import backbone
 

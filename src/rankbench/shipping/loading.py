@@ -120,8 +120,8 @@ def with_exits(run: str | os.PathLike[str]) -> tuple[Any, Stack, list[int]]:
 def whole(found: Finished, layers: int | None) -> Any:
     """The model of which every weight was trained, or the heads of early exits over theirs, at an exit."""
     import torch
-    from safetensors import SafetensorError
     import transformers
+    from safetensors import SafetensorError
 
     from rankbench.models import backbone, integer
 

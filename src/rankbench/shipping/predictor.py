@@ -191,12 +191,12 @@ class Predictor:
                 columns.setdefault(name, np.zeros((len(split), *values.shape[1:]), values.dtype))[rows] = values
             done(len(rows))
         if self.classes:
-            found = [[self.classes[place] for place in columns["prediction"]], *columns["scores"].T]
-        else:
-            found = [columns[name] for name in self.columns]
-        kinds = self.columns.values()
-        read = [list(own) if kind == "text" else [*map(short, own)] for own, kind in zip(found, kinds, strict=True)]
-        return dict(zip(self.columns, read, strict=True))
+            names = [self.classes[place] for place in columns["prediction"]]
+            columns = dict(zip(self.columns, [names, *columns["scores"].T], strict=True))
+        return {
+            name: list(columns[name]) if kind == "text" else list(map(short, columns[name]))
+            for name, kind in self.columns.items()
+        }
 
     def _answers(self, split: Encoded, done: Callable[[float], None]) -> dict[str, Any]:
         responses = of_run(self.run, self._body, self.new_tokens)

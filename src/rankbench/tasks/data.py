@@ -45,7 +45,7 @@ class Data:
 
     @property
     def num_labels(self) -> int | None:
-        """Outputs of the head: one for a regression, two for a start and an end; None for a language model under its own head."""
+        """Outputs of the head: one for a value, two for a start and an end; None for a language model's own."""
         if self.kind == "causal_lm":
             return None
         if self.kind == "question_answering":

@@ -37,7 +37,7 @@ class Encoded:
     """
 
     name: str
-    features: dict[str, list[list[int]]]
+    features: dict[str, list[Any]]
     labels: np.ndarray
     index: np.ndarray
     lengths: np.ndarray

@@ -28,8 +28,8 @@ def tell(
     """Log rows and labels of each split, and warn of what would mislead; returns the counts by split.
 
     `encoded` are the training split, those to score and those for the end, in order, cut at `limit` tokens. The counts:
-    `cut` texts, `windows` of questions, and for a split to score those `in_train`, which stand in the training split too; for a test split
-    those `in_validation` too. `ends` are the tokens that end a response.
+    `cut` texts, `windows` of contexts, and for a split to score those `in_train`, which stand in the training split
+    too; for a test split those `in_validation` too. `ends` are the tokens that end a response.
     """
     splits = (data.train, *data.validation, *data.test)
     width = max(len(split.name) for split in splits)

@@ -16,10 +16,10 @@ def score(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> f
     """A metric of n predictions: a share or correlation from 0 to 1, NIST, CIDEr and errors in their own unit.
 
     SQuAD's f1 and exact_match are in percent, as its scripts print them. For texts, `references` hold for each row the
-    list of its accepted texts, or one text; for SQuAD 2.0 an empty list where there is no answer. For classes both are class
-    numbers from 0, of which 1 is the positive one; metrics of probabilities take a row of them for each prediction. For
-    values both are numbers. Rows go by their place; the index of a Series is not read. Raises RequestError for an
-    unknown metric, for none or unlike numbers of rows, and for what is no text or number.
+    list of its accepted texts, or one text; for SQuAD 2.0 an empty list where there is no answer. For classes both are
+    class numbers from 0, of which 1 is the positive one; metrics of probabilities take a row of them for each
+    prediction. For values both are numbers. Rows go by their place; the index of a Series is not read. Raises
+    RequestError for an unknown metric, for none or unlike numbers of rows, and for what is no text or number.
     """
     if name not in METRICS:
         raise RequestError(f"{name!r} is no metric; known are {', '.join(METRICS)}")

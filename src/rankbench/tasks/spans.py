@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -78,13 +79,11 @@ def encode(split: Split, task: Task, tokenizer: Any, limit: int, ids: Callable[.
         return_offsets_mapping=True,
     )
     of = np.array([row for (row,) in told["of"]], np.int64)
-    places = [
-        np.array([begins, ends], np.int32).T for begins, ends in zip(told["begins"], told["ends"], strict=True)
-    ]
+    places = [np.array([begins, ends], np.int32).T for begins, ends in zip(told["begins"], told["ends"], strict=True)]
     central: list[npt.NDArray[np.bool_]] = []
     targets = np.zeros((len(of), 2), np.int64)
     bounds = np.searchsorted(of, np.arange(len(split) + 1))
-    for row, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for row, (begin, end) in enumerate(itertools.pairwise(bounds)):
         document = _Document(places[begin:end], split.texts[1][row], task.doc_stride)
         if not document.tokens:
             raise RequestError(f"{split.name} row {split.index[row]} (from 0): the context has no tokens; remove it")

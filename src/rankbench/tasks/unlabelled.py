@@ -77,7 +77,9 @@ def _needed(task: Task, names: Sequence[str]) -> list[str]:
     return next((columns for columns in templates if set(columns) <= set(names)), templates[-1])
 
 
-def _column(column: str, names: Sequence[str], rows: Sequence[Sequence[Any]], file: str, first: int, whole: bool) -> list[str]:
+def _column(
+    column: str, names: Sequence[str], rows: Sequence[Sequence[Any]], file: str, first: int, whole: bool
+) -> list[str]:
     place = names.index(column) if column in names else None
     cells: list[Any] = [None if place is None else row[place] for row in rows]
     for number, cell in enumerate(cells, first):

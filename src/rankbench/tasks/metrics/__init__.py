@@ -22,9 +22,9 @@ def score(
     """Each metric over n rows, as a share or correlation (not percent), or in nats.
 
     `columns` hold `prediction` (n,), for metrics of probabilities `scores` (n, classes), for SQuAD 2.0's best ones
-    `null_difference` (n,) too, or `loss` and `tokens` (n,) for the metrics of a language model's loss; `references` are the n labels, or the accepted texts of each row. Where
-    `columns` hold those that a metric keeps, it is computed from them.
-    `roles` say how many classes there are and which is the positive one (default: class 1 of two).
+    `null_difference` (n,) too, or `loss` and `tokens` (n,) for the metrics of a language model's loss; `references` are
+    the n labels, or the accepted texts of each row. Where `columns` hold those that a metric keeps, it is computed from
+    them. `roles` say how many classes there are and which is the positive one (default: class 1 of two).
     """
     result: dict[str, float] = {}
     for name in names:

@@ -124,7 +124,7 @@ class _Best(TextPairs):
     measure: Measured
     part = 0  # of `best_threshold`
 
-    def _compute(self, predictions: Any, references: Any, null_difference: Any) -> dict[str, float]:
+    def _compute(self, predictions: Any, references: Any, null_difference: Any = ()) -> dict[str, float]:
         raw = of_rows(predictions, references, type(self).measure, v2=True)
         answered = np.array([bool(own) for own in references])
         found = best_threshold(raw, predictions, answered, np.asarray(null_difference, dtype=float))
