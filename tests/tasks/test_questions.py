@@ -39,7 +39,9 @@ def read(rows: list[dict[str, Any]], *further: str, v2: bool = False, **how: Any
 
 def row(context: str, text: str | None, asked: str = "what?") -> dict[str, Any]:
     """A question whose answer stands once in the context; None for none."""
-    answers = {"text": [], "answer_start": []} if text is None else {"text": [text], "answer_start": [context.index(text)]}
+    answers = (
+        {"text": [], "answer_start": []} if text is None else {"text": [text], "answer_start": [context.index(text)]}
+    )
     return {"question": asked, "context": context, "answers": answers}
 
 
@@ -86,7 +88,9 @@ def test_a_column_that_lacks_is_named(tmp_path: Path) -> None:
     write(tmp_path)
     with pytest.raises(RequestError, match=r"no column 'passage' .*set task\.context_column"):
         load(tmp_path, "task.context_column=passage")
-    other = [{"asked": r["question"], "context": r["context"], "answers": r["answers"]} for r in map(question, range(4))]
+    other = [
+        {"asked": r["question"], "context": r["context"], "answers": r["answers"]} for r in map(question, range(4))
+    ]
     for split in ("train", "validation"):
         write_jsonl(tmp_path / f"{split}.jsonl", other)
     assert len(load(tmp_path, "task.question_column=asked").train) == 4
@@ -118,7 +122,9 @@ def test_every_form_of_file_holds_answers(form: str, tmp_path: Path) -> None:
         else:
             if form == "objects":  # as the official files have them
                 keys = ("text", "answer_start")
-                split_up = [[dict(zip(keys, p, strict=True)) for p in zip(*r["answers"].values(), strict=True)] for r in rows]
+                split_up = [
+                    [dict(zip(keys, p, strict=True)) for p in zip(*r["answers"].values(), strict=True)] for r in rows
+                ]
                 rows = [r | {"answers": own} for r, own in zip(rows, split_up, strict=True)]
             (tmp_path / f"{split}.json").write_text(json.dumps(rows))
     found = load(tmp_path)
@@ -163,7 +169,9 @@ def test_settings_that_make_no_sense_are_refused(given: list[str], said: str) ->
 
 
 def test_spans_are_for_questions() -> None:
-    assert "give task.question_column=question" in refused("model=tiny_bert", "task=sst2", "task.version_2_with_negative=true")
+    assert "give task.question_column=question" in refused(
+        "model=tiny_bert", "task=sst2", "task.version_2_with_negative=true"
+    )
 
 
 # Windows
