@@ -72,6 +72,16 @@ def test_the_head_trains_whole_and_holds_no_adapter(family: str, tmp_path: Path)
         assert not any("lora_" in name for name in tuning.trained() if "qa_outputs" in name or ".classifier" in name)
 
 
+def test_a_gguf_file_is_refused(tmp_path: Path) -> None:
+    from rankbench.models import backbone
+    from rankbench.settings.model import Model
+
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    with pytest.raises(RequestError, match=r"model\.gguf is a GGUF file, .*task=instruction"):
+        backbone.load(Model(name="m", path=str(file)), 2, False, 0, extracts=True)
+
+
 @pytest.mark.parametrize("family", sample(NONE, "phi"))
 def test_a_family_without_such_a_head_is_refused_by_name(family: str, tmp_path: Path) -> None:
     base = folder(tmp_path / "base", family)

@@ -16,8 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from rankbench.errors import RequestError
-from rankbench.models import described, drawn, fit, gguf, quantization
-from rankbench.settings import auto
+from rankbench.models import described, drawn, fit, gguf, heads, quantization
 from rankbench.settings.model import Model
 from rankbench.settings.sources import fetch, fingerprint, hub_of, locate
 from rankbench.system import seeds
@@ -26,7 +25,6 @@ from rankbench.system.files import expanded
 log = logging.getLogger("rankbench")
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-BODY = {r"^model\.": "transformer."}  # see `renamed`
 CODE = "trust_remote_code"  # transformers' refusals of a model's own code name it
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
@@ -67,11 +65,16 @@ def load(
         tokenizer = byte_tokenizer()
         config = _of_layers(model, described.config(model, tokenizer, head))
         with described.builds(model):
-            made = _random(config, auto_class(config, num_labels, extracts), storage)
+            made = _random(config, heads.auto_class(config, num_labels, extracts), storage)
         return Backbone(made, tokenizer, {"source": "random", "fingerprint": "random"})
     folder = fetch("model", model, source, FILES, needed=[("config.json",), ("*.safetensors",), TOKENIZERS])
     packed = folder.suffix == ".gguf"
     options: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
+    if packed and extracts:
+        raise RequestError(
+            f"{folder} is a GGUF file, which transformers does not read under a head that extracts answers; give "
+            "model.path a folder in the hub's format, or have the model write them with task=instruction"
+        )
     if packed:
         options["gguf_file"] = folder.name
         gguf.check_installed()
@@ -84,7 +87,7 @@ def load(
         options["num_hidden_layers"] = _of_layers(model, whole).num_hidden_layers
     try:
         tokenizer = gguf.tokenizer(folder, **options) if packed else AutoTokenizer.from_pretrained(folder, **options)
-        kind = auto_class(_config(folder, **options), num_labels, extracts)
+        kind = heads.auto_class(_config(folder, **options), num_labels, extracts)
         loaded = _pretrained(folder, kind, head, storage, options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise RequestError(f"{folder} cannot be loaded as a {called}: {_cause(error)}") from error
@@ -163,35 +166,6 @@ def _cause(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def auto_class(config: Any, num_labels: int | None, extracts: bool = False) -> Any:
-    """transformers' class for the task. Raises RequestError for an encoder that should generate.
-
-    And for a family without a head that extracts answers, where that is asked for.
-    """
-    from transformers import (
-        AutoModelForCausalLM,
-        AutoModelForQuestionAnswering,
-        AutoModelForSequenceClassification,
-    )
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-        MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
-    )
-
-    if extracts:
-        if config.model_type not in MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES and not hasattr(config, "auto_map"):
-            raise RequestError(
-                f"transformers has no head that extracts answers for a {config.model_type} model; choose an encoder "
-                "(BERT's kin), or Llama, Mistral, Qwen or GPT-2, or have it write them with task=instruction"
-            )
-        return AutoModelForQuestionAnswering
-    if num_labels is not None:
-        return AutoModelForSequenceClassification
-    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        raise RequestError(auto.encoder_cannot_write(config.model_type))
-    return AutoModelForCausalLM
-
-
 def _check_folder(folder: Path, weights: bool = True) -> None:
     if not (folder / "config.json").is_file():
         raise RequestError(
@@ -214,7 +188,7 @@ def _pretrained(
     folder: Path, kind: Any, head: dict[str, Any], storage: quantization.Storage, options: dict[str, Any]
 ) -> nn.Module:
     config = _config(folder, **options)
-    options = {**options, **head, **renamed(kind, config), "use_safetensors": True, "dtype": storage.dtype}
+    options = {**options, **head, **heads.renamed(kind, config), "use_safetensors": True, "dtype": storage.dtype}
     options["ignore_mismatched_sizes"] = True  # a head of another width is replaced; anything else is refused below
     packed = "gguf_file" in options
     if packed:
@@ -238,16 +212,6 @@ def _pretrained(
             quantization.quantize(model, storage)
         quantization.settle(model, storage)
     return model if storage.quantized else model.to(storage.device)  # quantized tensors are in their place
-
-
-def renamed(kind: Any, config: Any) -> dict[str, Any]:
-    """What from_pretrained is told of a class that calls its body otherwise than the family's files do.
-
-    transformers' Llama and Qwen that extract answers call it `transformer`, and would draw all of it at random.
-    """
-    named = dict(getattr(kind, "_model_mapping", {}) and kind._model_mapping.items()).get(type(config))
-    own = getattr(named, "base_model_prefix", None) == "transformer" and hasattr(config, "rms_norm_eps")
-    return {"key_mapping": BODY} if own else {}
 
 
 def _random(config: Any, kind: Any, storage: quantization.Storage) -> nn.Module:

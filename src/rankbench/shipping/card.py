@@ -12,7 +12,7 @@ from rankbench.settings.metrics import times, unit
 from rankbench.settings.references import FORMS
 from rankbench.settings.run import Run
 from rankbench.shipping.beside import cut_at, tokenizer_of
-from rankbench.shipping.card_code import Made, loading, stock, storage
+from rankbench.shipping.card_code import Made, loading, stock, storage, windows
 from rankbench.shipping.hub import without_places
 from rankbench.system.markup import block, code, markdown
 from rankbench.tasks import chat_template
@@ -96,7 +96,7 @@ def _what(found: Finished, made: Made) -> str:
         shared = "" if found.sized else ", shared by all ranks"
         said.append(f"Its head is the one that the run trained{shared}.")
     if run.task.extracts:
-        said.append(_windows(found))
+        said.append(windows(found))
     elif (limit := cut_at(found)) is not None:
         said.append(f"It read texts cut at {limit} tokens: tokenize with {code('truncation=True')}.")
     if run.task.kind == "regression":
@@ -106,26 +106,6 @@ def _what(found: Finished, made: Made) -> str:
     if run.task.kind == "causal_lm":
         said.append(_decoding(found, made))
     return "\n\n".join([" ".join(said), _base_sentence(found, made), *_prompts(run)])
-
-
-def _windows(found: Finished) -> str:
-    """How it read a question with its context, and how it answers."""
-    task = found.run.task
-    null = " The answer is empty where the first token's two logits, the least of all windows, sum to more than that"
-    null += f" plus {task.null_score_diff_threshold:g}." if task.null_score_diff_threshold else "."
-    return (
-        f"It read a question of at most {task.max_query_length} tokens, then its context, in windows of "
-        f"{cut_at(found)} tokens that share {task.doc_stride}, without token types (PEFT's model for this passes none "
-        "on, and this tokenizer gives none): tokenize with "
-        + code(
-            f'truncation="only_second", max_length={cut_at(found)}, stride={task.doc_stride}, '
-            "return_overflowing_tokens=True, return_offsets_mapping=True"
-        )
-        + ". An answer is the slice of the context from the token of the best start logit to that of the best end "
-        f"logit, by their sum, over all windows, of at most {task.max_answer_length} tokens."
-        + (null if task.version_2_with_negative else "")
-        + " `rankbench.load(...).predict([(question, context)])` does all of it."
-    )
 
 
 def _decoding(found: Finished, made: Made) -> str:

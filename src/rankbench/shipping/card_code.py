@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rankbench.records.finished import Finished
 from rankbench.settings.run import Run
 from rankbench.shipping.base import Base
+from rankbench.shipping.beside import cut_at
 from rankbench.system import markup
 
 
@@ -151,6 +152,29 @@ def _quantization(found: Finished, made: Made) -> list[str] | None:
         f"quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type={_literal(settings.name)}, "
         f"bnb_4bit_use_double_quant={settings.double_quant}, bnb_4bit_compute_dtype={compute}{skip})"
     ]
+
+
+def windows(found: Finished) -> str:
+    """How a question is read with its context, and answered."""
+    task, limit = found.run.task, cut_at(found)
+    call = (
+        f'tokenizer(question, context, truncation="only_second", max_length={limit}, stride={task.doc_stride}, '
+        "return_overflowing_tokens=True, return_offsets_mapping=True)"
+    )
+    said = [
+        f"It read a question of at most {task.max_query_length} tokens, then its context, in windows of {limit} tokens "
+        f"that share {task.doc_stride}: {markup.code(call)}.",
+        "This tokenizer gives no token types, which PEFT's model of this kind would not pass on.",
+        "An answer is the slice of the context from the token of the best start logit to that of the best end logit, "
+        f"by their sum over all windows, of at most {task.max_answer_length} tokens.",
+    ]
+    if task.version_2_with_negative:
+        more = f" by more than {task.null_score_diff_threshold:g}" if task.null_score_diff_threshold else ""
+        said.append(
+            "The answer is empty where the sum of the first token's two logits, the least of all windows, is above "
+            f"that{more}."
+        )
+    return " ".join([*said, "`rankbench.load(...).predict([(question, context)])` does all of it."])
 
 
 def stock(found: Finished, made: Made) -> bool:

@@ -183,7 +183,7 @@ def _drawn(folder: Path, run: Run, num_labels: int) -> set[str]:
     import transformers
     from safetensors import SafetensorError
 
-    from rankbench.models import backbone
+    from rankbench.models import heads
 
     quiet_libraries()
     kind, trust = getattr(transformers, run.task.stock.auto_class), run.model.trust_remote_code
@@ -191,7 +191,7 @@ def _drawn(folder: Path, run: Run, num_labels: int) -> set[str]:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust)
         _, told = kind.from_pretrained(
             folder,
-            **backbone.renamed(kind, config),
+            **heads.renamed(kind, config),
             num_labels=num_labels,
             trust_remote_code=trust,
             use_safetensors=True,
