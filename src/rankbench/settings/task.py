@@ -9,8 +9,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from rankbench.errors import RequestError
-from rankbench.settings import names, references, spans
+from rankbench.settings import few_shot, names, references, spans
 from rankbench.settings.base import added, finite, require
 from rankbench.settings.kinds import STOCK, Stock
 from rankbench.settings.metrics import METRICS
@@ -61,6 +60,17 @@ class Task:
     references_columns: list[str] = added([])
     """Columns of accepted texts, a list or one of them; the first that a file has is read. Each text with its prompt is
     a row to learn from; a prompt is scored once, against the texts of all its rows."""
+    choices: list[str] | None = added(None)
+    """All responses that there are, as `response` has them; the answer is the likeliest, by the first token that is its
+    own (default: the answer is generated)."""
+    header: str = added("")
+    """A template before the prompt and its examples; left out of a row where one of its columns is empty."""
+    shots: int = added(0)
+    """Worked examples before each prompt to score or to predict: the first rows of `shots_split`."""
+    shots_split: str = added("dev")
+    """The split of the examples, which is neither learnt nor scored."""
+    shots_column: str | None = added(None)
+    """A column whose value a row's examples share, such as a subject (default: every row has the same)."""
     groups_column: str | None = added(None)
     """The column that says which of `groups` a row to score is of."""
     groups: Any = added(None)
@@ -160,7 +170,8 @@ class Task:
     def files(self) -> list[str]:
         """The splits that must be there as files: those that nothing holds out of the training split."""
         validation = [] if self.validation_fraction else self.validation_splits
-        return [self.train_split, *validation, *([] if self.test_fraction else self.test_splits)]
+        test = [] if self.test_fraction else self.test_splits
+        return [self.train_split, *validation, *test, *([self.shots_split] if self.shots else [])]
 
     def check(self) -> None:
         """Raises RequestError."""
@@ -201,6 +212,7 @@ class Task:
         if self.prompts:
             self._check_prompts()
         references.check(self)
+        few_shot.check(self)
         if self.kind == "causal_lm":
             require(self.max_new_tokens >= 1, f"task.max_new_tokens={self.max_new_tokens} must be at least 1")
 
@@ -271,18 +283,7 @@ class Task:
 
     def _check_prompts(self) -> None:
         for template in [*(self.prompts or []), self.response]:
-            try:
-                named = [part for part in Formatter().parse(template) if part[1] is not None]
-            except ValueError as error:
-                raise RequestError(
-                    f"task: the template {template[:40]!r} cannot be read ({error}); write {{{{ for a brace"
-                ) from error
-            require(
-                all(name and name.isidentifier() and not how for _, name, _, how in named),
-                f"task: the template {template[:40]!r} may name columns only, such as {{question}}; rename one whose "
-                "name is no single word",
-            )
-            references.check_forms(template, [form for _, _, form, _ in named if form], template is self.response)
+            few_shot.check_template(template, template is self.response)
         require(
             any(name for _, name, _, _ in Formatter().parse(self.response)),
             "task.response names no column; give the template of the response, such as ' {answer}'",

@@ -148,7 +148,7 @@ class Predictor:
         if self.task.kind != "causal_lm":
             encoded = encoders.encoded(split, self.task, self.tokenizer, self.max_length)
         else:
-            prompts = encode_prompts(split, self.tokenizer)
+            prompts = encode_prompts(split, self.tokenizer, self.max_length)
             lengths = np.array([len(prompt) for prompt in prompts])
             self._check_room(split, lengths)
             encoded = Encoded(split.name, {"input_ids": prompts}, split.labels, split.index, lengths, prompts)

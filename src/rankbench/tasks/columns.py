@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -9,9 +10,11 @@ from decimal import Decimal
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rankbench.errors import RequestError
 from rankbench.settings.task import Task
-from rankbench.tasks.forms import Cell
+from rankbench.tasks.forms import Cell, Listed
 from rankbench.tasks.labels import number
 from rankbench.tasks.reading import other_separator, shown
 
@@ -87,9 +90,15 @@ def columns_of(*templates: str) -> list[str]:
     return list(dict.fromkeys(fields))
 
 
+def templates_of(task: Task) -> list[tuple[str, list[str]]]:
+    """The templates of a task's prompts, each with its columns."""
+    return [(template, columns_of(template)) for template in task.prompts or []]
+
+
 def filled(values: Mapping[Any, Any]) -> dict[str, str]:
-    """The cells of a row that have a text: what templates may be filled with."""
-    return {str(key): Cell(text) for key, value in values.items() if (text := _text(value)) is not None}
+    """The cells of a row that have a text: what templates may be filled with. A list of texts is for some forms."""
+    cells = {str(key): _cell(value) for key, value in values.items()}
+    return {key: cell for key, cell in cells.items() if cell is not None}
 
 
 def prompt_of(templates: Sequence[tuple[str, list[str]]], texts: Mapping[str, str], place: str) -> str:
@@ -105,6 +114,33 @@ def prompt_of(templates: Sequence[tuple[str, list[str]]], texts: Mapping[str, st
                 ) from error
     empty = ", ".join(column for column in templates[-1][1] if not texts.get(column, "").strip())
     raise RequestError(f"{place}: {empty} is empty, so no template of task.prompts fits")
+
+
+def response_of(task: Task, values: Mapping[Any, Any], texts: Mapping[str, str], place: str) -> str:
+    """The response of a row, from its cells and from those that have a text. Raises RequestError."""
+    wrong = [column for column in columns_of(task.response) if type(texts.get(column)) is not Cell]
+    if wrong:
+        found = values[wrong[0]]
+        what = "is empty" if found is None else f"holds {found!r}, not text"
+        raise RequestError(f"{place}: '{wrong[0]}' {what}; correct or remove the row")
+    try:
+        response = task.response.format(**texts)
+    except ValueError as error:
+        raise RequestError(f"{place}: '{columns_of(task.response)[0]}' {error}; correct the row") from error
+    if task.choices is not None and response not in task.choices:
+        raise RequestError(
+            f"{place}: the response is {response!r}, none of task.choices ({', '.join(map(repr, task.choices))}); "
+            "correct the row, or the choices"
+        )
+    return response
+
+
+def _cell(value: Any) -> Cell | None:
+    listed = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(listed, list) and listed and all(isinstance(one, str) for one in listed):
+        return Listed(json.dumps(listed, ensure_ascii=False))
+    text = _text(value)
+    return None if text is None else Cell(text)
 
 
 def _text(value: Any) -> str | None:

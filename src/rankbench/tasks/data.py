@@ -25,6 +25,7 @@ from rankbench.tasks.labels import Classes, counts
 from rankbench.tasks.questions import questions
 from rankbench.tasks.reading import called, read, split_files
 from rankbench.tasks.references import groups_of, merged, paired
+from rankbench.tasks.shots import examples_of
 from rankbench.tasks.splits import Split, check_numbers, classes_of, labelled, of_one_class, responses, roles_of
 
 log = logging.getLogger("rankbench")
@@ -104,7 +105,8 @@ def _load(
         if task.extracts:
             splits[name] = questions(name, frame, task, file_of[name])
         elif task.kind == "causal_lm":
-            splits[name] = responses(name, frame, task, file_of[name])
+            shown = None if name == task.train_split else examples_of(task)
+            splits[name] = responses(name, frame, task, file_of[name], shown)
         else:
             splits[name] = labelled(name, frame, task, classes, file_of[name])
         if name != task.train_split:

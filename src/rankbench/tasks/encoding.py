@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from rankbench.tasks.spans import Windows
 
+log = logging.getLogger("rankbench")
 
 TARGETS = ("labels", "start_positions", "end_positions")  # of a batch, what no forward reads
 IGNORED = -100  # torch's cross-entropy leaves a target of this value out
@@ -116,7 +118,7 @@ def encode_responses(split: Split, tokenizer: Any, max_length: int, ids: Callabl
     if split.chats:
         found = chat_template.rows(split.chats, _placed(split), tokenizer, ids)
     else:
-        found = _answered(split, tokenizer, ids)
+        found = _answered(split, tokenizer, max_length, ids)
     begins = [row.scored.index(True) for row in found]  # the answer, or the first of them
     too_long = [i for i, begin in enumerate(begins) if not 0 < begin < max_length]
     if too_long:
@@ -124,7 +126,7 @@ def encode_responses(split: Split, tokenizer: Any, max_length: int, ids: Callabl
         raise RequestError(
             f"{split.name} row {split.index[i]} (from 0): a prompt of {begins[i]} tokens leaves no room for "
             f"a response in {max_length} (so do {len(too_long) - 1} others); raise task.max_length if the model reads "
-            "more"
+            f"more{', or lower task.shots' if split.leads and split.leads.rows[i].shots else ''}"
         )
     cut = sum(len(row.tokens) > max_length for row in found)
     rows = [row.tokens[:max_length] for row in found]
@@ -139,10 +141,10 @@ def encode_responses(split: Split, tokenizer: Any, max_length: int, ids: Callabl
     return Encoded(split.name, features, none, split.index, lengths, prompts, accepted, cut=cut, groups=groups)
 
 
-def _answered(split: Split, tokenizer: Any, ids: Callable[..., Ids]) -> list[Row]:
+def _answered(split: Split, tokenizer: Any, max_length: int, ids: Callable[..., Ids]) -> list[Row]:
     """Prompts and responses, tokenised apart."""
     _end_mark(tokenizer)
-    prompts = encode_prompts(split, tokenizer, ids)
+    prompts = encode_prompts(split, tokenizer, max_length, ids)
     responses = ids(tokenizer, [split.texts[1]], add_special_tokens=False)["input_ids"]
     return [
         Row(
@@ -154,17 +156,32 @@ def _answered(split: Split, tokenizer: Any, ids: Callable[..., Ids]) -> list[Row
     ]
 
 
-def encode_prompts(split: Split, tokenizer: Any, ids: Callable[..., Ids] = tokenised) -> list[list[int]]:
+def encode_prompts(
+    split: Split, tokenizer: Any, max_length: int | None = None, ids: Callable[..., Ids] = tokenised
+) -> list[list[int]]:
     """The tokens of prompts alone: as the chat template has them, or behind the mark that begins a text, if any.
 
-    Where prompt and response are separated the end-of-text token comes last.
+    Where prompt and response are separated the end-of-text token comes last. Worked examples go, the last first, where
+    prompt and response would be longer than `max_length`; that is warned of.
     """
     if split.chats:
         return chat_template.prompts(split.chats, _placed(split), tokenizer, ids)
     begin = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
     end = [_end_mark(tokenizer)] if split.separated else []
-    prompts = ids(tokenizer, [split.texts[0]], add_special_tokens=False)["input_ids"]
-    return [[*begin, *prompt, *end] for prompt in prompts]
+
+    def tokens(texts: list[str]) -> list[list[int]]:
+        own = ids(tokenizer, [texts], add_special_tokens=False)["input_ids"]
+        return [[*begin, *prompt, *end] for prompt in own]
+
+    if split.leads is None:
+        return tokens(split.texts[0])
+    prompts, fewer = split.leads.prompts(split.texts[0], tokens, max_length)
+    if fewer:
+        log.warning(
+            "%s: %s of %s prompts have fewer examples than task.shots, so as to leave room in %d tokens",
+            *(split.name, f"{fewer:,}", f"{len(prompts):,}", max_length),
+        )
+    return tokens(prompts)
 
 
 def _end_mark(tokenizer: Any) -> int:
