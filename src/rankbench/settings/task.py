@@ -9,8 +9,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from rankbench.settings import few_shot, names, references
+from rankbench.settings import few_shot, names, references, spans
 from rankbench.settings.base import added, finite, require
+from rankbench.settings.kinds import STOCK, Stock
 from rankbench.settings.metrics import METRICS
 
 
@@ -30,8 +31,8 @@ class Separator(Enum):
 
 @dataclass
 class Task:
-    """A data set and how it is scored: labelled texts, prompts with a response (`prompts`), or conversations
-    (`messages_column`)."""
+    """A data set and how it is scored: labelled texts, prompts with a response (`prompts`), conversations
+    (`messages_column`), or questions with answers in a context (`question_column`)."""
 
     name: str = MISSING
     """The task, as folders, records and tables call it."""
@@ -86,6 +87,24 @@ class Task:
     """A column with a list of further accepted answers."""
     max_new_tokens: int = added(64)
     """The longest generated response, in tokens."""
+    question_column: str | None = added(None)
+    """The column of a question. Makes the task one of answers that are spans of a context."""
+    context_column: str = added("context")
+    """The column of the text that a question is answered from."""
+    answers_column: str = added("answers")
+    """The column of a question's answers, `{text: [...], answer_start: [...]}` with places in characters."""
+    version_2_with_negative: bool = added(False)
+    """A question may have no answer, as in SQuAD 2.0: an empty list of them."""
+    doc_stride: int = added(128)
+    """The tokens of a context that neighbouring windows of `max_length` share."""
+    max_query_length: int = added(64)
+    """The longest question, in tokens; what is longer is cut."""
+    max_answer_length: int = added(30)
+    """The longest answer that is given, in tokens."""
+    n_best_size: int = added(20)
+    """How many of the best starts and ends of each window are paired."""
+    null_score_diff_threshold: float = added(0.0)
+    """A question is answered by nothing where the null score is above the best answer's by more than this."""
     packing: bool = added(False)
     """Put several training rows into one of `max_length`; none sees another."""
     label_column: str = "label"
@@ -122,9 +141,20 @@ class Task:
 
     @property
     def kind(self) -> str:
-        """causal_lm, regression or classification."""
-        generates = self.prompts or self.messages_column is not None
-        return "causal_lm" if generates else "regression" if self.regression else "classification"
+        """causal_lm, question_answering, regression or classification."""
+        if self.prompts or self.messages_column is not None:
+            return "causal_lm"
+        return "question_answering" if self.extracts else "regression" if self.regression else "classification"
+
+    @property
+    def extracts(self) -> bool:
+        """Whether an answer is a span of a context."""
+        return self.question_column is not None
+
+    @property
+    def stock(self) -> Stock:
+        """What stock libraries call its kind."""
+        return STOCK[self.kind]
 
     @property
     def chats(self) -> bool:
@@ -162,6 +192,7 @@ class Task:
         for key in ("max_train_examples", "max_eval_examples"):
             value = getattr(self, key)
             require(value is None or value >= 1, f"task.{key}={value} must be at least 1, or null for all")
+        spans.check(self)
         self._check_chats()
         fitting = [name for name, measure in METRICS.items() if measure.kind == self.kind]
         for metric in self.metrics:

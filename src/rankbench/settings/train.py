@@ -44,6 +44,9 @@ class Keep(Enum):
     best = "best"
 
 
+UNSMOOTHED = {"regression": "a regression has values", "question_answering": "an answer has two places"}
+
+
 @dataclass
 class Train:
     """The training loop."""
@@ -117,8 +120,8 @@ class Train:
         smooth, kind = self.label_smoothing, run.task.kind
         require(0 <= smooth < 1, f"train.label_smoothing={smooth:g} not in [0, 1); 0.1 is LoRA's for E2E and WebNLG")
         require(
-            not smooth or kind != "regression",
-            f"train.label_smoothing={smooth:g} spreads a label over classes or tokens, and a regression has values; "
+            not smooth or kind not in UNSMOOTHED,
+            f"train.label_smoothing={smooth:g} spreads a label over classes or tokens, and {UNSMOOTHED.get(kind)}; "
             "leave it out",
         )
         require(0 <= self.warmup_ratio <= 1, f"train.warmup_ratio={self.warmup_ratio} must lie in [0, 1]")

@@ -34,6 +34,9 @@ def check_columns(frame: pd.DataFrame, task: Task, file: str) -> None:
         if task.references_columns:
             keys.append(("task.references_columns", references_column(frame, task)))
         keys += [(f"task.messages_column{given}", column) for column in messages]
+    elif task.extracts:
+        named = ("question_column", "context_column", "answers_column")
+        keys = [(f"task.{key}", getattr(task, key)) for key in named]
     else:
         keys = [("task.text_columns", column) for column in task.text_columns]
         keys += [("task.label_column", task.label_column)]
@@ -42,19 +45,27 @@ def check_columns(frame: pd.DataFrame, task: Task, file: str) -> None:
             raise RequestError(lacks(file, column, list(map(str, frame.columns)), f"set {key}"))
         if (frame.columns == column).sum() > 1:
             raise RequestError(f"{file} has two columns '{column}'; rename one")
-    for column in task.text_columns if task.kind != "causal_lm" else ():
+    mend = "task.question_column and task.context_column" if task.extracts else "task.text_columns"
+    for column in columns_of_texts(task):
         values = frame[column].tolist()
         written_so = file.lower().endswith((".csv", ".tsv")) or not any(isinstance(value, str) for value in values)
         if written_so and all(number(value) is not None for value in values):
-            raise RequestError(f"{file}: column '{column}' holds numbers, not text; set task.text_columns")
+            raise RequestError(f"{file}: column '{column}' holds numbers, not text; set {mend}")
         for row, value in zip(frame.index, values, strict=True):
-            check_text(value, f"{file} row {row} (from 0)", column)
+            check_text(value, f"{file} row {row} (from 0)", column, task.extracts)
 
 
-def check_text(value: Any, place: str, column: str) -> None:
-    """Refuse a cell that holds no text. Raises RequestError."""
-    if not isinstance(value, str):
-        what = "empty" if value is None else f"{value!r}, not text"
+def columns_of_texts(task: Task) -> list[str]:
+    """The columns whose cells are the task's texts: none where templates or conversations make them."""
+    if task.extracts:
+        return [str(task.question_column), task.context_column]
+    return [] if task.kind == "causal_lm" else task.text_columns
+
+
+def check_text(value: Any, place: str, column: str, filled: bool = False) -> None:
+    """Refuse a cell that holds no text, or where it has to be `filled` blanks alone. Raises RequestError."""
+    if not isinstance(value, str) or (filled and not value.strip()):
+        what = "empty" if value is None or isinstance(value, str) else f"{value!r}, not text"
         raise RequestError(f"{place}: '{column}' is {what}; correct or remove the row")
 
 

@@ -20,9 +20,11 @@ from rankbench.tasks.token_cache import Ids, tokenised
 if TYPE_CHECKING:
     import torch
 
+    from rankbench.tasks.spans import Windows
 
 log = logging.getLogger("rankbench")
 
+TARGETS = ("labels", "start_positions", "end_positions")  # of a batch, what no forward reads
 IGNORED = -100  # torch's cross-entropy leaves a target of this value out
 
 
@@ -33,11 +35,11 @@ class Encoded:
     For a causal_lm task the labels are ragged too, in `features`: IGNORED at the prompt's tokens, else the token.
     `prompts` are what a response is generated from, `references` the accepted answers, `packs` the examples in each row
     where several were packed into one. `cut` rows were longer than they may be. `roles` are
-    the split's, as are the `groups` of its rows.
+    the split's, as are the `groups` of its rows. Where a row is read in several `windows`, it has no features itself.
     """
 
     name: str
-    features: dict[str, list[list[int]]]
+    features: dict[str, list[Any]]
     labels: np.ndarray
     index: np.ndarray
     lengths: np.ndarray
@@ -47,9 +49,19 @@ class Encoded:
     cut: int = 0
     roles: ClassRoles = field(default_factory=ClassRoles)
     groups: tuple[str, ...] = ()
+    windows: Windows | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def inputs(self) -> Encoded:
+        """What a model reads: these rows, or their windows, whose labels are places (w, 2)."""
+        return self.windows.rows if self.windows else self
+
+    def summed(self, values: np.ndarray) -> np.ndarray:
+        """The sum (n,) of each row's values, of which there is one for each of `inputs`."""
+        return np.bincount(self.windows.of, values, len(self)) if self.windows else values
 
     @property
     def examples(self) -> np.ndarray:
@@ -79,6 +91,7 @@ class Encoded:
             tuple(some(self.references)) if self.references else (),
             roles=self.roles,
             groups=tuple(some(self.groups)) if self.groups else (),
+            windows=self.windows.take(rows) if self.windows else None,
         )
 
 
@@ -234,7 +247,7 @@ def collate(data: Encoded, rows: np.ndarray, pad_id: int) -> dict[str, torch.Ten
     """A batch padded on the right to its longest row: `input_ids`, `attention_mask` (n, t), `labels` (n,).
 
     Ragged labels give `labels` (n, s), the targets of the last s positions, where s just holds every scored token.
-    Packed rows have `position_ids` instead of a mask.
+    Packed rows have `position_ids` instead of a mask, windows `start_positions` and `end_positions` (n,) as labels.
     """
     import torch
 
@@ -252,6 +265,8 @@ def collate(data: Encoded, rows: np.ndarray, pad_id: int) -> dict[str, torch.Ten
         del batch["attention_mask"]
     if "labels" in batch:
         batch["labels"] = batch["labels"][:, int((batch["labels"] != IGNORED).any(axis=0).argmax()) :]
+    elif data.labels.ndim > 1:
+        batch["start_positions"], batch["end_positions"] = data.labels[rows].T.copy()
     else:
         batch["labels"] = data.labels[rows]
     return {key: torch.from_numpy(value) for key, value in batch.items()}

@@ -10,7 +10,7 @@ import numpy as np
 from rankbench.errors import RequestError
 from rankbench.settings.task import Separator, Task
 from rankbench.tasks import chats
-from rankbench.tasks.columns import check_text, columns_of, filled, lacks, prompt_of, templates_of
+from rankbench.tasks.columns import check_text, columns_of, columns_of_texts, filled, lacks, prompt_of, templates_of
 from rankbench.tasks.shots import examples_of
 from rankbench.tasks.splits import Split, behind
 
@@ -47,8 +47,9 @@ def unlabelled(task: Task, names: Sequence[str], rows: Sequence[Sequence[Any]], 
         split = Split(file, (prompts,), np.zeros(len(rows), np.int64), index, separated=task.separator is Separator.eos)
         return behind(split, task, cells_of, places, examples_of(task))
     else:
-        texts = tuple(_column(column, names, rows, file, first) for column in task.text_columns)
-    return Split(file, texts, np.zeros(len(rows), np.int64), index, chats=talks)
+        texts = tuple(_column(column, names, rows, file, first, task.extracts) for column in columns_of_texts(task))
+    labels = np.zeros((len(rows), 2) if task.extracts else len(rows), np.int64)
+    return Split(file, texts, labels, index, chats=talks)
 
 
 def columns_read(task: Task) -> list[str]:
@@ -56,7 +57,7 @@ def columns_read(task: Task) -> list[str]:
     if task.messages_column is not None:
         return [task.messages_column]
     if task.kind != "causal_lm":
-        return task.text_columns
+        return columns_of_texts(task)
     shared = [task.shots_column] if task.shots and task.shots_column else []
     return list(dict.fromkeys([*columns_of(*(task.prompts or []), task.header), *shared]))
 
@@ -77,11 +78,13 @@ def _needed(task: Task, names: Sequence[str]) -> list[str]:
     return next((columns for columns in templates if set(columns) <= set(names)), templates[-1])
 
 
-def _column(column: str, names: Sequence[str], rows: Sequence[Sequence[Any]], file: str, first: int) -> list[str]:
+def _column(
+    column: str, names: Sequence[str], rows: Sequence[Sequence[Any]], file: str, first: int, whole: bool
+) -> list[str]:
     place = names.index(column) if column in names else None
     cells: list[Any] = [None if place is None else row[place] for row in rows]
     for number, cell in enumerate(cells, first):
-        check_text(cell, _place(file, number), column)
+        check_text(cell, _place(file, number), column, whole)
     return cells
 
 
