@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rankbench.errors import RequestError
 from rankbench.methods import objective
 from rankbench.records.finished import finished
-from rankbench.shipping import adapter_files, layer_ranks, rank_search
+from rankbench.shipping import adapter_files, layer_choice, layer_ranks, rank_search
 from rankbench.shipping.loading import load
 
 ALL = "adapter.target_modules=all-linear"
@@ -69,7 +69,7 @@ def answers(done: Done, folder: Path, rows: np.ndarray) -> tuple[torch.Tensor, t
         return stock(done, folder)(**batch).logits, torch.tensor([row["label"] for row in chosen])
 
 
-def asked(done: Done, rank: int, **words: object) -> layer_ranks.Choice:
+def asked(done: Done, rank: int, **words: object) -> layer_choice.Choice:
     return layer_ranks.choose(finished(done.folder), rank, **words)  # type: ignore[arg-type]
 
 
@@ -332,7 +332,7 @@ def test_a_quantized_run_is_chosen_from_as_it_was_stored(tmp_path: Path) -> None
 def test_the_card_says_what_chose_the_ranks_and_what_they_score(dylora: Done, tmp_path: Path) -> None:
     command(dylora, tmp_path / "out", "--budget", "2")
     card, choice = (tmp_path / "out" / "README.md").read_text(), asked(dylora, 2)
-    assert layer_ranks.text(choice).strip() in card and "(this one)" not in card
+    assert layer_choice.text(choice).strip() in card and "(this one)" not in card
     low, high = min(choice.ranks.values()), max(choice.ranks.values())
     assert f"ranks {low} to {high} of 4, the parameters of rank 2" in card and "s = 16 / b" in card
 
