@@ -322,6 +322,20 @@ def test_stock_peft_gives_the_logits_that_were_measured(
     assert (seen[0] - seen[1]).abs().max() > 1e-3, "the ranks by layer differ from one rank everywhere"
 
 
+def test_merged_it_is_a_whole_model_with_the_adapters_logits(dylora: Done, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    command(dylora, tmp_path / "adapter", "--budget", "2")
+    command(dylora, tmp_path / "merged", "--budget", "2", "--merge")
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    with torch.no_grad():
+        found, expected = (model(**inputs()).logits for model in (merged, stock(dylora, tmp_path / "adapter")))
+    assert torch.allclose(found, expected, atol=1e-5, rtol=1e-5)
+    card = (tmp_path / "merged" / "README.md").read_text()
+    assert "merged" in card and layer_choice.text(asked(dylora, 2)).strip() in card
+    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+
+
 @pytest.mark.slow
 def test_a_quantized_run_is_chosen_from_as_it_was_stored(tmp_path: Path) -> None:
     done = train(tmp_path, "tiny_llama", "adapter=qdylora", "quantization=nf4", "train.precision=fp32")

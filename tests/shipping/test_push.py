@@ -177,7 +177,7 @@ def test_who_sees_it_goes_with_push(tmp_path: Path, verb: str, call_main: Callab
         assert done.rc == 2 and "give --push" in done.err
 
 
-@pytest.mark.parametrize("flag", ["--push=me/mine", "--base=me/mine"])
+@pytest.mark.parametrize("flag", ["--push=me/mine", "--base=me/mine", "--merge"])
 def test_what_is_said_of_a_folder_goes_with_to(tmp_path: Path, flag: str, call_main: Callable[..., Answer]) -> None:
     done = call_main("layers", str(tmp_path / "no run"), "--budget=2", flag)
     assert done.rc == 2 and "give --to DIR" in done.err
@@ -245,7 +245,7 @@ def test_ranks_for_each_layer_are_pushed(
 def test_an_adapter_whose_base_nobody_else_has_is_refused_before_it_is_written(
     local: Run, tmp_path: Path, finished: Path
 ) -> None:
-    merged = "`rankbench export --merge` pushes a whole model"
+    merged = "--merge pushes a whole model"
     for run, ways in ((local.folder, f"--base OWNER/NAME says it, or {merged}"), (finished, f"; {merged}")):
         with pytest.raises(Exception, match=re.escape(ways)):
             export(run, tmp_path / "out", 2, push=NAME)

@@ -27,8 +27,8 @@ def check_options(asked: argparse.Namespace) -> None:
     """Refuse what cannot be done, before anything is read. Raises RequestError."""
     if (asked.private or asked.public) and not asked.push:
         raise RequestError("--private and --public say who sees what --push uploads; give --push OWNER/NAME")
-    if asked.to is None and (asked.push or asked.base):
-        raise RequestError("--push and --base are of the folder that --to writes; give --to DIR")
+    if asked.to is None and (asked.push or asked.base or asked.merge):
+        raise RequestError("--merge, --base and --push say what becomes of the folder that --to writes; give --to DIR")
     if asked.push is not None:
         check_name(asked.push, "--push")
 
@@ -82,9 +82,9 @@ def fit(base: Base, whole: bool) -> Base:
         return dataclasses.replace(fitting, name=Path(str(base.name)).name)
     what = "random weights drawn here" if base.name is None else f"{base.name}, a place on this machine"
     ways = (
-        "`rankbench export --merge` pushes a whole model"
+        "--merge pushes a whole model"
         if base.name is None
-        else "--base OWNER/NAME says it, or `rankbench export --merge` pushes a whole model"
+        else "--base OWNER/NAME says it, or --merge pushes a whole model"
     )
     raise RequestError(f"--push: the adapter's base is {what}, whose id on the hub is not known; {ways}")
 

@@ -40,6 +40,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("run", type=Path, help="the folder of a finished run of adapter=lora, dylora or qdylora")
     parser.add_argument("--budget", type=int, required=True, metavar="B", help="as many parameters as rank B has")
     parser.add_argument("--to", type=Path, metavar="DIR", help="write the adapter to this folder, new or empty")
+    parser.add_argument("--merge", action="store_true", help="--to: write the whole model, the adapter added to it")
     parser.add_argument(
         "--svd",
         action="store_true",
@@ -65,11 +66,11 @@ def main(words: list[str]) -> None:
         print("Write it as a stock PEFT adapter: the same command with --to DIR.")
         return
     place = vacant(asked.to)
-    under = hub.as_named(base_of(found), asked.base, asked.push is not None, whole=False)
+    under = hub.as_named(base_of(found), asked.base, asked.push is not None, asked.merge)
     choice = choose(found, asked.budget, asked.svd, asked.seed, asked.examples)
     print(text(choice), end="")
     made = Made("adapter", under, choice.rank, svd=choice.svd, ranks=choice.ranks, choice=text(choice).strip())
-    said = export.ship(found, choice.adapter, made, place)
+    said = export.ship(found, choice.adapter, made, place, asked.merge)
     print("\n" + "\n".join(said), flush=True)
     if asked.push is not None:
         print(hub.push(place, asked.push, asked.public))
