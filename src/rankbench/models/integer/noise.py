@@ -23,12 +23,17 @@ class Noise:
         """The next forward and backward are of this optimizer step and of these rows of the data, on their device."""
         self.step, self.rows = step, rows
 
-    def of(self, layer: str, shape: torch.Size, device: torch.device) -> torch.Tensor:
-        """Noise in [0, 1) of a tensor (..., k); row i of the batch draws by its number, wherever it is read."""
+    def of(
+        self, layer: str, shape: torch.Size, device: torch.device, places: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """u (..., 1) and v (k,) of a tensor (..., k).
+
+        Row i of the batch draws by its number, wherever it is read; what is no batch has numbers of its own as
+        `places` (...).
+        """
         key = seeds.integer(self.seed, f"rounding {layer}", self.step)
-        tokens = _uniform(self._places(shape[:-1], device), key).unsqueeze(-1)
-        columns = _uniform(torch.arange(shape[-1], device=device), ~key)
-        return torch.frac(tokens + columns)
+        tokens = _uniform(self._places(shape[:-1], device) if places is None else places, key).unsqueeze(-1)
+        return tokens, _uniform(torch.arange(shape[-1], device=device), ~key)
 
     def _places(self, shape: torch.Size, device: torch.device) -> torch.Tensor:
         """A number for each token; a tensor that has not the batch's rows first counts its own places."""
