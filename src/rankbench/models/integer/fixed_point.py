@@ -6,6 +6,8 @@ its bits. Rounding that reaches 2^(b-1) is clamped.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from rankbench.models.integer.products import largest
@@ -44,38 +46,44 @@ def mapped(
     it.
     """
     x = x.float()
-    top = magnitude(x, by_row) if top is None else top
-    on_cpu = top.device.type == "cpu"
-    if on_cpu and not torch.isfinite(top).all():
-        raise FloatingPointError("integer arithmetic: a number is not finite; lower train.learning_rate")
-    exponent = torch.frexp(top).exponent - 1 - (bits - 2)
-    scale = torch.ldexp(torch.ones_like(top), exponent.clamp_(min=SMALLEST))
-    scale = torch.where(top == 0, torch.ones_like(scale), scale)
     q = torch.empty(x.shape, dtype=dtype or storage(bits), device=x.device)
+    top = magnitude(x, by_row) if top is None else top
+    on_cpu = x.device.type == "cpu"
+    if on_cpu and top.numel() and not math.isfinite(float(top.max())):
+        raise FloatingPointError("integer arithmetic: a number is not finite; lower train.learning_rate")
+    scale = _scale(top, bits)
     if x.numel():
-        _fill(q, x, scale.reciprocal(), largest(bits), noise, BLOCK if on_cpu else x.numel())
+        inverse = scale.reciprocal().view(-1, 1) if by_row else 1 / float(scale) if on_cpu else scale.reciprocal()
+        _fill(q, x, inverse, largest(bits), noise, BLOCK if on_cpu else x.numel())
     return q, scale if on_cpu else torch.where(torch.isfinite(top), scale, torch.nan)
 
 
+def _scale(top: torch.Tensor, bits: int) -> torch.Tensor:
+    """2^s by the exponent of the largest magnitude; 1 for zeros."""
+    if not top.dim() and top.device.type == "cpu":
+        value = float(top)
+        return torch.tensor(2.0 ** max(math.frexp(value)[1] + 1 - bits, SMALLEST) if value else 1.0)
+    exponent = torch.frexp(top).exponent.add_(1 - bits).clamp_(min=SMALLEST)
+    return torch.where(top > 0, torch.ldexp(torch.ones_like(top), exponent), 1.0)
+
+
 def _fill(
-    q: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, most: int, noise: Draws | None, together: int
+    q: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor | float, most: int, noise: Draws | None, together: int
 ) -> None:
     """Put the integers of `x` into `q`, about so many `together`, in one buffer."""
     width = x.shape[-1]
-    step = max(1, together // width)
     flat, out = x.reshape(-1, width), q.view(-1, width)
-    inverses = inverse.view(-1, 1) if inverse.dim() else inverse
+    step = max(1, together // width)
     buffer = None if q.dtype is torch.float32 else x.new_empty(min(step, len(flat)), width)
     for start in range(0, len(flat), step):
-        rows = slice(start, start + step)
+        rows = slice(start, start + step) if len(flat) > step else ...
         target = out[rows]
         y = target if buffer is None else buffer[: len(target)]
-        torch.mul(flat[rows], inverses[rows] if inverse.dim() else inverse, out=y)
+        torch.mul(flat[rows], inverse[rows] if isinstance(inverse, torch.Tensor) and inverse.dim() else inverse, out=y)
         if noise is None:
             y.round_()
         else:
-            tokens, columns = noise
-            y.add_(torch.add(tokens.reshape(-1, 1)[rows], columns).frac_()).floor_()
+            y.add_(torch.add(noise[0].view(-1, 1)[rows], noise[1]).frac_()).floor_()
         y.clamp_(-most, most)
         if buffer is not None:
             target.copy_(y)

@@ -32,7 +32,8 @@ def longest(way: str, bits: tuple[int, int]) -> int:
 def matmul_exact(a: torch.Tensor, b: torch.Tensor, bits: tuple[int, int], way: str | None = None) -> torch.Tensor:
     """`a` (m, k) times `b` (k, n), integers of so many bits in any dtype, without any rounding.
 
-    Returns whole numbers (m, n) in the dtype of the way: int32, float32 (then below 2^24) or float64. Raises ValueError where the way `asked` for is not proved.
+    Returns whole numbers (m, n) in the dtype of the way: int32, float32 (then below 2^24) or float64. Raises
+    ValueError where the way asked for is not proved.
     """
     inner = a.shape[1]
     way = way or _chosen(inner, bits, a.device.type)
