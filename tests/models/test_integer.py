@@ -272,7 +272,7 @@ from rankbench.models.integer import Arithmetic
 from rankbench.settings import arithmetic as settings
 from rankbench.system import processes
 processes.gathered(None)
-x = torch.arange(-24.0, 24).view(8, 6) ** 3
+x = torch.arange(-37.0, 11).view(8, 6) ** 3
 q, scale = Arithmetic(settings.Arithmetic("int8"), 0).map(x[processes.place() :: 2], "activation", "a", True)
 print(json.dumps([q.tolist(), scale.item()]))
 """
@@ -292,6 +292,8 @@ def test_processes_share_the_scale_of_a_tensor() -> None:
         for n in "01"
     ]
     said = [json.loads(worker.communicate(timeout=120)[0].splitlines()[-1]) for worker in workers]
-    q, scale = mapped(torch.arange(-24.0, 24).view(8, 6) ** 3, 8)
+    x = torch.arange(-37.0, 11).view(8, 6) ** 3
+    q, scale = mapped(x, 8)
+    assert not torch.equal(mapped(x[1::2], 8)[1], scale), "alone, one of the two would have another scale"
     assert [one[0] for one in said] == [q[0::2].tolist(), q[1::2].tolist()]
     assert [one[1] for one in said] == [scale.item()] * 2
