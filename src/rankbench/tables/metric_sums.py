@@ -52,7 +52,7 @@ class Sums:
 class Means:
     """A metric whose k values are means of those `of` others, of which each takes a `share` (others, k)."""
 
-    of: Sums | Ranked
+    of: Sums | Ranked | Means
     share: Reals
 
     @property

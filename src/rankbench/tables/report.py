@@ -25,6 +25,7 @@ NAMES = (
     "glue",
     "nlg",
     "qdylora_vs_qlora",
+    "integer",
     "distribution",
     "loss",
     "flop",
@@ -152,6 +153,8 @@ def table(
         made = comparisons.lora_search_vs_dylora(runs, metric, margin)
     elif name == "qdylora_vs_qlora":
         made = comparisons.qdylora_vs_qlora(runs, metric, margin)
+    elif name == "integer":
+        made = comparisons.integer(runs, metric, margin)
     else:
         made = comparisons.COMPARISONS[name](runs, metric)
     shown = {run: by for block in made for run, by in block.shown.items()}
@@ -188,7 +191,8 @@ def main(words: list[str]) -> None:
         "--margin",
         type=float,
         default=0.5,
-        help="choose_rank, lora_search_vs_dylora, qdylora_vs_qlora: how much worse is as good, in points or nats (0.5)",
+        help="choose_rank, lora_search_vs_dylora, qdylora_vs_qlora, integer: how much worse is as good, in points or "
+        "nats (0.5)",
     )
     parser.add_argument("--rank", type=int, help="classes: of this rank (default: the largest)")
     parser.add_argument("--depth", type=int, help="classes: of this exit (default: the largest)")
