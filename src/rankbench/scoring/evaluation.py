@@ -18,6 +18,7 @@ from rankbench.methods.submodel import Submodel
 from rankbench.models import sharding
 from rankbench.scoring.generation import generate
 from rankbench.scoring.responses import Responses
+from rankbench.scoring.shared import shared
 from rankbench.settings.metrics import GENERATED
 from rankbench.system import processes, stopping
 from rankbench.system.progress import Counted
@@ -183,24 +184,25 @@ def _predict(
         budget = min(budget, most)
     batches = list(sorted_batches(split.lengths, batch_size))[_part(adapter)]
     told = _told("measuring", split, members, sum(map(len, batches)))
-    for rows in batches:
-        stopping.check()
-        inputs = {k: v.to(device) for k, v in collate(split, rows, pad_id).items()}
-        tokens = inputs["input_ids"].numel()
-        fit = max(1, min(len(members), budget // tokens)) if adapter.stacks else 1
-        for i, group in _groups(members, fit):
-            start = time.perf_counter()
-            columns, numbers = (_losses if split.prompts else _classes)(model, _stacked(adapter, inputs, group))
-            if not torch.isfinite(numbers).all():
-                raise FloatingPointError(f"{split.name}: {group[0]} gives logits that are not finite")
-            for column, values in columns.items():
-                found = values.view(len(group), len(rows), *values.shape[1:]).cpu().numpy()
-                shape = (len(members), len(split), *found.shape[2:])
-                whole = results.setdefault(column, np.zeros(shape, found.dtype))
-                whole[i : i + len(group), rows] = found
-            for member in group:
-                seconds[member] += (time.perf_counter() - start) / len(group)
-            told.add(len(group) * len(rows))
+    with shared(adapter, not split.prompts):
+        for rows in batches:
+            stopping.check()
+            inputs = {k: v.to(device) for k, v in collate(split, rows, pad_id).items()}
+            tokens = inputs["input_ids"].numel()
+            fit = max(1, min(len(members), budget // tokens)) if adapter.stacks else 1
+            for i, group in _groups(members, fit):
+                start = time.perf_counter()
+                columns, numbers = (_losses if split.prompts else _classes)(model, _stacked(adapter, inputs, group))
+                if not torch.isfinite(numbers).all():
+                    raise FloatingPointError(f"{split.name}: {group[0]} gives logits that are not finite")
+                for column, values in columns.items():
+                    found = values.view(len(group), len(rows), *values.shape[1:]).cpu().numpy()
+                    shape = (len(members), len(split), *found.shape[2:])
+                    whole = results.setdefault(column, np.zeros(shape, found.dtype))
+                    whole[i : i + len(group), rows] = found
+                for member in group:
+                    seconds[member] += (time.perf_counter() - start) / len(group)
+                told.add(len(group) * len(rows))
     told.close()
     parts = [part for part in _gathered(adapter, results) if part]
     return {column: np.sum([part[column] for part in parts], 0, values.dtype) for column, values in parts[0].items()}
