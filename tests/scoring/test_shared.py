@@ -15,9 +15,8 @@ from rankbench.scoring.shared import FIRST_TOKEN, shared
 from rankbench.tasks.encoding import collate
 
 SPLIT = encoded(37, seed=5, name="validation")
-ENCODERS = [*((f"model.random.model_type={kind}",) for kind in FIRST_TOKEN), ("+model.random.embedding_size=16",)]
 CASES = [
-    *ENCODERS,
+    *((f"model.random.model_type={kind}",) for kind in FIRST_TOKEN),
     ("model.random.model_type=electra", "+model.random.embedding_size=16"),
     ("adapter=lora",),
     ("adapter.target_modules=all-linear",),

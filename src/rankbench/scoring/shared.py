@@ -1,4 +1,4 @@
-"""What the forwards of several ranks over one batch share is computed once; what no classifier reads is not computed."""
+"""What forwards of several ranks over a batch share is computed once; what no classifier reads, not at all."""
 
 from __future__ import annotations
 
