@@ -182,7 +182,11 @@ def _maps(repeats: int) -> dict[str, list[float]]:
         return (x / scale).round().clamp(-127, 127).to(torch.int8)
 
     of = dict(
-        zip(MAPS, (partial(mapped, x, 8, True), partial(mapped, x, 8), partial(mapped, x, 8, False, noise), steps), strict=True)
+        zip(
+            MAPS,
+            (partial(mapped, x, 8, True), partial(mapped, x, 8), partial(mapped, x, 8, False, noise), steps),
+            strict=True,
+        )
     )
     assert torch.equal(steps(), mapped(x, 8, True)[0])
     seconds = timing.alternate({name: partial(lambda act, _: act, act) for name, act in of.items()}, 3 * repeats, 3)

@@ -131,7 +131,7 @@ def table(
     svd_global, alpha_over_b) say of which sub-model `classes` is (default: the largest, uncut). Raises RequestError
     for an unknown name, and where the runs cannot be compared.
     """
-    from rankbench.tables import choice, classes, closing, comparisons
+    from rankbench.tables import closing, comparisons
     from rankbench.tables.comparisons.published import NOT_OURS
 
     if name not in EVERY:
@@ -143,9 +143,13 @@ def table(
     told: list[str] = []
     chosen = None
     if name == "choose_rank":
+        from rankbench.tables import choice
+
         chosen = choice.chosen(runs, metric, margin)
         made, told = chosen.blocks, chosen.lines
     elif name == "classes":
+        from rankbench.tables import classes
+
         made = classes.classes(runs, rank, depth, cut)
     elif name == "curve":
         made = [_curve(runs, metric)]
