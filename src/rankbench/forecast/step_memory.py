@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from rankbench import methods
-from rankbench.forecast.rehearsal import FLOAT, Saved, rehearse, size, stand_in
-from rankbench.models import backbone, described, heads, quantization
+from rankbench.forecast.rehearsal import FLOAT, Saved, Unread, rehearse, size, stand_in
+from rankbench.models import backbone, described, heads, integer, quantization
 from rankbench.models.precision import choose_precision
 from rankbench.settings.hardware import Hardware
 from rankbench.settings.run import Run
@@ -124,12 +124,14 @@ def _dissect(run: Run, config: Any, layers: int) -> Anatomy:
     stand_ins = stand_in(model, storage) if storage.quantized else []
     quantized = [layer.weight.numel() for layer in stand_ins]
     loaded = {id(p) for p in model.parameters()}
+    put = integer.put(model, run.arithmetic, run.seed, Unread)
+    integers = put if isinstance(put, Unread) else None
     tuning = methods.attach(run, model)
     tuning.model.train()
     count = tuning.count(tuning.family[-1])
     trained = list(tuning.trained().values())
     plain = loaded - {id(layer.weight) for layer in stand_ins}
-    one, two = (rehearse(tuning.model, blocks, run, arithmetic, rows, length) for rows in (1, 2))
+    one, two = (rehearse(tuning.model, blocks, run, arithmetic, rows, length, integers) for rows in (1, 2))
     return Anatomy(
         layers=layers,
         width=config.hidden_size,
@@ -141,7 +143,8 @@ def _dissect(run: Run, config: Any, layers: int) -> Anatomy:
         head=count.head,
         trained=count.trainable,
         weights=size(chain((p for p in tuning.model.parameters() if id(p) in plain), tuning.model.buffers()))
-        + sum(layer.stored(run.quantization) for layer in stand_ins),
+        + sum(layer.stored(run.quantization) for layer in stand_ins)
+        + sum(integers.frozen.values() if integers else ()),
         adapter=size(p for p in trained if id(p) not in loaded),
         gradients=size(trained),
         optimizer=_moments(run, [*tuning.optimized(), *(p for _, own in tuning.own_rates() for p in own)]),

@@ -73,6 +73,10 @@ class Sorted(FineTuning):
         self.inner.activate_rows([self._inner(submodel) for submodel in submodels])
         self.stack.cut(next(depth for depth in depths if depth is not None))
 
+    def hold_ranks_in_tensors(self, on: bool) -> None:
+        """As the inner fine-tuning's."""
+        self.inner.hold_ranks_in_tensors(on)
+
     def accumulate(
         self, model: Any, batch: dict[str, torch.Tensor], drawn: Sequence[tuple[Submodel, float]], backward: Backward
     ) -> torch.Tensor:

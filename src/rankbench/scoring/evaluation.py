@@ -19,6 +19,7 @@ from rankbench.models import sharding
 from rankbench.scoring import spans
 from rankbench.scoring.generation import generate
 from rankbench.scoring.responses import Responses
+from rankbench.scoring.shared import shared
 from rankbench.scoring.values import of_splits
 from rankbench.settings.metrics import GENERATED, METRICS
 from rankbench.system import processes, stopping
@@ -189,24 +190,25 @@ def _predict(
     batches = list(sorted_batches(data.lengths, batch_size))[_part(adapter)]
     counts = [int(data.examples[rows].sum()) for rows in batches]
     told = _told("measuring", split, members, sum(counts))
-    for rows, count in zip(batches, counts, strict=True):
-        stopping.check()
-        inputs = {k: v.to(device) for k, v in collate(data, rows, pad_id).items()}
-        tokens = inputs["input_ids"].numel()
-        fit = max(1, min(len(members), budget // tokens)) if adapter.stacks else 1
-        for i, group in _groups(members, fit):
-            start = time.perf_counter()
-            columns, numbers = read(model, _stacked(adapter, inputs, group))
-            if not torch.isfinite(numbers).all():
-                raise FloatingPointError(f"{split.name}: {group[0]} gives logits that are not finite")
-            for column, values in columns.items():
-                found = values.view(len(group), len(rows), *values.shape[1:]).cpu().numpy()
-                shape = (len(members), len(data), *found.shape[2:])
-                whole = results.setdefault(column, np.zeros(shape, found.dtype))
-                whole[i : i + len(group), rows] = found
-            for member in group:
-                seconds[member] += (time.perf_counter() - start) / len(group)
-            told.add(len(group) * count)
+    with shared(adapter, not split.prompts and not split.windows):
+        for rows, count in zip(batches, counts, strict=True):
+            stopping.check()
+            inputs = {k: v.to(device) for k, v in collate(data, rows, pad_id).items()}
+            tokens = inputs["input_ids"].numel()
+            fit = max(1, min(len(members), budget // tokens)) if adapter.stacks else 1
+            for i, group in _groups(members, fit):
+                start = time.perf_counter()
+                columns, numbers = read(model, _stacked(adapter, inputs, group))
+                if not torch.isfinite(numbers).all():
+                    raise FloatingPointError(f"{split.name}: {group[0]} gives logits that are not finite")
+                for column, values in columns.items():
+                    found = values.view(len(group), len(rows), *values.shape[1:]).cpu().numpy()
+                    shape = (len(members), len(data), *found.shape[2:])
+                    whole = results.setdefault(column, np.zeros(shape, found.dtype))
+                    whole[i : i + len(group), rows] = found
+                for member in group:
+                    seconds[member] += (time.perf_counter() - start) / len(group)
+                told.add(len(group) * count)
     told.close()
     parts = [part for part in _gathered(adapter, results) if part]
     added = {column: np.sum([part[column] for part in parts], 0, values.dtype) for column, values in parts[0].items()}

@@ -11,8 +11,8 @@ from omegaconf import MISSING
 
 from rankbench.settings import few_shot, names, references, spans
 from rankbench.settings.base import added, finite, require
-from rankbench.settings.kinds import STOCK, Stock
 from rankbench.settings.metrics import METRICS
+from rankbench.settings.stock import STOCK, Stock
 
 
 class Template(Enum):

@@ -79,6 +79,9 @@ class Train:
     """Arithmetic of the step; `auto` is bf16 where the GPU has it, else fp32."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass, to save memory."""
+    compile: bool = added(False)
+    """Compile the model's layers for training (torch.compile): a long first step, then others of about the same length
+    on a CPU."""
     group_by_length: bool = True
     """Batches of rows of like length, so that little is padding."""
     eval_steps: int | None = None
@@ -126,6 +129,15 @@ class Train:
         require(
             run.hardware.value != "v100" or self.precision is not Precision.bf16,
             "hardware=v100 has no bf16; use train.precision=fp32 or fp16",
+        )
+        stored, computed = run.quantization.name, run.arithmetic.name
+        require(
+            not self.compile or stored == "none",
+            f"train.compile=true does not reach into the layers of quantization={stored}; leave one of them out",
+        )
+        require(
+            not self.compile or computed == "float",
+            f"train.compile=true does not reach into arithmetic={computed}; leave one of them out",
         )
         self._check_selection(run)
 

@@ -53,14 +53,9 @@ def main(words: list[str]) -> None:
         help="keep the largest singular values of all layers together: each layer gets a rank of its own, and all "
         "together have the parameters of --rank",
     )
-    parser.add_argument("--base", metavar="OWNER/NAME[@REVISION]", help="what the hub calls the run's backbone")
-    parser.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to this model repository of the hub")
-    seen = parser.add_mutually_exclusive_group()
-    seen.add_argument("--private", action="store_true", help="--push: a new repository is private (the default)")
-    seen.add_argument("--public", action="store_true", help="--push: a new repository is public")
+    hub.add_options(parser)
     asked = parser.parse_args(words)
-    if (asked.private or asked.public) and not asked.push:
-        raise RequestError("--private and --public say who sees what --push uploads; give --push OWNER/NAME")
+    hub.check_options(asked)
     speak()
     ways = {name: getattr(asked, name) for name in ("merge", "svd", "svd_global", "base", "push", "public")}
     print("\n".join(export(asked.run, asked.to, asked.rank, asked.depth, **ways)))
@@ -98,8 +93,7 @@ def export(
     found = finished(expanded(run))
     place = vacant(to)
     layers = exit_of(found, depth)
-    under = hub.named(base_of(found, layers), base)
-    under = under if push is None else hub.fit(under, found.whole or merge)
+    under = hub.as_named(base_of(found, layers), base, push is not None, found.whole or merge)
     refuse_rank(found, rank, "--svd" if svd else "--svd-global" if svd_global else "")
     rank = None if rank is None else int(rank)  # numpy's has no JSON
     if found.whole:

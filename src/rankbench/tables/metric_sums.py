@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats as scipy_stats
 
 from rankbench.errors import RequestError
 from rankbench.settings.metrics import METRICS, RIGHT_OR_WRONG, ClassRoles, normalized
@@ -52,7 +51,7 @@ class Sums:
 class Means:
     """A metric whose k values are means of those `of` others, of which each takes a `share` (others, k)."""
 
-    of: Sums | Ranked
+    of: Sums | Ranked | Means
     share: Reals
 
     @property
@@ -212,7 +211,9 @@ def _r2(predictions: npt.NDArray[Any], references: npt.NDArray[Any]) -> Parts:
 
 
 def _spearman(predictions: npt.NDArray[Any], references: npt.NDArray[Any]) -> Parts:
-    return _pearson(scipy_stats.rankdata(predictions, axis=1), scipy_stats.rankdata(references))
+    from scipy.stats import rankdata
+
+    return _pearson(rankdata(predictions, axis=1), rankdata(references))
 
 
 def _spread(x: Reals, squares: Reals, n: int) -> Reals:

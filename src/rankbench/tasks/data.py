@@ -43,6 +43,7 @@ class Data:
     kind: str = "classification"
     unlike: str = ""  # why its labels seem to be no classes
     class_weights: tuple[float, ...] | None = None  # by which the training loss weighs rows; None for none
+    said: tuple[tuple[int, str], ...] = ()  # what is to be said wherever it is loaded: level of the log, and line
 
     @property
     def num_labels(self) -> int | None:
@@ -72,7 +73,10 @@ def load(task: Task, classes: Sequence[str] | None = None) -> Data:
         sums = {name: sha256(*places) for name, places in files.items()}
     except OSError as error:
         raise RequestError(f"{error.filename} cannot be read: {error.strerror}") from error
-    return _last.of(repr((task, source, files, sums, classes)), lambda: _load(task, source, files, sums, classes))
+    data = _last.of(repr((task, source, files, sums, classes)), lambda: _load(task, source, files, sums, classes))
+    for level, line in data.said:
+        log.log(level, "%s", line)
+    return data
 
 
 def _load(
@@ -81,12 +85,19 @@ def _load(
     frames = {name: read(places, task.encoding) for name, places in files.items()}
     for name, frame in frames.items():
         check_columns(frame, task, called(files[name]))
-    for key, names in (("validation_fraction", task.validation_splits), ("test_fraction", task.test_splits)):
-        if getattr(task, key) and names[0] in files:
-            log.warning("task.%s=%g holds nothing out: %s is there", key, getattr(task, key), called(files[names[0]]))
+    said = [
+        (logging.WARNING, f"task.{key}={share:g} holds nothing out: {called(files[names[0]])} is there")
+        for key, share, names in (
+            ("validation_fraction", task.validation_fraction, task.validation_splits),
+            ("test_fraction", task.test_fraction, task.test_splits),
+        )
+        if share and names[0] in files
+    ]
     lacking = [name for name in (*task.validation_splits, *task.test_splits) if name not in files]
     if lacking:
-        frames |= hold_out(frames[task.train_split], task, called(files[task.train_split]), lacking)
+        held, lines = hold_out(frames[task.train_split], task, called(files[task.train_split]), lacking)
+        frames |= held
+        said += [(logging.INFO, line) for line in lines]
     from_of = {name: name if name in files else task.train_split for name in frames}
     file_of = {name: called(files[source]) for name, source in from_of.items()}
     training = frames[task.train_split]
@@ -153,6 +164,7 @@ def _load(
         kind=task.kind,
         unlike=classes.unlike if classes else "",
         class_weights=weights,
+        said=tuple(said),
     )
 
 
