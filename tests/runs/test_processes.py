@@ -16,6 +16,7 @@ import pytest
 import torch
 from accelerate import Accelerator, DistributedType
 from conftest import tiny_overrides, write_tiny
+from made_questions import write as write_questions
 from safetensors.torch import load_file
 from tiny import a_run, asked, attached, encoded
 from torch import distributed
@@ -33,6 +34,8 @@ COMMON += ["+model.random.hidden_dropout_prob=0", "+model.random.attention_probs
 ANSWERS = ["model=tiny_llama", "task=instruction", "task.metrics=[loss,exact_match]", "task.max_new_tokens=4"]
 SELECTING = ["task.regression=true", "task.metrics=[pearson]", "train.keep=best", "train.eval_steps=2"]
 SELECTING += ["train.learning_rate=0.01", "train.schedule=constant", "train.patience=2", "train.max_steps=16"]
+QUESTIONS = ["task=squad_v2", "task.max_length=96", "task.doc_stride=24", "task.max_query_length=30"]
+QUESTIONS += ["train.optimizer=sgd", "train.learning_rate=0.05"]  # no gradient reaches the head's bias but rounding
 QUICK = {
     "a rank a step": [],
     "a rank a row": [
@@ -41,6 +44,7 @@ QUICK = {
     "gates": ["adapter=lora_gated"],
     "the best is kept": SELECTING,
     "integers": ["arithmetic=int8", "arithmetic.rounding.activation=stochastic"],
+    "questions": QUESTIONS,
     "fewer prompts than processes": [*ANSWERS, "train.max_steps=2", "task.max_eval_examples=1"],
 }
 LONG = {
@@ -58,12 +62,14 @@ VARIANTS = QUICK | LONG
 
 def settings(folder: Path, name: str) -> list[str]:
     words = [word for word in COMMON if "dropout" not in word or "tiny_llama" not in " ".join(VARIANTS[name])]
-    data = folder / ("answers" if "task=instruction" in VARIANTS[name] else "data")
+    where = {"task=instruction": "answers", "task=squad_v2": "questions"}
+    data = folder / next((own for task, own in where.items() if task in VARIANTS[name]), "data")
     return [*words, *VARIANTS[name], f"task.data_dir={data}"]
 
 
 def write(folder: Path) -> None:
     write_tiny(folder / "data")
+    write_questions(folder / "questions", v2=True)
     (folder / "answers").mkdir()
     for split, rows in (("train", 20), ("validation", 9)):
         lines = [{"instruction": f"say {i}", "input": "", "output": "la" * (1 + i % 3)} for i in range(rows)]

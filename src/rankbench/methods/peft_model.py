@@ -29,7 +29,7 @@ def with_lora(run: Run, model: nn.Module) -> tuple[PeftModel, list[LoraLayer]]:
         lora_alpha=_whole(adapter.lora_alpha),
         lora_dropout=adapter.lora_dropout,
         target_modules=adapter.target_modules,
-        task_type=TaskType.CAUSAL_LM if run.task.kind == "causal_lm" else TaskType.SEQ_CLS,
+        task_type=TaskType(run.task.stock.task_type),
         use_rslora=adapter.scale is Scale.alpha_over_sqrt_b,
         **drawn.for_peft(model),
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankbench.errors import RequestError
 from rankbench.records.finished import Finished, exit_of, finished, refuse_rank
-from rankbench.settings.model import Model
+from rankbench.settings.run import Run
 from rankbench.settings.sources import locate
 from rankbench.shipping import hub
 from rankbench.shipping.base import Base, base_of, kept_backbone
@@ -125,7 +125,8 @@ def ship(found: Finished, adapter: Adapter, made: Made, place: Path, merge: bool
     labels = head_width(found, adapter)
     _check_backbone_brings_all(found, adapter, made.base, labels, merge)
     form, skipped = "merged" if merge else "adapter", tuple(sorted({name.split(".")[0] for name in adapter.head}))
-    made = dataclasses.replace(made, form=form, num_labels=labels, skipped=skipped)
+    renamed = found.run.task.extracts and any(".transformer.layers." in name for name in adapter.tensors)
+    made = dataclasses.replace(made, form=form, num_labels=labels, skipped=skipped, renamed=renamed)
     write = _merged(found, adapter, labels, made.depth) if merge else _adapter(adapter, made.base)
     return _write(found, made, place, write)
 
@@ -162,7 +163,7 @@ def _check_backbone_brings_all(
         return
     if folder.suffix == ".gguf":  # only language models come in GGUF, and their one new weight is the head
         return
-    drawn = _drawn(folder, run.model, num_labels) - set(adapter.head)
+    drawn = _drawn(folder, run, num_labels) - set(adapter.head)
     if drawn:
         ways = "rankbench.load" if quantized else "--merge or rankbench.load"
         raise RequestError(
@@ -171,24 +172,29 @@ def _check_backbone_brings_all(
         )
 
 
-def _drawn(folder: Path, model: Model, num_labels: int) -> set[str]:
-    """The weights of a classifier that the files in `folder` lack; only their names are read."""
+def _drawn(folder: Path, run: Run, num_labels: int) -> set[str]:
+    """The weights of a model under a head that the files in `folder` lack; only their names are read."""
+    import transformers
     from safetensors import SafetensorError
-    from transformers import AutoModelForSequenceClassification
+
+    from rankbench.models import heads
 
     quiet_libraries()
+    kind, trust = getattr(transformers, run.task.stock.auto_class), run.model.trust_remote_code
     try:
-        _, told = AutoModelForSequenceClassification.from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+        _, told = kind.from_pretrained(
             folder,
+            **heads.renamed(kind, config),
             num_labels=num_labels,
-            trust_remote_code=model.trust_remote_code,
+            trust_remote_code=trust,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             device_map="meta",
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise RequestError(f"{folder} cannot be read as a classifier: {str(error).splitlines()[0]}") from error
+        raise RequestError(f"{folder} cannot be read as {kind.__name__}: {str(error).splitlines()[0]}") from error
     return {*told["missing_keys"], *(entry[0] for entry in told["mismatched_keys"])}
 
 

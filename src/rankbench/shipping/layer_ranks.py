@@ -148,7 +148,7 @@ def _validation(found: Finished, body: Backbone) -> Encoded:
     """The run's first validation split, read again and tokenised as the run did."""
     from rankbench.models import backbone
     from rankbench.tasks import data
-    from rankbench.tasks.encoding import encode, encode_responses
+    from rankbench.tasks.encoders import encoded
 
     task, kept = found.run.task, found.record.get("data") or {}
     try:
@@ -159,8 +159,7 @@ def _validation(found: Finished, body: Backbone) -> Encoded:
     before, now = (origin.get("splits", {}).get(split.name) or {} for origin in (kept, loaded.origin))
     if before and any(before[key] != now[key] for key in ("sha256", "rows")):
         log.warning("%s is not what the run was scored on", split.name)
-    read = encode_responses if loaded.kind == "causal_lm" else encode
-    return read(split, body.tokenizer, min(task.max_length, backbone.longest(body)))
+    return encoded(split, task, body.tokenizer, min(task.max_length, backbone.longest(body)))
 
 
 def _halves(split: Encoded, seed: int, examples: int | None) -> tuple[Encoded, Encoded]:

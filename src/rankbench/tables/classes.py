@@ -17,6 +17,12 @@ from rankbench.tables.layout import Block, frame
 from rankbench.tables.shown import by, first_metric
 
 MATRIX = 20  # classes, beyond which a matrix is read by nobody
+OTHERS = {  # settings of a task that is no classification
+    "regression": "regression",
+    "prompts": "language model",
+    "messages_column": "language model",
+    "question_column": "task of answers in a context",
+}
 PAIRS = 20  # confused pairs that are shown in its stead
 
 Counts = npt.NDArray[np.int_]
@@ -44,9 +50,9 @@ def blocks(
     task = record["config"]["task"]
     if record["status"] != "done" or not record["submodels"]:
         raise RequestError(f"{folder} is not done (status {record['status']}); run the same command again")
-    if task.get("regression") or task.get("prompts"):
-        kind = "regression" if task.get("regression") else "language model"
-        raise RequestError(f"{folder} is of a {kind}, which has no classes; ask for table curve")
+    for key, kind in OTHERS.items():
+        if task.get(key):
+            raise RequestError(f"{folder} is of a {kind}, which has no classes; ask for table curve")
     chosen = _chosen(record, folder, rank, depth, cut)
     rows = _predictions(folder / "predictions.parquet", record, chosen)
     found = []

@@ -25,6 +25,7 @@ NAMES = (
     "glue",
     "nlg",
     "qdylora_vs_qlora",
+    "integer",
     "distribution",
     "loss",
     "flop",
@@ -130,7 +131,7 @@ def table(
     svd_global, alpha_over_b) say of which sub-model `classes` is (default: the largest, uncut). Raises RequestError
     for an unknown name, and where the runs cannot be compared.
     """
-    from rankbench.tables import choice, classes, closing, comparisons
+    from rankbench.tables import closing, comparisons
     from rankbench.tables.comparisons.published import NOT_OURS
 
     if name not in EVERY:
@@ -142,9 +143,13 @@ def table(
     told: list[str] = []
     chosen = None
     if name == "choose_rank":
+        from rankbench.tables import choice
+
         chosen = choice.chosen(runs, metric, margin)
         made, told = chosen.blocks, chosen.lines
     elif name == "classes":
+        from rankbench.tables import classes
+
         made = classes.classes(runs, rank, depth, cut)
     elif name == "curve":
         made = [_curve(runs, metric)]
@@ -152,6 +157,8 @@ def table(
         made = comparisons.lora_search_vs_dylora(runs, metric, margin)
     elif name == "qdylora_vs_qlora":
         made = comparisons.qdylora_vs_qlora(runs, metric, margin)
+    elif name == "integer":
+        made = comparisons.integer(runs, metric, margin)
     else:
         made = comparisons.COMPARISONS[name](runs, metric)
     shown = {run: by for block in made for run, by in block.shown.items()}
@@ -188,7 +195,8 @@ def main(words: list[str]) -> None:
         "--margin",
         type=float,
         default=0.5,
-        help="choose_rank, lora_search_vs_dylora, qdylora_vs_qlora: how much worse is as good, in points or nats (0.5)",
+        help="choose_rank, lora_search_vs_dylora, qdylora_vs_qlora, integer: how much worse is as good, in points or "
+        "nats (0.5)",
     )
     parser.add_argument("--rank", type=int, help="classes: of this rank (default: the largest)")
     parser.add_argument("--depth", type=int, help="classes: of this exit (default: the largest)")

@@ -22,8 +22,10 @@ from rankbench.tasks.class_weights import class_weights
 from rankbench.tasks.columns import check_columns
 from rankbench.tasks.hold_out import hold_out
 from rankbench.tasks.labels import Classes, counts
+from rankbench.tasks.questions import questions
 from rankbench.tasks.reading import called, read, split_files
 from rankbench.tasks.references import groups_of, merged, paired
+from rankbench.tasks.shots import examples_of
 from rankbench.tasks.splits import Split, check_numbers, classes_of, labelled, of_one_class, responses, roles_of
 
 log = logging.getLogger("rankbench")
@@ -45,9 +47,11 @@ class Data:
 
     @property
     def num_labels(self) -> int | None:
-        """Outputs of the head: one for a regression; None for a language model under its own head."""
+        """Outputs of the head: one for a value, two for a start and an end; None for a language model's own."""
         if self.kind == "causal_lm":
             return None
+        if self.kind == "question_answering":
+            return 2
         return len(self.label_names) if self.label_names else 1
 
 
@@ -109,12 +113,16 @@ def _load(
             # Fixed, not seeded: every seed and every method sees the same examples.
             rows = np.sort(generator(0, f"subset/{name}").permutation(len(frame))[:limit])
             frame = frame.iloc[rows]
-        if task.kind == "causal_lm":
-            splits[name] = responses(name, frame, task, file_of[name])
+        if task.extracts:
+            splits[name] = questions(name, frame, task, file_of[name])
+        elif task.kind == "causal_lm":
+            shown = None if name == task.train_split else examples_of(task)
+            splits[name] = responses(name, frame, task, file_of[name], shown)
         else:
             splits[name] = labelled(name, frame, task, classes, file_of[name])
         if name != task.train_split:
-            splits[name] = replace(splits[name], groups=groups_of(frame, task, file_of[name]))
+            groups = groups_of(frame, task, file_of[name])
+            splits[name] = replace(splits[name], groups=groups or splits[name].groups)
             check_numbers(splits[name], task, file_of[name])
     label_names = classes.names if classes else None
     weights = None
@@ -163,7 +171,7 @@ def _load(
 def _undefined(task: Task, splits: Mapping[str, Split]) -> dict[str, dict[str, str]]:
     """Of each split to score the metrics that say nothing of it, and why."""
     found: dict[str, dict[str, str]] = {}
-    for name in (*task.validation_splits, *task.test_splits) if task.kind != "causal_lm" else ():
+    for name in (*task.validation_splits, *task.test_splits) if task.kind in ("classification", "regression") else ():
         labels = set(splits[name].labels.tolist())
         why = {metric: undefined(metric, labels, splits[name].roles) for metric in task.metrics}
         found[name] = {metric: reason for metric, reason in why.items() if reason}

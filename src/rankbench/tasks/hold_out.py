@@ -57,10 +57,13 @@ def hold_out(
 
 
 def _told_apart(frame: pd.DataFrame, task: Task, file: str) -> list[str]:
-    """The text by which a row is drawn: all that it reads, or the prompt alone where a prompt has several rows."""
+    """The text by which a row is drawn: all that it reads, or the prompt alone where a prompt has several rows.
+
+    Of questions it is the context, so that all questions of one stay together.
+    """
     if task.references_columns:
         return prompts_of(frame, task, file)
-    columns = task.text_columns
+    columns = [task.context_column] if task.extracts else task.text_columns
     if task.kind == "causal_lm":
         columns = [task.messages_column] if task.messages_column else columns_of(*(task.prompts or []), task.response)
     return ["\x1f".join(map(_or_empty, row)) for row in frame[columns].itertuples(index=False, name=None)]
