@@ -289,3 +289,9 @@ def test_real_questions_and_contexts_longer_than_a_window(tmp_path: Path) -> Non
     record = execute(run)
     assert record["data"]["splits"]["train"]["cut"] == 1 and record["submodels"][0]["n"] == 3
     assert "1 without an answer" in (run.folder / "run.log").read_text()
+
+
+def test_the_ranks_of_layers_leave_out_what_is_no_sum_over_questions(v2: Run, call_main: Callable[..., Answer]) -> None:
+    answer = call_main("layers", str(v2.folder), "--budget", "2")
+    assert answer.rc == 0, answer.err
+    assert "squad_v2_f1" in answer.out and "squad_v2_best" not in answer.out

@@ -228,3 +228,14 @@ def test_a_tasks_scores_are_the_official_scripts(name: str, way: str) -> None:
     columns = text.columns(["squad_v2_f1", "squad_v2_exact_match"], cut, references)
     assert 100 * columns["squad_v2_f1"].mean() == pytest.approx(strict["f1"], abs=1e-9)
     assert 100 * columns["squad_v2_exact_match"].mean() == pytest.approx(strict["exact"], abs=1e-9)
+
+
+def test_short_windows_in_a_batch_with_a_long_one_of_another_part() -> None:
+    task = task_of("task.n_best_size=40")
+    contexts = [CONTEXTS[0], *["x y"] * (decoding.PART + 8)]
+    none, index = np.full((len(contexts), 2), -1), np.arange(len(contexts))
+    split = Split("validation", (["why?"] * len(contexts), contexts), none, index, ((),) * len(contexts))
+    data = spans.encode(split, task, backbone.byte_tokenizer(), task.max_length)
+    together, apart = ours(data, Drawn(1), len(data.inputs)), ours(data, Drawn(1), 100)
+    assert together["prediction"].tolist() == apart["prediction"].tolist()
+    assert set(together["prediction"][0, 1:]) <= {"x", "y", "x y", " ", "x ", " y"}

@@ -28,7 +28,7 @@ def candidates(
     for (place, value), own in zip((STARTS, ENDS), logits.unbind(-1), strict=True):
         values, places = own.sort(dim=1, descending=True, stable=True)
         lacking = max(0, most - own.shape[1])
-        columns[place] = torch.nn.functional.pad(places[:, :most], (0, lacking))
+        columns[place] = torch.nn.functional.pad(places[:, :most].int(), (0, lacking))
         columns[value] = torch.nn.functional.pad(values[:, :most], (0, lacking), value=-torch.inf)
     columns[NULL] = logits[:, 0].sum(-1)
     return columns, logits[inputs["attention_mask"].bool()]
@@ -71,7 +71,8 @@ def _best(windows: Windows, columns: Mapping[str, np.ndarray]) -> tuple[np.ndarr
         part = slice(begin, begin + PART)
         first, last = columns[STARTS[0]][part, :, None], columns[ENDS[0]][part, None, :]
         score = columns[STARTS[1]][part, :, None] + columns[ENDS[1]][part, None, :]
-        may_start, may_end = _allowed(windows, range(count)[part])
+        widest = int(max(first.max(), last.max())) + 1  # of a batch's longest window, which may be in another part
+        may_start, may_end = _allowed(windows, range(count)[part], widest)
         rows = np.arange(len(score))
         length = last - first + 1
         fits = (length >= 1) & (length <= windows.task.max_answer_length)
@@ -84,9 +85,9 @@ def _best(windows: Windows, columns: Mapping[str, np.ndarray]) -> tuple[np.ndarr
     return best, starts, ends
 
 
-def _allowed(windows: Windows, chosen: range) -> tuple[np.ndarray, np.ndarray]:
-    """Of these windows (c, t) where an answer may start, and where it may end."""
-    width = max(len(windows.places[window]) for window in chosen)
+def _allowed(windows: Windows, chosen: range, least: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of these windows (c, t) where an answer may start, and where it may end, for `least` tokens or more."""
+    width = max(least, *(len(windows.places[window]) for window in chosen))
     may_start, may_end = np.zeros((len(chosen), width), bool), np.zeros((len(chosen), width), bool)
     for row, window in enumerate(chosen):
         places = windows.places[window]

@@ -75,7 +75,7 @@ def scores(
     """
     pad_id = body.tokenizer.pad_token_id
     asked = [name for name in run.task.metrics if name != "loss"]
-    metrics = [name for name in asked if METRICS[name].kept or name not in GENERATED]
+    metrics = [name for name in asked if METRICS[name].kept or not METRICS[name].of_texts]
     responses = of_run(run, body) if set(metrics) & set(GENERATED) else None
     inputs = batches(tuning, split, size, pad_id)
     columns: dict[str, dict[str, np.ndarray]] = {}
