@@ -233,6 +233,12 @@ def test_an_outlier_hurts_the_other_rows_with_one_scale_and_not_with_one_a_row()
         q, scale = mapped(x, 8, by_row)
         errors[by_row] = float(((q * scale)[1:] - exact).norm() / exact.norm())
     assert 0.25 < errors[False] < 0.33 and errors[True] < 0.02
+    out = {}
+    for scale in ("row", "tensor"):
+        holder = linear(8, frozen=True, scale=scale)
+        plain = nn.functional.linear(x, holder[0].weight, holder[0].bias)[1:]
+        out[scale] = float((holder(x)[1:] - plain).norm() / plain.norm())
+    assert 0.25 < out["tensor"] < 0.33 and out["row"] < 0.03
 
 
 def test_a_frozen_weight_is_mapped_once_and_again_when_it_changes() -> None:
