@@ -272,6 +272,35 @@ def test_a_trained_weight_has_its_gradient_in_evaluation_mode_too() -> None:
     assert float((holder[0].weight.grad - exact).norm() / exact.norm()) < 2e-4
 
 
+def test_layers_that_read_the_same_share_its_integers_until_it_changes() -> None:
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    nearest = integer.Arithmetic(asked(8), 0)
+    first = nearest.activation(x, "query", True, False, torch.int8)
+    assert nearest.activation(x, "key", True, False, torch.int8)[0] is first[0]
+    assert nearest.activation(x, "key", True, True, torch.int8)[1].dim() == 0
+    other = x * 4
+    assert torch.equal(nearest.activation(other, "key", True, False, torch.int8)[1], first[1] * 4)
+    x.mul_(8)
+    assert torch.equal(nearest.activation(x, "value", True, False, torch.int8)[1], first[1] * 8)
+    drawing = asked(8)
+    drawing.rounding["activation"] = "stochastic"
+    drawn = integer.Arithmetic(drawing, 0)
+    one, two = (drawn.activation(x, name, True, False, torch.int8)[0] for name in ("query", "key"))
+    assert not torch.equal(one, two)
+
+
+def test_the_noise_of_a_weight_is_not_of_the_batch_that_has_as_many_rows() -> None:
+    drawing = asked(8)
+    drawing.rounding["weight"] = "stochastic"
+    arithmetic, weight = integer.Arithmetic(drawing, 0), torch.randn(4, 64)
+    found = []
+    for rows in ([0, 1, 2, 3], [7, 5, 9, 6]):
+        arithmetic.noise.at(3, torch.tensor(rows))
+        found.append(arithmetic.map(weight, "weight", "a", True)[0])
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], arithmetic.map(weight, "weight", "b", True)[0])
+
+
 SHARED = """
 import json, torch
 from rankbench.models.integer import Arithmetic
