@@ -1,34 +1,40 @@
-"""Time the evaluation of every rank of a DyLoRA adapter, ranks stacked in one forward, against a pass for each rank."""
+"""Time the evaluation of every rank of a DyLoRA adapter against a pass of stock PEFT for each, over equal batches."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import subject
 import timing
+import torch
+from peft import LoraConfig, TaskType
 
 from rankbench.methods.lora import DyLora
-from rankbench.methods.submodel import Submodel
 from rankbench.models.precision import choose_precision
-from rankbench.scoring.evaluation import STACK_TOKENS, Score, evaluate
+from rankbench.scoring.evaluation import STACK_TOKENS, evaluate
+from rankbench.settings.run import Run
 from rankbench.tasks.data import load
+from rankbench.tasks.encoding import Encoded, collate, sorted_batches
 
-SEPARATE = "a pass for each rank"
+STOCK = "stock PEFT, a pass for each rank"
+UNSORTED = "the same, batches in the file's order"
 AUTOMATIC = "automatic"
 
-Measure = Callable[[Sequence[Submodel], int | None], list[Score]]  # sub-models, stack_tokens
+Side = Callable[[], np.ndarray]  # the probabilities (ranks, n, classes)
 
 
 def main() -> None:
     parser = timing.arguments(__doc__, repeats=5)
     parser.add_argument("--data-dir", default="glue/sst2", help="a folder with train.jsonl and validation.jsonl")
-    parser.add_argument("--rows", type=int, default=128, help="validation sentences (SST-2 has 872)")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64], help="evaluation batch sizes")
-    budgets = [0, 256, 512, 1024, 2048, 4096]
-    parser.add_argument("--budgets", type=int, nargs="*", default=budgets, help="values of stack_tokens to try")
+    parser.add_argument("--rows", type=int, default=256, help="validation sentences (SST-2 has 872)")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 64, 256], help="evaluation batch sizes")
+    parser.add_argument("--budgets", type=int, nargs="*", default=[0], help="values of stack_tokens to try")
     parser.add_argument("--r", type=int, default=8, help="maximum rank R; all of 1..R are evaluated")
+    parser.add_argument("--processor-time", action="store_true", help="of this process, where others share the machine")
     asked = parser.parse_args()
 
     chosen, source = subject.task(asked.data_dir, eval_rows=asked.rows)
@@ -37,59 +43,100 @@ def main() -> None:
     split, tokenizer = subject.encode(run, read.validation[0])
     adapter = DyLora(run, subject.model(run, read.num_labels))
     subject.tell_ranks_apart(adapter)
+    stock = _stock(run, adapter, read.num_labels)
+    pad = tokenizer.pad_token_id
 
     timed: dict[int, timing.Seconds] = {}
     for batch in asked.batches:
-
-        def measure(members: Sequence[Submodel], stack_tokens: int | None, batch: int = batch) -> list[Score]:
-            options = {"batch_size": batch, "pad_id": tokenizer.pad_token_id, "stack_tokens": stack_tokens}
-            return evaluate(adapter.model, adapter, [split], members, run.task.metrics, **options)
-
-        sides = _sides(measure, adapter.family, asked.budgets)
+        sides: dict[str, Side] = {
+            STOCK: partial(_passes, stock, split, list(sorted_batches(split.lengths, batch)), pad)
+        }
+        sides[UNSORTED] = partial(
+            _passes, stock, split, np.array_split(np.arange(len(split)), -(-len(split) // batch)), pad
+        )
+        for name, budget in [(AUTOMATIC, None), *((str(b), b) for b in asked.budgets)]:
+            sides[name] = partial(_ours, adapter, split, batch, pad, budget)
         _check_equal(sides)
         timed[batch] = timing.alternate(
-            {name: lambda i, side=side: side for name, side in sides.items()}, asked.repeats, 0
+            {name: lambda i, side=side: side for name, side in sides.items()},
+            asked.repeats,
+            0,
+            time.process_time if asked.processor_time else time.perf_counter,
         )
     default = STACK_TOKENS.get(subject.device().type, 0)
-    heading = f"{source}; {len(split)} sentences, ranks 1..{asked.r}, automatic is {default} tokens"
+    clock = "processor time" if asked.processor_time else "time"
+    heading = f"{source}; {len(split)} sentences, ranks 1..{asked.r}, automatic is {default} tokens; {clock}"
     text, figures = _figures(timed)
-    figures |= {"source": source, "automatic_stack_tokens": default}
+    figures |= {"source": source, "automatic_stack_tokens": default, "clock": clock}
     timing.report(asked, f"{heading}\n\n{text}", figures, choose_precision(run.train.precision, run.hardware))
 
 
-def _sides(measure: Measure, family: Sequence[Submodel], budgets: list[int]) -> dict[str, Callable[[], list[Score]]]:
-    """What is compared, by name; the separate passes read the split again for each rank."""
-    stacked = {
-        name: partial(measure, family, budget) for name, budget in [(AUTOMATIC, None), *((str(b), b) for b in budgets)]
-    }
-    return {SEPARATE: lambda: [score for member in family for score in measure([member], 0)], **stacked}
+def _stock(run: Run, adapter: DyLora, labels: int) -> Any:
+    """PEFT's own model with an adapter for each rank, each the prefix of the nested one."""
+    model: Any = subject.stock_lora(run, labels)
+    values = dict(adapter.model.named_parameters())
+    for b in range(1, adapter.r + 1):
+        settings = LoraConfig(
+            r=b,
+            lora_alpha=run.adapter.lora_alpha,
+            target_modules=run.adapter.target_modules,
+            task_type=TaskType.SEQ_CLS,
+        )
+        model.add_adapter(f"rank{b}", settings)
+        model.set_adapter(f"rank{b}")
+        for name, parameter in model.named_parameters():
+            if f".rank{b}." in name:
+                whole = values[name.replace(f".rank{b}.", ".default.")].detach()
+                rows = whole[:b] if "lora_A" in name else whole[:, :b] if "lora_B" in name else whole
+                parameter.data.copy_(rows)
+    return model.eval()
 
 
-def _check_equal(sides: dict[str, Callable[[], list[Score]]]) -> None:
-    """Speed counts only where the predictions are the same; this pass over every side is also the warm-up."""
-    expected = _predictions(sides[SEPARATE]())
+def _passes(model: Any, split: Encoded, batches: Sequence[np.ndarray], pad: int) -> np.ndarray:
+    """A pass over the batches for each rank, one after the other, as one would write it by hand."""
+    found = []
+    for b in range(1, len(model.peft_config)):
+        model.set_adapter(f"rank{b}")
+        of_rank: np.ndarray | None = None
+        for rows in batches:
+            inputs = {k: v.to(subject.device()) for k, v in collate(split, rows, pad).items() if k != "labels"}
+            with torch.no_grad():
+                scores = model(**inputs).logits.softmax(-1).cpu().numpy()
+            of_rank = np.zeros((len(split), scores.shape[1]), scores.dtype) if of_rank is None else of_rank
+            of_rank[rows] = scores
+        found.append(of_rank)
+    return np.stack(found)
+
+
+def _ours(adapter: DyLora, split: Encoded, batch: int, pad: int, budget: int | None) -> np.ndarray:
+    scores = evaluate(
+        adapter.model, adapter, [split], adapter.family, ["accuracy"], batch_size=batch, pad_id=pad, stack_tokens=budget
+    )
+    return np.stack([columns["scores"] for score in scores for columns in score.predictions.values()])
+
+
+def _check_equal(sides: dict[str, Side]) -> None:
+    """Speed counts only where the answers are the same; this pass over every side is also the warm-up."""
+    expected = sides[STOCK]()
     for name, side in sides.items():
-        differing = int((_predictions(side()) != expected).sum()) if name != SEPARATE else 0
-        if differing:
-            raise SystemExit(f"stack_tokens {name}: {differing} of {expected.size} predictions differ")
-
-
-def _predictions(scores: list[Score]) -> np.ndarray:
-    return np.stack([columns["prediction"] for score in scores for columns in score.predictions.values()])
+        found = side()
+        apart = float(np.abs(found - expected).max())
+        if apart > 1e-5 or (found.argmax(-1) != expected.argmax(-1)).any():
+            raise SystemExit(f"{name}: probabilities differ by {apart:.1e}")
 
 
 def _figures(timed: dict[int, timing.Seconds]) -> tuple[str, dict[str, object]]:
-    """Seconds of the two ways, and of every budget the time over that of separate passes."""
+    """Seconds of the two ways, and of every side the time over that of stock PEFT's passes."""
     ratios = {
-        batch: {name: timing.ratio(values, seconds[SEPARATE]) for name, values in seconds.items()}
+        batch: {name: timing.ratio(values, seconds[STOCK]) for name, values in seconds.items()}
         for batch, seconds in timed.items()
     }
-    rows = [[str(b), *timing.spread(s[SEPARATE]), *timing.spread(s[AUTOMATIC])] for b, s in timed.items()]
-    absolute = timing.table(["batch", "separate, s: min", "median", "max", "automatic, s: min", "median", "max"], rows)
-    names = [name for name in next(iter(ratios.values())) if name != SEPARATE]
+    rows = [[str(b), *timing.spread(s[STOCK]), *timing.spread(s[AUTOMATIC])] for b, s in timed.items()]
+    absolute = timing.table(["batch", "PEFT, s: min", "median", "max", "automatic, s: min", "median", "max"], rows)
+    names = [name for name in next(iter(ratios.values())) if name != STOCK]
     rows = [[str(batch), *(f"{of_batch[name]:.3f}" for name in names)] for batch, of_batch in ratios.items()]
     relative = timing.table(["batch, ratio", *names], rows)
-    return f"{absolute}\n\n{relative}", {"seconds": timed, "ratio_to_separate": ratios}
+    return f"{absolute}\n\n{relative}", {"seconds": timed, "ratio_to_stock": ratios}
 
 
 if __name__ == "__main__":

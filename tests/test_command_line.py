@@ -271,6 +271,7 @@ def test_a_failing_run_exits_with_one_and_its_record_says_how(call_main: Call, t
     ("word", "environment", "says"),
     [
         ("--cfg=job", {}, "--cfg shows the settings of one run; leave -m"),
+        ("train.learning_rate=interval(1e-4,1e-3)", {}, "an interval names no values to try; give some of it"),
         ("seed=0", {"WORLD_SIZE": "2", "MASTER_ADDR": "h", "RANK": "0"}, "a sweep starts its own processes"),
     ],
 )

@@ -6,37 +6,30 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from typing import TYPE_CHECKING
 
 import rankbench
 from rankbench.errors import RequestError, RunFailed
-from rankbench.runs import own_process
-from rankbench.runs.life import execute, summary
-from rankbench.settings.compose import CONF, build, composed, stays
-from rankbench.settings.line import line
-from rankbench.settings.own_folders import PROVIDER, read_first
-from rankbench.settings.refusal import explain, near
-from rankbench.settings.run import Run
-from rankbench.settings.words import WHERE
-from rankbench.sweeps import sweep
 from rankbench.system import processes, stopping
 from rankbench.system.progress import speak
 from rankbench.system.stopping import Stopped
+
+# A verb that reads records needs no Hydra, which would take most of its time: what a run needs is imported by it.
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rankbench.settings.run import Run
 
 log = logging.getLogger("rankbench")
 
 DEFAULTS = "adapter=dylora model=minilm task=tweets, 3 epochs (rankbench plan says what that takes)"
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(config: DictConfig) -> None:
     """What Hydra calls for each composed config."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
     try:
         _job(config)
     except Stopped as stop:
@@ -57,6 +50,14 @@ _failures: list[Exception] = []
 
 
 def _job(config: DictConfig) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from rankbench.runs import own_process
+    from rankbench.runs.life import execute, summary
+    from rankbench.settings.compose import build, stays
+    from rankbench.settings.words import WHERE
+
     words = list(HydraConfig.get().overrides.task)
     stays(HydraConfig.get().job.chdir)
     run = build(config, words)
@@ -74,6 +75,10 @@ def _job(config: DictConfig) -> None:
 
 def _folders() -> list[str]:
     """The folders of the user's own YAML as the command line names them, in a launcher's job too."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from rankbench.settings.own_folders import PROVIDER
+
     sources = HydraConfig.get().runtime.config_sources
     return [word for source in sources if source.provider == PROVIDER for word in ("--config-dir", source.path)]
 
@@ -93,6 +98,8 @@ def _asked(verb: Callable[[list[str]], None], words: list[str]) -> Run:
             f"{verb.__doc__}"
         )
         sys.exit(0)
+    from rankbench.settings.compose import composed
+
     return composed(words)
 
 
@@ -169,6 +176,41 @@ def _version() -> str:
     return "\n".join(f"{name:<14}{version or 'not installed'}" for name, version in lines.items())
 
 
+def _run(words: list[str]) -> None:
+    """A call without a verb: one run, or many with -m. Raises what a request may raise."""
+    import hydra
+
+    from rankbench.settings.compose import CONF
+    from rankbench.settings.line import line
+    from rankbench.settings.own_folders import read_first
+    from rankbench.settings.refusal import near
+    from rankbench.sweeps import sweep
+
+    if words and "=" not in words[0] and not words[0].startswith(("-", "~")):
+        raise RequestError(
+            f"{words[0]} is no verb{near(words[0], VERBS)}; verbs are {', '.join(VERBS)}, settings are KEY=VALUE, "
+            "see --help"
+        )
+    speak()
+    asked = line(words)
+    sys.argv[1:] = asked.words()
+    if not words:
+        log.warning("no settings are given, so this trains the defaults: %s; make demo is shorter", DEFAULTS)
+    sweep.install()
+    with stopping.obeyed(), read_first(asked.folders):
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    if _failures:
+        raise _failures.pop()
+
+
+def _wrong() -> tuple[type[Exception], ...]:
+    """What says that a request is wrong: asked for only where something was raised."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    return RequestError, HydraException, OmegaConfBaseException
+
+
 def main() -> None:
     """Exit 0: done; 2: the request is wrong, one line says how to mend it; 1: the run failed, its record says how."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises to here instead of exiting by itself
@@ -178,23 +220,12 @@ def main() -> None:
             print(_version())
         elif words and words[0] in VERBS:
             VERBS[words[0]](words[1:])
-        elif words and "=" not in words[0] and not words[0].startswith(("-", "~")):
-            raise RequestError(
-                f"{words[0]} is no verb{near(words[0], VERBS)}; verbs are {', '.join(VERBS)}, settings are KEY=VALUE, "
-                "see --help"
-            )
         else:
-            speak()
-            asked = line(words)
-            sys.argv[1:] = asked.words()
-            if not words:
-                log.warning("no settings are given, so this trains the defaults: %s; make demo is shorter", DEFAULTS)
-            sweep.install()
-            with stopping.obeyed(), read_first(asked.folders):
-                job()
-            if _failures:
-                raise _failures.pop()
-    except (RequestError, HydraException, OmegaConfBaseException) as error:
+            _run(words)
+    except _wrong() as error:
+        from rankbench.settings.compose import CONF
+        from rankbench.settings.refusal import explain
+
         print(f"rankbench: {explain(error, words, CONF)}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:

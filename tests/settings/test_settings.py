@@ -29,8 +29,9 @@ from omegaconf import OmegaConf
 from rankbench.errors import RequestError
 from rankbench.records.record import load_records
 from rankbench.settings.base import added
-from rankbench.settings.compose import KINDS, NEUTRAL, of_record
+from rankbench.settings.compose import of_record
 from rankbench.settings.identity import PLACES, VOLATILE, identity, settings
+from rankbench.settings.kinds import KINDS, NEUTRAL
 from rankbench.settings.methods import METHODS
 from rankbench.settings.methods.dylora import Update
 from rankbench.settings.methods.lora import Lora, Scale

@@ -17,8 +17,8 @@ from conftest import Answer, compose_run
 
 from rankbench.errors import RequestError
 from rankbench.records.record import load_records
-from rankbench.settings.compose import NEUTRAL
 from rankbench.settings.identity import settings
+from rankbench.settings.kinds import NEUTRAL
 from rankbench.tables import curve, labels, layout, plots, report
 
 Values = dict[int | None, float]

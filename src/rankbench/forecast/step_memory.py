@@ -13,7 +13,7 @@ from torch import nn
 
 from rankbench import methods
 from rankbench.forecast.rehearsal import FLOAT, Saved, Unread, rehearse, size, stand_in
-from rankbench.models import backbone, described, integer, quantization
+from rankbench.models import backbone, described, heads, integer, quantization
 from rankbench.models.precision import choose_precision
 from rankbench.settings.hardware import Hardware
 from rankbench.settings.run import Run
@@ -162,7 +162,7 @@ def _on_meta(run: Run, config: Any, layers: int, dtype: torch.dtype) -> tuple[nn
     if config.pad_token_id is None:  # a classifier wants to know where a row ends
         config.pad_token_id = 0
     with described.builds(run.model), torch.device("meta"):
-        kind = backbone.auto_class(config, _labels(run))
+        kind = heads.auto_class(config, _labels(run), run.task.extracts)
         model = kind.from_config(config, dtype=dtype, trust_remote_code=run.model.trust_remote_code)
     return model, next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == layers)
 
@@ -217,7 +217,7 @@ def _growing(body: Anatomy, checkpointing: bool, rows: int) -> dict[str, int]:
 def _labels(run: Run) -> int | None:
     """Outputs of the head; two where only the data would tell."""
     known = len(run.task.label_names or ()) or 2
-    return {"causal_lm": None, "regression": 1}.get(run.task.kind, known)
+    return {"causal_lm": None, "regression": 1, "question_answering": 2}.get(run.task.kind, known)
 
 
 def _moments(run: Run, tensors: list[torch.Tensor]) -> int:

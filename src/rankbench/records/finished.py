@@ -9,11 +9,8 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from omegaconf.errors import OmegaConfBaseException
-
 from rankbench.errors import RequestError
 from rankbench.records import record as records
-from rankbench.settings.compose import of_record
 from rankbench.settings.model import Model
 from rankbench.settings.run import Run
 
@@ -123,6 +120,10 @@ def kept(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def of_settings(folder: Path, record: dict[str, Any]) -> Run:
     """The run of a record; settings that came after it are neutral."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    from rankbench.settings.compose import of_record
+
     try:
         return of_record(record["config"])
     except OmegaConfBaseException as error:

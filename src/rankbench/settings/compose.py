@@ -19,24 +19,14 @@ from rankbench.errors import RequestError
 from rankbench.settings import auto
 from rankbench.settings.base import neutrals, require
 from rankbench.settings.identity import ONCE_SHARED
-from rankbench.settings.methods import METHODS
+from rankbench.settings.kinds import GROUPS, KINDS
 from rankbench.settings.model import Model
 from rankbench.settings.outside import conf_folders
 from rankbench.settings.run import Run
-from rankbench.settings.samplers import SAMPLERS
 from rankbench.system import gpus
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
-KINDS: dict[str, dict[str, Any]] = {"adapter": dict(METHODS), "sampler": dict(SAMPLERS)}
-GROUPS = {name: type(group) for name, group in vars(Run()).items() if is_dataclass(group)}
-NEUTRAL: dict[str, Any] = {
-    f"{group}.{name}": neutral
-    for group, kind in GROUPS.items()
-    for one in KINDS.get(group, {group: kind}).values()
-    for name, neutral in neutrals(one).items()
-}
-"""Every setting that came after the first records, whoever's it is, with the value that means what was before it."""
 
 
 def _found(key: str, _parent_: DictConfig) -> Any:

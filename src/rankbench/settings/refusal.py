@@ -14,7 +14,8 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
 from rankbench.errors import RequestError
-from rankbench.settings.compose import KINDS, while_resolving
+from rankbench.settings.compose import while_resolving
+from rankbench.settings.kinds import KINDS
 from rankbench.settings.methods import Method
 from rankbench.settings.run import Run
 from rankbench.settings.samplers import Sampler

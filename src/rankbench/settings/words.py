@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException
 
 from rankbench.errors import RequestError
-from rankbench.settings.compose import GROUPS, KINDS
+from rankbench.settings.kinds import GROUPS, KINDS
 from rankbench.settings.run import Run
 
 log = logging.getLogger("rankbench")

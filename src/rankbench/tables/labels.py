@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rankbench.records import tested
-from rankbench.settings.compose import KINDS, NEUTRAL
 from rankbench.settings.identity import ONCE_SHARED, PLACES, VOLATILE
+from rankbench.settings.kinds import KINDS, NEUTRAL
 from rankbench.tables.shown import Shown
 
 
@@ -244,6 +245,7 @@ def _telling(configs: dict[str, dict[str, Any]]) -> list[str]:
     return keys
 
 
+@functools.cache
 def _silent(key: str) -> bool:
     key = key.removeprefix("start.")
     return key in _SILENT or any(key == v or key.startswith(v + ".") for v in VOLATILE if v != "train.eval_steps")

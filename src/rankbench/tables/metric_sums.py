@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats as scipy_stats
 
 from rankbench.errors import RequestError
-from rankbench.settings.metrics import MATCHES, METRICS, ClassRoles, normalized
+from rankbench.settings.metrics import METRICS, RIGHT_OR_WRONG, ClassRoles, normalized
 from rankbench.settings.outside import load
 from rankbench.tables import class_sums, ranked
 from rankbench.tables.class_sums import Parts, Reals
@@ -128,7 +127,7 @@ def sums(
 def _resampled(metric: str, made: list[npt.NDArray[Any]], wanted: npt.NDArray[Any], roles: ClassRoles) -> Sums | Ranked:
     if metric in AREAS:
         return ranked.of_scores(made[0].astype(float), wanted, roles.positive, metric == "average_precision")
-    grain = 1.0 if METRICS[metric].kind == "classification" or metric in MATCHES else 0.0
+    grain = 1.0 if METRICS[metric].kind == "classification" or metric in RIGHT_OR_WRONG else 0.0
     if METRICS[metric].kept:
         found = _kept(np.stack(made, axis=-1), load(METRICS[metric].of_sums))
     elif metric == "accuracy":
@@ -212,7 +211,9 @@ def _r2(predictions: npt.NDArray[Any], references: npt.NDArray[Any]) -> Parts:
 
 
 def _spearman(predictions: npt.NDArray[Any], references: npt.NDArray[Any]) -> Parts:
-    return _pearson(scipy_stats.rankdata(predictions, axis=1), scipy_stats.rankdata(references))
+    from scipy.stats import rankdata
+
+    return _pearson(rankdata(predictions, axis=1), rankdata(references))
 
 
 def _spread(x: Reals, squares: Reals, n: int) -> Reals:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 Reals = npt.NDArray[np.float64]
 Truths = npt.NDArray[np.bool_]
@@ -80,6 +79,8 @@ def _steps(chances: Reals, true: Truths) -> Any:
     A sparse matrix (3 steps, n): the class's examples at each step, the others above it (and below the step before),
     and the others at it.
     """
+    from scipy import sparse
+
     levels = -np.unique(-chances[true])
     step = np.searchsorted(-levels, -chances)  # the step of each example, or the next below it
     tied = (step < len(levels)) & (levels[np.minimum(step, len(levels) - 1)] == chances)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats as scipy_stats
 
 from rankbench.errors import RequestError
 from rankbench.system.seeds import generator
@@ -199,6 +198,8 @@ def permutation(differences: npt.ArrayLike, level: float = 0.95, seed: int = 0) 
     n = pairs.size
     if pairs.ndim != 1 or n < 2:
         raise RequestError(f"a test over seeds takes differences (n,) of two seeds or more, not {pairs.shape}")
+    from scipy.special import stdtrit  # Student's quantile, without the second that scipy.stats takes
+
     exact = n <= EXACT_SEEDS
     if exact:
         bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
@@ -208,7 +209,7 @@ def permutation(differences: npt.ArrayLike, level: float = 0.95, seed: int = 0) 
     # rounding must not part a flip from the observation that it equals
     far = int((np.abs((2 * bits - 1) @ pairs) >= abs(pairs.sum()) - 1e-12 * np.abs(pairs).sum()).sum())
     p = far / 2**n if exact else (far + 1) / (SAMPLED_FLIPS + 1)
-    half = float(scipy_stats.t.ppf((1 + level) / 2, n - 1)) * spread / n**0.5
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * spread / n**0.5
     return Mean(mean, mean - half, mean + half, p)
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from rankbench.errors import RequestError
 from rankbench.records.record import Paths, load_records
 from rankbench.settings.metrics import base, rises, times, unit
-from rankbench.tables import baselines, labels, plots
+from rankbench.tables import baselines, labels
 from rankbench.tables.comparisons import published
 from rankbench.tables.comparisons.ranks import of_one
 from rankbench.tables.layout import Block, frame, spread
 from rankbench.tables.shown import by, first_metric, having
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # The papers' names of the methods over depth (Sorted LLaMA section 4), in the order of their columns.
 DEPTH_METHODS = {"sft": "SFT", "early_exit": "SFT+ICT", "sorted_ft": "SoFT", "sorted_lora": "sorted LoRA"}
@@ -71,6 +73,8 @@ def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
 
     Raises RequestError as `soft_vs_early_exit` does.
     """
+    from rankbench.tables import plots
+
     runs = _over_depth(load_records(path))
     chosen = _asked(runs, metric)
     rows = [

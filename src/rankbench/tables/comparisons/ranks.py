@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from rankbench.errors import RequestError
 from rankbench.records.record import Paths, load_records
 from rankbench.settings.methods import DYLORA
 from rankbench.settings.metrics import rises, times, unit
-from rankbench.tables import baselines, labels, plots
+from rankbench.tables import baselines, labels
 from rankbench.tables.comparisons import published
 from rankbench.tables.comparisons.bests import bests, metric_name, spread_of
 from rankbench.tables.comparisons.curves import Curve, Curves, curves
@@ -23,12 +22,17 @@ from rankbench.tables.layout import Block, frame, spread
 from rankbench.tables.shown import by, first_metric, having, scored
 from rankbench.tables.stats import aurac
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 GLUE = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")  # DyLoRA's Table 2, in its order
 GLUE_METRIC = {"mrpc": "f1", "qqp": "accuracy"}  # what the paper averages where a task has several
 
 
 def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
     """The curves of one task's runs, the search as points on top, and what each rank costs against what it scores."""
+    from rankbench.tables import plots
+
     records, metric = _asked(of_one(load_records(path)), metric)
     rows = [
         {
