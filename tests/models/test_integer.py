@@ -79,6 +79,17 @@ def test_numbers_come_back_within_half_a_step(bits: int) -> None:
     assert ((q * scale - x).abs() < scale * (1 + (q.abs() == largest(bits)))).all()
 
 
+@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("dtype", [None, torch.float32])
+def test_what_rounding_lifts_over_the_largest_is_clamped_alike_on_both_sides(
+    bits: int, dtype: torch.dtype | None
+) -> None:
+    most = largest(bits)
+    for by_row in (True, False):
+        q, _ = mapped(torch.tensor([[-2.0, 2.0, 0.0]]) * (1 - 2**-20), bits, by_row, dtype=dtype)
+        assert q.tolist() == [[-most, most, 0]]
+
+
 @pytest.mark.parametrize("x", [[0.0, 0.0], [1e-42, -3e-41], [3.0e38, -1.0], [2.0**-149, 0.0], [-1.0, 0.5]])
 def test_the_ends_of_the_range(x: list[float]) -> None:
     q, scale = mapped(torch.tensor([x]), 8)
@@ -204,6 +215,9 @@ def test_a_layer_norm_has_the_error_of_its_width_and_no_scale(bits: int) -> None
     assert 0.7 < float((y - exact).norm() / exact.norm()) / known < 1.25
     for ours, theirs in ((x.grad, other.grad), (holder[0].weight.grad, plain.weight.grad)):
         assert float((ours - theirs).norm() / theirs.norm()) < 2.5 * known
+    small = x.detach() * 2**-9  # eps weighs as much as the numbers
+    small_exact = plain(small.double())
+    assert float((holder(small) - small_exact).norm() / small_exact.norm()) < 1.25 * known
     holder[0].eps = 0.0
     assert torch.equal(holder(x.detach() * 2**5), holder(x.detach()))
 
