@@ -73,6 +73,9 @@ def main() -> None:
             ["8-bit map, ns a number", "min", "median", "max"], [[k, *timing.spread(v)] for k, v in maps.items()]
         ),
     ]
+    outlier = _outlier()
+    rows = [[name, *(f"{100 * error:.3g} %" for error in of.values())] for name, of in outlier.items()]
+    parts.append(timing.table(["error beside an outlier", "one scale", "a scale a row"], rows))
     shares = {}
     if asked.profile:
         shares = {name: _shares(sides[name], batches) for name in sides if asked.arithmetic in name}
@@ -80,7 +83,7 @@ def main() -> None:
         rows = [[name, *(f"{of[column]:.3f}" for column in columns)] for name, of in shares.items()]
         parts.append(timing.table(["share of a step", *columns], rows))
     figures = {"source": source, "flags": cpu, "int8_products": has_int8("cpu"), "seconds": seconds, "ratio": ratios}
-    figures |= {"kept_bytes": kept, "map_ns": maps, "shares": shares}
+    figures |= {"kept_bytes": kept, "map_ns": maps, "shares": shares, "outlier_error": outlier}
     timing.report(asked, "\n\n".join(parts), figures, ("fp32", "as the sides say"))
 
 
@@ -181,13 +184,8 @@ def _maps(repeats: int) -> dict[str, list[float]]:
         scale = torch.ldexp(torch.ones(768, 1), torch.frexp(x.abs().amax(-1, keepdim=True)).exponent - 7)
         return (x / scale).round().clamp(-127, 127).to(torch.int8)
 
-    of = dict(
-        zip(
-            MAPS,
-            (partial(mapped, x, 8, True), partial(mapped, x, 8), partial(mapped, x, 8, False, noise), steps),
-            strict=True,
-        )
-    )
+    ways = partial(mapped, x, 8, True), partial(mapped, x, 8), partial(mapped, x, 8, False, noise), steps
+    of = dict(zip(MAPS, ways, strict=True))
     assert torch.equal(steps(), mapped(x, 8, True)[0])
     seconds = timing.alternate({name: partial(lambda act, _: act, act) for name, act in of.items()}, 3 * repeats, 3)
     return {name: [1e9 * value / x.numel() for value in values] for name, values in seconds.items()}
@@ -226,6 +224,22 @@ def _shares(side: Side, batches: list[Batch], steps: int = 4) -> dict[str, float
         norm.forward, norm.backward = map(staticmethod, plain)
         del shared.map, shared.product
     return {name: spent[name] / total for name in ("maps", "products", "layer norms", "rest")}
+
+
+def _outlier() -> dict[str, dict[str, float]]:
+    """The error of a linear layer's other rows where one number is 100 times the rest, by width and scale."""
+    x = torch.randn(256, 384, generator=torch.Generator().manual_seed(0))
+    x[0, 0] = 100
+    found: dict[str, dict[str, float]] = {}
+    for arithmetic in ("int8", "int10", "int12", "int16"):
+        for scale in ("tensor", "row"):
+            torch.manual_seed(0)
+            holder = nn.Sequential(nn.Linear(384, 384).requires_grad_(False))
+            exact = holder(x)[1:]
+            integer.put(holder, subject.run(f"arithmetic={arithmetic}", f"arithmetic.scale={scale}").arithmetic, 0)
+            error = float((holder(x)[1:] - exact).norm() / exact.norm())
+            found.setdefault(arithmetic, {})[scale] = error
+    return found
 
 
 def _flags() -> list[str]:

@@ -79,6 +79,17 @@ def test_numbers_come_back_within_half_a_step(bits: int) -> None:
     assert ((q * scale - x).abs() < scale * (1 + (q.abs() == largest(bits)))).all()
 
 
+@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("dtype", [None, torch.float32])
+def test_what_rounding_lifts_over_the_largest_is_clamped_alike_on_both_sides(
+    bits: int, dtype: torch.dtype | None
+) -> None:
+    most = largest(bits)
+    for by_row in (True, False):
+        q, _ = mapped(torch.tensor([[-2.0, 2.0, 0.0]]) * (1 - 2**-20), bits, by_row, dtype=dtype)
+        assert q.tolist() == [[-most, most, 0]]
+
+
 @pytest.mark.parametrize("x", [[0.0, 0.0], [1e-42, -3e-41], [3.0e38, -1.0], [2.0**-149, 0.0], [-1.0, 0.5]])
 def test_the_ends_of_the_range(x: list[float]) -> None:
     q, scale = mapped(torch.tensor([x]), 8)
@@ -204,6 +215,9 @@ def test_a_layer_norm_has_the_error_of_its_width_and_no_scale(bits: int) -> None
     assert 0.7 < float((y - exact).norm() / exact.norm()) / known < 1.25
     for ours, theirs in ((x.grad, other.grad), (holder[0].weight.grad, plain.weight.grad)):
         assert float((ours - theirs).norm() / theirs.norm()) < 2.5 * known
+    small = x.detach() * 2**-9  # eps weighs as much as the numbers
+    small_exact = plain(small.double())
+    assert float((holder(small) - small_exact).norm() / small_exact.norm()) < 1.25 * known
     holder[0].eps = 0.0
     assert torch.equal(holder(x.detach() * 2**5), holder(x.detach()))
 
@@ -233,6 +247,12 @@ def test_an_outlier_hurts_the_other_rows_with_one_scale_and_not_with_one_a_row()
         q, scale = mapped(x, 8, by_row)
         errors[by_row] = float(((q * scale)[1:] - exact).norm() / exact.norm())
     assert 0.25 < errors[False] < 0.33 and errors[True] < 0.02
+    out = {}
+    for scale in ("row", "tensor"):
+        holder = linear(8, frozen=True, scale=scale)
+        plain = nn.functional.linear(x, holder[0].weight, holder[0].bias)[1:]
+        out[scale] = float((holder(x)[1:] - plain).norm() / plain.norm())
+    assert 0.25 < out["tensor"] < 0.33 and out["row"] < 0.03
 
 
 def test_a_frozen_weight_is_mapped_once_and_again_when_it_changes() -> None:
@@ -264,6 +284,35 @@ def test_a_trained_weight_has_its_gradient_in_evaluation_mode_too() -> None:
     holder(x).backward(g)
     exact = g.double().T @ x.double()
     assert float((holder[0].weight.grad - exact).norm() / exact.norm()) < 2e-4
+
+
+def test_layers_that_read_the_same_share_its_integers_until_it_changes() -> None:
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    nearest = integer.Arithmetic(asked(8), 0)
+    first = nearest.activation(x, "query", True, False, torch.int8)
+    assert nearest.activation(x, "key", True, False, torch.int8)[0] is first[0]
+    assert nearest.activation(x, "key", True, True, torch.int8)[1].dim() == 0
+    other = x * 4
+    assert torch.equal(nearest.activation(other, "key", True, False, torch.int8)[1], first[1] * 4)
+    x.mul_(8)
+    assert torch.equal(nearest.activation(x, "value", True, False, torch.int8)[1], first[1] * 8)
+    drawing = asked(8)
+    drawing.rounding["activation"] = "stochastic"
+    drawn = integer.Arithmetic(drawing, 0)
+    one, two = (drawn.activation(x, name, True, False, torch.int8)[0] for name in ("query", "key"))
+    assert not torch.equal(one, two)
+
+
+def test_the_noise_of_a_weight_is_not_of_the_batch_that_has_as_many_rows() -> None:
+    drawing = asked(8)
+    drawing.rounding["weight"] = "stochastic"
+    arithmetic, weight = integer.Arithmetic(drawing, 0), torch.randn(4, 64)
+    found = []
+    for rows in ([0, 1, 2, 3], [7, 5, 9, 6]):
+        arithmetic.noise.at(3, torch.tensor(rows))
+        found.append(arithmetic.map(weight, "weight", "a", True)[0])
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], arithmetic.map(weight, "weight", "b", True)[0])
 
 
 SHARED = """

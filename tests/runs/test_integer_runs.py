@@ -63,6 +63,24 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_been(
     assert record["config"]["arithmetic"]["bits"] == {"weight": 8, "activation": 8, "gradient": 8}
 
 
+@pytest.mark.slow
+def test_16_bits_train_as_floats_do_and_four_do_not(tmp_path: Path) -> None:
+    def losses(*asked: str) -> np.ndarray:
+        found = []
+        for seed in (0, 1, 2):
+            own = [word for word in words(tmp_path, "full", *asked) if not word.startswith("seed=")]
+            run = a_run(*own, f"seed={seed}", f"runs_dir={tmp_path / 'runs'}")
+            execute(run)
+            curve = json.loads((run.folder / "record.json").read_text())["training"]["loss_curve"]
+            found.append(curve[-1][-1] if isinstance(curve[-1], list) else curve[-1]["loss"])
+        return np.array(found)
+
+    floats, most = losses(), losses("arithmetic=int16")
+    few = losses("arithmetic=int8", *(f"arithmetic.bits.{role}=4" for role in ("weight", "activation", "gradient")))
+    assert np.abs(most - floats).max() < 0.1 * np.ptp(floats), "beside the spread over seeds it is nothing"
+    assert np.abs(few - floats).max() > 10 * np.abs(most - floats).max()
+
+
 MODELS = {"tiny_bert": [], "tiny_gpt2": ["task=instruction"], "tiny_llama": ["task=instruction"]}
 
 

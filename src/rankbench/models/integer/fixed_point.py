@@ -74,16 +74,19 @@ def _fill(
     width = x.shape[-1]
     flat, out = x.reshape(-1, width), q.view(-1, width)
     step = max(1, together // width)
-    buffer = None if q.dtype is torch.float32 else x.new_empty(min(step, len(flat)), width)
+    block = min(step, len(flat)), width
+    buffer = None if q.dtype is torch.float32 else x.new_empty(block)
+    drawn = None if noise is None else x.new_empty(block)
     for start in range(0, len(flat), step):
         rows = slice(start, start + step) if len(flat) > step else ...
         target = out[rows]
         y = target if buffer is None else buffer[: len(target)]
         torch.mul(flat[rows], inverse[rows] if isinstance(inverse, torch.Tensor) and inverse.dim() else inverse, out=y)
-        if noise is None:
+        if noise is None or drawn is None:
             y.round_()
         else:
-            y.add_(torch.add(noise[0].view(-1, 1)[rows], noise[1]).frac_()).floor_()
+            u = torch.add(noise[0].view(-1, 1)[rows], noise[1], out=drawn[: len(target)])
+            y.add_(u.frac_()).floor_()
         y.clamp_(-most, most)
         if buffer is not None:
             target.copy_(y)
