@@ -23,7 +23,6 @@ from rankbench.settings.metrics import GENERATED
 from rankbench.system import processes, stopping
 from rankbench.system.progress import Counted
 from rankbench.tasks.encoding import IGNORED, Encoded, collate, sorted_batches
-from rankbench.tasks.metrics import score, text
 
 # Stack ranks while a forward stays below this many tokens: small forwards are bound by overhead, large ones by
 # arithmetic, where stacking gains nothing. benchmarks/evaluation.py measures both sides.
@@ -94,6 +93,8 @@ def evaluate(
                 if responses is not None and set(metrics) & set(GENERATED):
                     answers = _answers(model, adapter, split, members, pad_id, responses, generated)
                     columns["prediction"] = answers
+                    from rankbench.tasks.metrics import text
+
                     # The first alone: some of them take minutes, or start Java.
                     kept = text.columns(metrics, answers, split.references) if processes.first() else None
                     columns |= processes.gathered(kept)[0] or {}
@@ -270,6 +271,8 @@ def of_splits(
 
     Where a split's rows are of groups, each group's metrics follow those of all rows, with its name behind theirs.
     """
+    from rankbench.tasks.metrics import score  # which takes a second or two that no first step should wait for
+
     values: dict[str, float] = {}
     for split in splits:
         own, wanted = columns[split.name], split.references or split.labels
