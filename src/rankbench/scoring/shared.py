@@ -39,7 +39,8 @@ def shared(adapter: FineTuning, classifies: bool) -> Iterator[None]:
 
 def _reads_first_token(adapter: DyLora) -> bool:
     """Whether it is transformers' own code: one that came with a model may call itself BERT and be another."""
-    own = type(adapter.model.get_base_model()).__module__.startswith("transformers.models.")
+    model: Any = adapter.model
+    own = type(model.get_base_model()).__module__.startswith("transformers.models.")
     return own and adapter.kind in FIRST_TOKEN
 
 
