@@ -170,7 +170,8 @@ QUICK = {
 def test_an_answer_that_needs_no_run_imports_nothing_heavy(command_line: Call, case: str) -> None:
     answer = command_line(*QUICK[case], python=("-X", "importtime"))
     imported = {line.rsplit("|", 1)[1].strip() for line in answer.said if line.startswith("import time:")}
-    assert "rankbench.settings.run" in imported
+    assert "rankbench.errors" in imported
+    assert "hydra" not in imported or case != "status"
     heavy = {
         "numpy",
         "torch",
@@ -184,6 +185,14 @@ def test_an_answer_that_needs_no_run_imports_nothing_heavy(command_line: Call, c
         "sklearn",
     }
     assert imported & heavy == set()
+
+
+def test_a_table_of_text_imports_what_it_shows_alone(command_line: Call) -> None:
+    records = Path(__file__).parents[1] / "benchmarks" / "results" / "sst2"
+    answer = command_line("table", "curve", str(records), python=("-X", "importtime"))
+    imported = {line.rsplit("|", 1)[1].strip() for line in answer.said if line.startswith("import time:")}
+    assert answer.rc == 0 and "pandas" in imported
+    assert imported & {"hydra", "scipy.stats", "matplotlib", "torch"} == set()
 
 
 def test_help_names_the_ways_to_call_and_every_group(command_line: Call) -> None:
@@ -271,6 +280,7 @@ def test_a_failing_run_exits_with_one_and_its_record_says_how(call_main: Call, t
     ("word", "environment", "says"),
     [
         ("--cfg=job", {}, "--cfg shows the settings of one run; leave -m"),
+        ("train.learning_rate=interval(1e-4,1e-3)", {}, "an interval names no values to try; give some of it"),
         ("seed=0", {"WORLD_SIZE": "2", "MASTER_ADDR": "h", "RANK": "0"}, "a sweep starts its own processes"),
     ],
 )

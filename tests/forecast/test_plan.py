@@ -18,7 +18,7 @@ from rankbench import methods
 from rankbench.errors import RequestError
 from rankbench.forecast import plan, rehearsal, step_memory
 from rankbench.methods import objective
-from rankbench.models import backbone, quantization
+from rankbench.models import backbone, integer, quantization
 from rankbench.models.device import V100_MEMORY
 from rankbench.settings.run import Run
 from rankbench.training import loop
@@ -168,6 +168,26 @@ def test_activations_are_what_autograd_saves(model, method):
     own = set(storages(tensors_of(tuning.model)))
     real = rehearsal.saved(lambda: tuning.model(**batch(run)), tuning.model, blocks_of(tuning.model), own)
     assert step_memory.forecast(run, rows=ROWS).activations == pytest.approx(real.inside + real.outside, rel=0.05)
+
+
+@pytest.mark.parametrize("bits", ["int8", "int12"])
+@pytest.mark.parametrize("method", [["adapter=dylora"], ["adapter=full"]], ids="-".join)
+@pytest.mark.parametrize("model", sample(["tiny_bert", "tiny_gpt2"], "tiny_bert"))
+def test_integers_are_counted_beside_frozen_weights_and_among_activations(model, method, bits):
+    run = wider(model, *method, f"arithmetic={bits}")
+    body = loaded(run)
+    integer.put(body, run.arithmetic, run.seed)
+    tuning = methods.attach(run, body)
+    tuning.model.train()
+    tuning.model(**batch(run))
+    kept = [getattr(module, "_kept", None) for module in tuning.model.modules()]
+    frozen = [one[1][0] for one in kept if one and isinstance(one[1], tuple)]
+    own = set(storages([*tensors_of(tuning.model), *frozen]))
+    real = rehearsal.saved(lambda: tuning.model(**batch(run)), tuning.model, blocks_of(tuning.model), own)
+    found = step_memory.forecast(run, rows=ROWS)
+    assert found.weights == step_memory.forecast(wider(model, *method)).weights + sum(q.nbytes for q in frozen)
+    assert bool(frozen) is (method == ["adapter=dylora"])
+    assert found.activations == pytest.approx(real.inside + real.outside, rel=0.05)
 
 
 class Alive(TorchDispatchMode):

@@ -74,8 +74,8 @@ def test_numbers_come_back_within_half_a_step(bits: int) -> None:
         assert torch.equal(again, q) and torch.equal(same, scale)
         top = q.abs().amax(-1) if by_row else q.abs().amax()[None]
         assert ((top >= 2 ** (bits - 2)) | (top == 0)).all() and q.min() >= -largest(bits)
-    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(1))
-    q, scale = mapped(x, bits, noise=noise)
+    noise = torch.rand(64, 1, generator=torch.Generator().manual_seed(1))
+    q, scale = mapped(x, bits, noise=(noise, torch.rand(96, generator=torch.Generator().manual_seed(2))))
     assert ((q * scale - x).abs() < scale * (1 + (q.abs() == largest(bits)))).all()
 
 
@@ -93,10 +93,10 @@ def test_stochastic_rounding_has_the_right_mean_and_no_two_draws_are_alike() -> 
     noise, maps, draws = Noise(0), [], []
     for step in range(2000):
         noise.at(step, torch.arange(8))
-        drawn = noise.of("layer", x.shape, x.device)
-        q, scale = mapped(x, 8, noise=drawn)
+        tokens, columns = noise.of("layer", x.shape, x.device)
+        q, scale = mapped(x, 8, noise=(tokens, columns))
         maps.append(q * scale)
-        draws.append(drawn.flatten())
+        draws.append(torch.frac(tokens + columns).flatten())
     assert ((torch.stack(maps).double().mean(0) - x).abs() / scale).max() <= 5 * 0.5 / 2000**0.5
     table = torch.stack(draws)  # (steps, elements): uniform, and no two elements correlated
     assert (table.mean(0) - 0.5).abs().max() < 5 * 12**-0.5 / 2000**0.5 and table.min() >= 0 and table.max() < 1
@@ -104,19 +104,25 @@ def test_stochastic_rounding_has_the_right_mean_and_no_two_draws_are_alike() -> 
     assert correlated < 6 / 2000**0.5
 
 
+def drawn(noise: Noise, layer: str, *shape: int) -> torch.Tensor:
+    """The noise of each number."""
+    tokens, columns = noise.of(layer, torch.Size(shape), torch.device("cpu"))
+    return torch.frac(tokens + columns)
+
+
 def test_noise_is_of_a_rows_number_and_not_of_its_batch() -> None:
     noise = Noise(3)
     noise.at(7, torch.tensor([5, 2, 9]))
-    whole = noise.of("a", torch.Size([3, 4, 6]), torch.device("cpu"))
+    whole = drawn(noise, "a", 3, 4, 6)
     noise.at(7, torch.tensor([9]))
-    alone = noise.of("a", torch.Size([1, 2, 6]), torch.device("cpu"))
+    alone = drawn(noise, "a", 1, 2, 6)
     assert torch.equal(alone[0], whole[2, :2])
-    others = [noise.of("b", torch.Size([1, 2, 6]), torch.device("cpu"))]
+    others = [drawn(noise, "b", 1, 2, 6)]
     noise.at(8, torch.tensor([9]))
-    others.append(noise.of("a", torch.Size([1, 2, 6]), torch.device("cpu")))
+    others.append(drawn(noise, "a", 1, 2, 6))
     noise = Noise(4)
     noise.at(7, torch.tensor([9]))
-    others.append(noise.of("a", torch.Size([1, 2, 6]), torch.device("cpu")))
+    others.append(drawn(noise, "a", 1, 2, 6))
     assert not any(torch.equal(alone, other) for other in others)
 
 
@@ -266,7 +272,7 @@ from rankbench.models.integer import Arithmetic
 from rankbench.settings import arithmetic as settings
 from rankbench.system import processes
 processes.gathered(None)
-x = torch.arange(-24.0, 24).view(8, 6) ** 3
+x = torch.arange(-37.0, 11).view(8, 6) ** 3
 q, scale = Arithmetic(settings.Arithmetic("int8"), 0).map(x[processes.place() :: 2], "activation", "a", True)
 print(json.dumps([q.tolist(), scale.item()]))
 """
@@ -286,6 +292,8 @@ def test_processes_share_the_scale_of_a_tensor() -> None:
         for n in "01"
     ]
     said = [json.loads(worker.communicate(timeout=120)[0].splitlines()[-1]) for worker in workers]
-    q, scale = mapped(torch.arange(-24.0, 24).view(8, 6) ** 3, 8)
+    x = torch.arange(-37.0, 11).view(8, 6) ** 3
+    q, scale = mapped(x, 8)
+    assert not torch.equal(mapped(x[1::2], 8)[1], scale), "alone, one of the two would have another scale"
     assert [one[0] for one in said] == [q[0::2].tolist(), q[1::2].tolist()]
     assert [one[1] for one in said] == [scale.item()] * 2

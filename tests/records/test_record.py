@@ -96,7 +96,8 @@ def test_the_record_names_what_the_result_depends_on(found: dict[str, Any]) -> N
     assert {"transformers", "peft", "accelerate", "hydra-core", "numpy"} <= set(environment["versions"])
     assert environment["device"]
     if not torch.cuda.is_available():
-        assert (environment["precision"], environment["precision_reason"]) == ("fp32", "no GPU is visible")
+        assert environment["precision"] == "fp32"
+        assert environment["precision_reason"].startswith("no GPU is visible")
     assert environment["command"].startswith("python -m rankbench")
     assert environment["git"] is None or (
         len(environment["git"]["commit"]) == 40 and isinstance(environment["git"]["dirty"], bool)

@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from accelerate import DistributedType
+from accelerate import Accelerator, DistributedType
 from conftest import tiny_overrides, write_tiny
+from made_questions import write as write_questions
 from safetensors.torch import load_file
-from tiny import a_run
+from tiny import a_run, asked, attached, encoded
 from torch import distributed
 
 from rankbench.errors import RequestError
@@ -25,6 +26,7 @@ from rankbench.methods.factors import Gated
 from rankbench.runs.life import execute
 from rankbench.scoring import evaluation
 from rankbench.system import processes
+from rankbench.training import loop
 
 COMMON = ["task=classification", "train.max_steps=7", "train.batch_size=6", "train.log_steps=2", "adapter.r=4"]
 COMMON += ["train.checkpoint_steps=3", "train.eval_steps=4", "train.eval_batch_size=7"]
@@ -32,6 +34,8 @@ COMMON += ["+model.random.hidden_dropout_prob=0", "+model.random.attention_probs
 ANSWERS = ["model=tiny_llama", "task=instruction", "task.metrics=[loss,exact_match]", "task.max_new_tokens=4"]
 SELECTING = ["task.regression=true", "task.metrics=[pearson]", "train.keep=best", "train.eval_steps=2"]
 SELECTING += ["train.learning_rate=0.01", "train.schedule=constant", "train.patience=2", "train.max_steps=16"]
+QUESTIONS = ["task=squad_v2", "task.max_length=96", "task.doc_stride=24", "task.max_query_length=30"]
+QUESTIONS += ["train.optimizer=sgd", "train.learning_rate=0.05"]  # no gradient reaches the head's bias but rounding
 QUICK = {
     "a rank a step": [],
     "a rank a row": [
@@ -40,6 +44,7 @@ QUICK = {
     "gates": ["adapter=lora_gated"],
     "the best is kept": SELECTING,
     "integers": ["arithmetic=int8", "arithmetic.rounding.activation=stochastic"],
+    "questions": QUESTIONS,
     "fewer prompts than processes": [*ANSWERS, "train.max_steps=2", "task.max_eval_examples=1"],
 }
 LONG = {
@@ -57,12 +62,14 @@ VARIANTS = QUICK | LONG
 
 def settings(folder: Path, name: str) -> list[str]:
     words = [word for word in COMMON if "dropout" not in word or "tiny_llama" not in " ".join(VARIANTS[name])]
-    data = folder / ("answers" if "task=instruction" in VARIANTS[name] else "data")
+    where = {"task=instruction": "answers", "task=squad_v2": "questions"}
+    data = folder / next((own for task, own in where.items() if task in VARIANTS[name]), "data")
     return [*words, *VARIANTS[name], f"task.data_dir={data}"]
 
 
 def write(folder: Path) -> None:
     write_tiny(folder / "data")
+    write_questions(folder / "questions", v2=True)
     (folder / "answers").mkdir()
     for split, rows in (("train", 20), ("validation", 9)):
         lines = [{"instruction": f"say {i}", "input": "", "output": "la" * (1 + i % 3)} for i in range(rows)]
@@ -185,6 +192,23 @@ def test_gradients_go_in_buckets_of_a_bounded_size(monkeypatch: pytest.MonkeyPat
     tensors = [torch.zeros(n) for n in (4, 4, 4, 30, 1)]
     found = list(processes._buckets(tensors))
     assert [[t.numel() for t in bucket] for bucket in found] == [[4, 4], [4], [30], [1]]
+
+
+def test_a_step_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The vote on stopping goes with the gradients, and is read a step later: nobody waits for it."""
+    messages: list[int] = []
+    alone = Accelerator(cpu=True)  # one made below would wait for the other process
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(distributed, "all_reduce", lambda tensor, *_: messages.append(tensor.numel()))
+    monkeypatch.setattr(processes, "gathered", lambda value: [value])
+    tuning = attached("train.batch_size=8", "train.max_steps=4", "train.log_steps=100")
+    asked_for = asked(tuning.run)
+    loop.train(*asked_for, tuning, encoded(40), 0, alone, tmp_path, lambda model: [])
+    steps, last = messages[:4], messages[4:]
+    assert last == [1], "the mean loss, once it is shown"
+    assert set(steps) == {1 + sum(p.numel() for p in tuning.trained().values())}
 
 
 def test_a_peak_is_of_the_training_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

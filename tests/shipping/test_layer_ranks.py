@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rankbench.errors import RequestError
 from rankbench.methods import objective
 from rankbench.records.finished import finished
-from rankbench.shipping import adapter_files, layer_ranks, rank_search
+from rankbench.shipping import adapter_files, layer_choice, layer_ranks, rank_search
 from rankbench.shipping.loading import load
 
 ALL = "adapter.target_modules=all-linear"
@@ -69,7 +69,7 @@ def answers(done: Done, folder: Path, rows: np.ndarray) -> tuple[torch.Tensor, t
         return stock(done, folder)(**batch).logits, torch.tensor([row["label"] for row in chosen])
 
 
-def asked(done: Done, rank: int, **words: object) -> layer_ranks.Choice:
+def asked(done: Done, rank: int, **words: object) -> layer_choice.Choice:
     return layer_ranks.choose(finished(done.folder), rank, **words)  # type: ignore[arg-type]
 
 
@@ -322,6 +322,20 @@ def test_stock_peft_gives_the_logits_that_were_measured(
     assert (seen[0] - seen[1]).abs().max() > 1e-3, "the ranks by layer differ from one rank everywhere"
 
 
+def test_merged_it_is_a_whole_model_with_the_adapters_logits(dylora: Done, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    command(dylora, tmp_path / "adapter", "--budget", "2")
+    command(dylora, tmp_path / "merged", "--budget", "2", "--merge")
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    with torch.no_grad():
+        found, expected = (model(**inputs()).logits for model in (merged, stock(dylora, tmp_path / "adapter")))
+    assert torch.allclose(found, expected, atol=1e-5, rtol=1e-5)
+    card = (tmp_path / "merged" / "README.md").read_text()
+    assert "merged" in card and layer_choice.text(asked(dylora, 2)).strip() in card
+    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+
+
 @pytest.mark.slow
 def test_a_quantized_run_is_chosen_from_as_it_was_stored(tmp_path: Path) -> None:
     done = train(tmp_path, "tiny_llama", "adapter=qdylora", "quantization=nf4", "train.precision=fp32")
@@ -332,7 +346,7 @@ def test_a_quantized_run_is_chosen_from_as_it_was_stored(tmp_path: Path) -> None
 def test_the_card_says_what_chose_the_ranks_and_what_they_score(dylora: Done, tmp_path: Path) -> None:
     command(dylora, tmp_path / "out", "--budget", "2")
     card, choice = (tmp_path / "out" / "README.md").read_text(), asked(dylora, 2)
-    assert layer_ranks.text(choice).strip() in card and "(this one)" not in card
+    assert layer_choice.text(choice).strip() in card and "(this one)" not in card
     low, high = min(choice.ranks.values()), max(choice.ranks.values())
     assert f"ranks {low} to {high} of 4, the parameters of rank 2" in card and "s = 16 / b" in card
 

@@ -6,8 +6,10 @@ import copy
 import json
 import pickle
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -251,6 +253,26 @@ def test_a_file_in_pieces_is_told_the_same(word_run: Run, tmp_path: Path, monkey
     assert parts["prediction"].tolist() == whole["prediction"].tolist()
     assert parts["score_bad"].tolist() == pytest.approx(whole["score_bad"].tolist(), abs=1e-6)
     assert parts["id"].tolist() == list(range(30))
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+@pytest.mark.parametrize("to", rows_file.FORMS)
+def test_a_file_may_be_larger_than_memory(
+    ending: str, to: str, word_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 MB in pieces of 400 kB; a model takes what it takes, so none is loaded."""
+    data = as_file(tmp_path, ending, [{"id": i, "text": f"{i} " * 5000} for i in range(400)])
+    silent: Any = SimpleNamespace(task=word_run.task, classes=[], max_length=128, check=lambda split: None)
+    monkeypatch.setattr(predict, "_columns", lambda _, data, piece, *more: ([["good"] * len(piece.rows)], 0))
+    monkeypatch.setattr(predict, "_predictor", lambda *words: silent)
+    monkeypatch.setattr(predict, "PIECE", 8)
+    tracemalloc.start()
+    try:
+        predict.main([str(word_run.folder), "--data", str(data), "--to", str(tmp_path / f"out{to}")])
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < data.stat().st_size / 4
 
 
 @pytest.mark.parametrize(("asked", "most"), [(None, 5), (2, 2)])

@@ -1,4 +1,4 @@
-"""`export --push` uploads what it wrote, all of it and nothing else, and says what became of it in every case."""
+"""`--push` of `export` and `layers` uploads what was written and nothing else, and says what became of it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from rankbench.errors import RequestError
 from rankbench.records.finished import finished as read_back
 from rankbench.runs.life import execute
 from rankbench.settings.run import Run
+from rankbench.shipping import layer_ranks
 from rankbench.shipping.export import export
 from rankbench.shipping.hub import push, without_places
 from rankbench.shipping.loading import load
@@ -154,20 +155,32 @@ def stays(done: Answer, folder: Path, said: str) -> None:
     assert shlex.split(later) == ["hf", "upload", NAME, str(folder), ".", "--private"]
 
 
+VERBS = {"export": [], "layers": ["--budget=2"]}
+
+
+@pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("name", ["my-adapter", "a/b/c", "me/my adapter", "me/", "/x", "", "me/a--b", "me/x.git"])
 def test_a_name_that_cannot_be_is_refused_before_anything_is_read(
-    tmp_path: Path, name: str, call_main: Callable[..., Answer]
+    tmp_path: Path, name: str, verb: str, call_main: Callable[..., Answer]
 ) -> None:
-    done = call_main("export", str(tmp_path / "no run"), "--to", str(tmp_path / "out"), "--push", name)
+    words = [str(tmp_path / "no run"), "--to", str(tmp_path / "out"), "--push", name]
+    done = call_main(verb, *words, *VERBS[verb])
     (line,) = done.said
     assert done.rc == 2 and "is no name of a repository" in line and "give OWNER/NAME" in line
     assert not (tmp_path / "out").exists()
 
 
-def test_who_sees_it_goes_with_push(tmp_path: Path, call_main: Callable[..., Answer]) -> None:
+@pytest.mark.parametrize("verb", VERBS)
+def test_who_sees_it_goes_with_push(tmp_path: Path, verb: str, call_main: Callable[..., Answer]) -> None:
     for flag in ("--public", "--private"):
-        done = call_main("export", str(tmp_path), "--to", str(tmp_path / "out"), flag)
+        done = call_main(verb, str(tmp_path), "--to", str(tmp_path / "out"), flag, *VERBS[verb])
         assert done.rc == 2 and "give --push" in done.err
+
+
+@pytest.mark.parametrize("flag", ["--push=me/mine", "--base=me/mine", "--merge"])
+def test_what_is_said_of_a_folder_goes_with_to(tmp_path: Path, flag: str, call_main: Callable[..., Answer]) -> None:
+    done = call_main("layers", str(tmp_path / "no run"), "--budget=2", flag)
+    assert done.rc == 2 and "give --to DIR" in done.err
 
 
 def portable(folder: Path, run: Run, base: str | None) -> None:
@@ -204,10 +217,36 @@ def test_a_pushed_model_names_no_place_of_this_machine(local: Run, tmp_path: Pat
     assert said == load(local.folder, rank=2).predict(["a fine film"])
 
 
+def test_ranks_for_each_layer_are_pushed(
+    local: Run,
+    tmp_path: Path,
+    call_main: Callable[..., Answer],
+    pushed: Callable[..., Answer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, base = tmp_path / "out", "someone/bert@" + "a" * 40
+    words = ["layers", str(local.folder), "--budget", "2", "--to", str(out), "--push", NAME]
+    with monkeypatch.context() as patch:
+        patch.setattr(layer_ranks, "choose", lambda *_: pytest.fail("searched"))
+        done = call_main(*words)
+        assert done.rc == 2 and "--base OWNER/NAME says it" in done.err and not out.exists()
+    with standing_in(Hub()) as hub:
+        pushed(tmp_path / "nothing", hub)  # from here on this machine knows the stand-in
+        hub.files.clear()
+        done = call_main(*words, "--base", base, "--public")
+    assert done.rc == 0, done.err
+    assert done.out.splitlines()[-1].startswith(f"pushed to {hub.url}/{NAME} (public): ")
+    assert hub.files[NAME] == content(out)
+    portable(out, local, "someone/bert")
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("someone/bert", "a" * 40)
+
+
 def test_an_adapter_whose_base_nobody_else_has_is_refused_before_it_is_written(
     local: Run, tmp_path: Path, finished: Path
 ) -> None:
-    for run, ways in ((local.folder, "--base OWNER/NAME says it, or --merge"), (finished, "; --merge pushes")):
+    merged = "--merge pushes a whole model"
+    for run, ways in ((local.folder, f"--base OWNER/NAME says it, or {merged}"), (finished, f"; {merged}")):
         with pytest.raises(Exception, match=re.escape(ways)):
             export(run, tmp_path / "out", 2, push=NAME)
         assert not (tmp_path / "out").exists()

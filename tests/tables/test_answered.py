@@ -83,6 +83,15 @@ def test_many_runs_are_one_page_with_every_methods_cost(tmp_path: Path) -> None:
     assert "<td>0, 1</td>" in text and text.count("<h2>") == 4
 
 
+def test_a_cut_that_answers_has_its_classes_on_the_page(tmp_path: Path) -> None:
+    a_search(tmp_path / "runs")
+    text = a_page(tmp_path / "runs", margin=2)
+    assert "svd, rank 2: the smallest candidate within 2" in text
+    right = 100 * float(hits(0.8, but=1).mean())
+    assert "By class" in text and "rank 2 cut by svd, validation, 400 examples" in text
+    assert f"(accuracy x 100: {right:.1f})" in text
+
+
 def test_where_nothing_is_named_the_page_says_so_and_exports_nothing(tmp_path: Path) -> None:
     text = a_page(one_run(tmp_path), margin=0.01)
     assert "do not tell" in text.split("<svg")[0] and "rankbench export" not in text

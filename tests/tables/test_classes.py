@@ -48,6 +48,7 @@ def a_run(
     named = {"model": "tiny", "adapter": "dylora", "sampler": "uniform", "quantization": "none"}
     config = {"task": {"name": "mail", **task}, "seed": 0} | {group: {"name": name} for group, name in named.items()}
     record = {"schema": 2, "run_id": folder.name, "status": "done", "config": config, "submodels": subs[::-1]}
+    record["cuts"] = [sub | {"cut": "svd"} for sub in subs]
     (folder / "record.json").write_text(json.dumps(record | {"data": {"label_names": names}}))
     return folder
 
@@ -119,6 +120,17 @@ def test_an_older_record_without_names_has_numbers(tmp_path: Path) -> None:
     assert list(classes.classes(run)[0].frame.index) == ["0", "1", "2"]
 
 
+def test_a_cut_has_classes_of_its_own(tmp_path: Path, call_main: Callable[..., Answer]) -> None:
+    """It says the first class of every example here."""
+    run = a_run(tmp_path / "run", MAIL)
+    each, matrix = classes.classes(run, rank=1, cut="svd")
+    truth, _ = said(run, 1)
+    assert "rank 1 cut by svd" in each.caption and each.frame["recall"].tolist() == ["100.0", "0.0", "-"]
+    assert matrix.frame.iloc[:, 0].astype(int).tolist() == [(truth == i).sum() for i in range(3)]
+    answer = call_main("table", "classes", str(run), "--cut", "svd")
+    assert answer.rc == 0 and "rank 4 cut by svd" in answer.out
+
+
 @pytest.mark.parametrize("form", ["md", "csv", "latex", "html"])
 def test_it_comes_in_every_form(tmp_path: Path, call_main: Callable[..., Answer], form: str) -> None:
     run = a_run(tmp_path / "run", MAIL)
@@ -141,7 +153,11 @@ def test_the_real_run_has_a_table_and_python_gives_it(finished: Path, call_main:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["{run}", "--rank", "3"], "--rank 3: {run} measured rank 1, rank 4; choose one of them"),
+        (
+            ["{run}", "--rank", "3"],
+            "--rank 3: {run} measured rank 1, rank 4, rank 1 cut by svd, rank 4 cut by svd; choose one",
+        ),
+        (["{run}", "--cut", "svd_global", "--rank", "1"], "--rank 1 --cut svd_global: {run} measured rank 1, "),
         (["{run}", "--depth", "2"], "--depth 2: {run} measured"),
         (["{run}", "{other}"], "classes looks at one run, not 2"),
         (["{run}", "--to", "a.png"], "classes has tables and no picture"),
@@ -176,3 +192,5 @@ def test_a_rank_is_asked_of_classes_alone(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run", MAIL)
     with pytest.raises(RequestError, match="leave them out for leaderboard"):
         rankbench.table("leaderboard", run, rank=1)
+    with pytest.raises(RequestError, match="leave them out for curve"):
+        rankbench.table("curve", run, cut="svd")

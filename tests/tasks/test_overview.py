@@ -132,7 +132,9 @@ def test_what_was_held_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixt
     rows = [{"text": f"t {i // 10}", "label": i % 2} for i in range(100)]
     loaded = held_out(tmp_path, rows, validation_fraction=0.2)
     n = len(loaded.validation[0])
-    (line,) = caplog.messages
+    assert data.load(Task(name="made_up", data_dir=str(tmp_path / "all.jsonl"), validation_fraction=0.2)) is loaded
+    line, again = caplog.messages
+    assert line == again, "in the log of each run of a process, though it is read once"
     assert line.startswith(f"hold out {n} of 100 rows of all.jsonl ({n} %) by a hash of each text")
     assert line.endswith("its 100 rows have 10 texts")
 

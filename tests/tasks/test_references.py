@@ -278,7 +278,7 @@ def test_a_tokenizer_without_an_end_mark_is_refused(tmp_path: Path) -> None:
         (["task=e2e", "task.response=' {references}'"], r"must name {reference} alone"),
         (["task=e2e", "task.response=' {reference} {name}'"], r"must name {reference} alone"),
         (["task=e2e", "task.response=' {reference:e2e}'"], "may name columns only"),
-        (["task=e2e", "task.prompts=['{meaning_representation:E2E}']"], "form e2e or dart"),
+        (["task=e2e", "task.prompts=['{meaning_representation:E2E}']"], "in a form (e2e, dart"),
         (["task=e2e", "task.aliases_column=more"], "no task.aliases_column"),
         (["task=classification", "task.references_columns=[references]"], "give both"),
         (["task=webnlg", "task.groups_column=null"], "go together"),

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from conftest import REAL_DATA
 
+import rankbench
+from rankbench.errors import RequestError
 from rankbench.tasks.metrics import squad
 
 ORACLES = REAL_DATA.parent / "reference" / "nlg_squad_oracles.json"
@@ -36,24 +38,14 @@ def chance(row: dict) -> float:
 @pytest.mark.skipif(not ORACLES.is_file(), reason="the official values lie beside the repository")
 @pytest.mark.parametrize("way", ["gold", "words", "mixed"])
 @pytest.mark.parametrize("split", ["validation", "validation_v2"])
-def test_the_official_scripts_values(split: str, way: str) -> None:
+def test_score_gives_the_official_scripts_values(split: str, way: str) -> None:
     official = json.loads(ORACLES.read_text())["squad"][f"{split} {way}"]
     rows = [json.loads(line) for line in (REAL_DATA / "squad" / f"{split}.jsonl").read_text().splitlines()]
     predictions = [said(row, way, place) for place, row in enumerate(rows)]
     answers = [row["answers"]["text"] for row in rows]
-    if split == "validation":
-        for name, how in (("exact_match", squad.exact), ("f1", squad.f1)):
-            mean = 100 * squad.of_rows(predictions, answers, how, v2=False).mean()
-            assert mean == pytest.approx(official[name], abs=1e-9)
-        return
-    chances = np.array([chance(row) for row in rows])
-    strict = official.pop("with -t 0.5")
-    assert squad.summary(predictions, answers, chances) == pytest.approx(official, abs=1e-9)
-    answered = np.array([bool(own) for own in answers])
-    for name, how in (("exact", squad.exact), ("f1", squad.f1_v2)):
-        raw = squad.of_rows(predictions, answers, how, v2=True)
-        mean = 100 * squad.thresholded(raw, answered, chances, 0.5).mean()
-        assert mean == pytest.approx(strict[name], abs=1e-9)
+    names = ("squad_v2_exact_match", "squad_v2_f1") if "v2" in split else ("squad_exact_match", "squad_f1")
+    for name, its in zip(names, ("exact" if "v2" in split else "exact_match", "f1"), strict=True):
+        assert rankbench.score(name, predictions, answers) == pytest.approx(official[its], abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -74,8 +66,22 @@ def test_an_answer_by_hand(said: str, accepted: list[str], exact: float, f1: flo
 
 
 def test_a_question_without_an_answer() -> None:
-    with pytest.raises(ValueError, match="take squad_v2_f1"):
-        squad.of_rows(["x"], [[]], squad.f1, v2=False)
-    found = squad.summary(["", "x", "."], [[], [], ["."]], [0.9, 0.1, 0.5])
-    assert [found[key] for key in ("exact", "NoAns_exact", "NoAns_total")] == [pytest.approx(200 / 3)] * 2 + [3]
-    assert "HasAns_exact" not in found and found["best_exact"] == pytest.approx(100)
+    with pytest.raises(RequestError, match=r"references 0 has no text .*take squad_v2_f1"):
+        rankbench.score("squad_f1", ["x"], [[]])
+    assert rankbench.score("squad_v2_exact_match", ["", "x", "."], [[], [], ["."]]) == pytest.approx(200 / 3)
+    raw = squad.of_rows(["", "x", "."], [[], [], ["."]], squad.exact, v2=True)
+    best = squad.best_threshold(raw, ["", "x", "."], np.array([False, False, True]), np.array([0.9, 0.1, 0.5]))
+    assert best == (pytest.approx(2 / 3), 0.0)  # answers nothing: what is said of the second costs as much
+
+
+@pytest.mark.parametrize("name", ["squad_v2_best_f1", "squad_v2_best_exact_match_thresh"])
+def test_what_is_over_thresholds_wants_a_run(name: str) -> None:
+    with pytest.raises(RequestError, match=r"a run of task=squad_v2 scores it"):
+        rankbench.score(name, ["x"], [["x"]])
+
+
+def test_score_takes_texts_as_it_does_elsewhere() -> None:
+    assert rankbench.score("squad_f1", ["The cat!", "dogs"], ["cat", ["a dog", "dogs"]]) == 100
+    for wrong in (None, [None], [5]):
+        with pytest.raises(RequestError):
+            rankbench.score("squad_f1", ["x"], [wrong])

@@ -256,9 +256,10 @@ def _steps(run: Run, loaded: data.Data | None) -> str:
         return "unknown until the data is here"
     rows = len(loaded.train)
     plan = Plan(np.ones(rows, np.int64), train, run.seed)
-    most = most or ("at most " if run.task.packing else "")
+    most = most or ("at most " if run.task.packing else "at least " if run.task.extracts else "")
     epochs = "1 epoch" if train.epochs == 1 else f"{train.epochs} epochs"
-    return f"{most}{plan.steps:,} ({epochs} of {plan.steps_per_epoch:,}; {rows:,} rows)"
+    what = "questions, in windows" if run.task.extracts else "rows"
+    return f"{most}{plan.steps:,} ({epochs} of {plan.steps_per_epoch:,}; {rows:,} {what})"
 
 
 def _parameters(run: Run, body: step_memory.Anatomy, head: str) -> list[str]:

@@ -17,6 +17,9 @@ from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 from rankbench.models import quantization
+from rankbench.models.integer import Arithmetic, fixed_point
+from rankbench.models.integer.arithmetic import Scaled
+from rankbench.settings import arithmetic as settings
 from rankbench.settings.hardware import Hardware
 from rankbench.settings.quantization import Quantization
 from rankbench.settings.run import Run
@@ -41,10 +44,17 @@ class Saved:
     stem: int = 0
 
 
-def saved(forward: Callable[[], Any], model: nn.Module, blocks: Iterable[nn.Module], owned: set[int]) -> Saved:
+def saved(
+    forward: Callable[[], Any],
+    model: nn.Module,
+    blocks: Iterable[nn.Module],
+    owned: set[int],
+    integers: Unread | None = None,
+) -> Saved:
     """What `forward()`, a call of `model` with layers `blocks`, keeps for its backward.
 
-    Storages count once, where they are kept first; those in `owned` (their `_cdata`) are there anyway.
+    Storages count once, where they are kept first; those in `owned` (their `_cdata`), and what `integers` has of frozen
+    weights, are there anyway.
     """
     kept: dict[int, tuple[torch.UntypedStorage, int | None]] = {}  # holding the storage, so that no number returns
     held: set[int] = set()
@@ -76,7 +86,8 @@ def saved(forward: Callable[[], Any], model: nn.Module, blocks: Iterable[nn.Modu
                 stack.callback(module.register_forward_pre_hook(hold).remove)
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
         forward()
-    sizes = [(storage.nbytes(), where, key in held) for key, (storage, where) in kept.items()]
+    there = {q.untyped_storage()._cdata for q in integers.owned} if integers else set()
+    sizes = [(storage.nbytes(), where, key in held) for key, (storage, where) in kept.items() if key not in there]
     return Saved(
         inside=sum(size for size, where, _ in sizes if where is not None),
         outside=sum(size for size, where, _ in sizes if where is None),
@@ -116,6 +127,31 @@ class _Quantized(nn.Linear):
         return round(self.weight.numel() * quantization.bits(settings) / 8) + rows
 
 
+class Unread(Arithmetic):
+    """Integers without their numbers; `frozen` are the bytes of those that stay beside a frozen weight, by layer."""
+
+    def __init__(self, asked: settings.Arithmetic, seed: int) -> None:
+        super().__init__(asked, seed)
+        self.frozen: dict[str, int] = {}
+        self.owned: list[torch.Tensor] = []
+
+    def map(self, x: torch.Tensor, role: str, layer: str, training: bool, whole: bool = True, *given: Any) -> Scaled:
+        """Room for the integers and scales of `x`."""
+        q = x.new_empty(x.shape, dtype=(given[0] if given else None) or fixed_point.storage(self.bits(role)))
+        if role == "weight" and not training and not given:
+            self.frozen[layer] = size([q])
+            self.owned.append(q)
+        return q, x.new_empty(() if whole else (*x.shape[:-1], 1))
+
+    def product(self, a: torch.Tensor, b: torch.Tensor, *roles: str) -> torch.Tensor:
+        """Room for a product."""
+        return a.new_empty(a.shape[0], b.shape[1], dtype=torch.float32)
+
+    def state(self, weight: torch.Tensor) -> tuple[Any, ...]:
+        """Nothing is kept from one rehearsal for the next."""
+        return (object(),)
+
+
 class _Gpu(TorchFunctionMode):
     """A GPU's kernels where they keep other bytes than a CPU's: attention, dropout, and norms under autocast."""
 
@@ -142,7 +178,15 @@ def stand_in(model: nn.Module, storage: quantization.Storage) -> list[_Quantized
     return list(made.values())
 
 
-def rehearse(model: nn.Module, blocks: nn.ModuleList, run: Run, arithmetic: str, rows: int, length: int) -> Saved:
+def rehearse(
+    model: nn.Module,
+    blocks: nn.ModuleList,
+    run: Run,
+    arithmetic: str,
+    rows: int,
+    length: int,
+    integers: Unread | None = None,
+) -> Saved:
     """What a forward of `rows` rows keeps, in this arithmetic and by the kernels of the run's device."""
     half, gpu = arithmetic != "fp32", torch.cuda.is_available() or run.hardware is Hardware.v100
     with ExitStack() as stack:
@@ -161,7 +205,10 @@ def rehearse(model: nn.Module, blocks: nn.ModuleList, run: Run, arithmetic: str,
         owned = {t.untyped_storage()._cdata for t in tensors.values()}
 
         def keeps() -> Saved:
-            return saved(lambda: torch.func.functional_call(model, tensors, (), inputs | options), model, blocks, owned)
+            def forward() -> Any:
+                return torch.func.functional_call(model, tensors, (), inputs | options)
+
+            return saved(forward, model, blocks, owned, integers)
 
         plain = keeps()
         hook = model.get_input_embeddings().register_forward_hook(lambda _, __, output: output.requires_grad_())

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from rankbench import methods
-from rankbench.forecast.rehearsal import FLOAT, Saved, rehearse, size, stand_in
-from rankbench.models import backbone, described, quantization
+from rankbench.forecast.rehearsal import FLOAT, Saved, Unread, rehearse, size, stand_in
+from rankbench.models import backbone, described, heads, integer, quantization
 from rankbench.models.precision import choose_precision
 from rankbench.settings.hardware import Hardware
 from rankbench.settings.run import Run
@@ -124,12 +124,14 @@ def _dissect(run: Run, config: Any, layers: int) -> Anatomy:
     stand_ins = stand_in(model, storage) if storage.quantized else []
     quantized = [layer.weight.numel() for layer in stand_ins]
     loaded = {id(p) for p in model.parameters()}
+    put = integer.put(model, run.arithmetic, run.seed, Unread)
+    integers = put if isinstance(put, Unread) else None
     tuning = methods.attach(run, model)
     tuning.model.train()
     count = tuning.count(tuning.family[-1])
     trained = list(tuning.trained().values())
     plain = loaded - {id(layer.weight) for layer in stand_ins}
-    one, two = (rehearse(tuning.model, blocks, run, arithmetic, rows, length) for rows in (1, 2))
+    one, two = (rehearse(tuning.model, blocks, run, arithmetic, rows, length, integers) for rows in (1, 2))
     return Anatomy(
         layers=layers,
         width=config.hidden_size,
@@ -141,7 +143,8 @@ def _dissect(run: Run, config: Any, layers: int) -> Anatomy:
         head=count.head,
         trained=count.trainable,
         weights=size(chain((p for p in tuning.model.parameters() if id(p) in plain), tuning.model.buffers()))
-        + sum(layer.stored(run.quantization) for layer in stand_ins),
+        + sum(layer.stored(run.quantization) for layer in stand_ins)
+        + sum(integers.frozen.values() if integers else ()),
         adapter=size(p for p in trained if id(p) not in loaded),
         gradients=size(trained),
         optimizer=_moments(run, [*tuning.optimized(), *(p for _, own in tuning.own_rates() for p in own)]),
@@ -159,7 +162,7 @@ def _on_meta(run: Run, config: Any, layers: int, dtype: torch.dtype) -> tuple[nn
     if config.pad_token_id is None:  # a classifier wants to know where a row ends
         config.pad_token_id = 0
     with described.builds(run.model), torch.device("meta"):
-        kind = backbone.auto_class(config, _labels(run))
+        kind = heads.auto_class(config, _labels(run), run.task.extracts)
         model = kind.from_config(config, dtype=dtype, trust_remote_code=run.model.trust_remote_code)
     return model, next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == layers)
 
@@ -214,7 +217,7 @@ def _growing(body: Anatomy, checkpointing: bool, rows: int) -> dict[str, int]:
 def _labels(run: Run) -> int | None:
     """Outputs of the head; two where only the data would tell."""
     known = len(run.task.label_names or ()) or 2
-    return {"causal_lm": None, "regression": 1}.get(run.task.kind, known)
+    return {"causal_lm": None, "regression": 1, "question_answering": 2}.get(run.task.kind, known)
 
 
 def _moments(run: Run, tensors: list[torch.Tensor]) -> int:

@@ -52,6 +52,9 @@ class FineTuning(ABC):
         """Make the next forwards read row i of a batch by submodels[i]."""
         raise TypeError(f"{type(self).__name__} evaluates its sub-models one by one")
 
+    def hold_ranks_in_tensors(self, on: bool) -> None:
+        """From the next `activate` on a rank is the content of a tensor, so that a compiled forward serves them all."""
+
     def activate_each(self, submodels: Sequence[Submodel]) -> None:
         """As `activate_rows`; rows that are all of one sub-model any method can read."""
         if len(set(submodels)) == 1:

@@ -59,7 +59,7 @@ class Prefix(LoraVariant):
     def __init__(self, rank: int, scale: float) -> None:
         self.rank = rank
         self.scale = scale
-        self.gates: torch.Tensor | None = None  # (rows, R): per row of the batch, s_b for columns below b, else 0
+        self.gates: torch.Tensor | None = None  # (rows or 1, R): for each row, s_b for columns below b, else 0
         self.ranks: dict[nn.Module, int] = {}  # of layers that are held at another rank
         self.scales: dict[nn.Module, float] = {}  # and the scale that each of them has there
 
@@ -78,7 +78,7 @@ class Prefix(LoraVariant):
                 a, b = a[:rank], b[:, :rank]
             low = F.linear(x, a) * self.scales.get(module, self.scale)
         else:
-            if x.shape[0] != self.gates.shape[0]:
+            if self.gates.shape[0] != 1 and self.gates.shape[0] != x.shape[0]:
                 raise RuntimeError(f"a layer sees {x.shape[0]} rows of a batch of {self.gates.shape[0]}: cannot stack")
             low = F.linear(x, a)
             gates = self.gates.view(-1, *(1,) * (low.dim() - 2), low.shape[-1])
@@ -99,6 +99,7 @@ class DyLora(FineTuning):
         self.scale_of: Callable[[int], float] = functools.partial(
             scaling, run.adapter.scale, run.adapter.lora_alpha, self.r
         )
+        self.in_tensors = False
         self.by_layer: dict[int, list[int]] = {}  # rank -> the rank of each layer, where they differ
         self.prefix = Prefix(self.r, self.scale_of(self.r))
         # int8 looks for outlier columns in the whole batch, so its rows are not independent of each other.
@@ -123,7 +124,8 @@ class DyLora(FineTuning):
     def activate(self, submodel: Submodel) -> None:
         """Hold every layer at the prefix of `submodel`."""
         b = self._check(submodel)
-        self.prefix.rank, self.prefix.scale, self.prefix.gates = b, self.scale_of(b), None
+        self.prefix.rank, self.prefix.scale = b, self.scale_of(b)
+        self.prefix.gates = self._gates([submodel]) if self.in_tensors else None
         self.prefix.ranks = self._ranks(b)
         self.prefix.scales = {layer: self.scale_of(rank) for layer, rank in self.prefix.ranks.items() if rank}
 
@@ -141,11 +143,18 @@ class DyLora(FineTuning):
                 f"a {self.kind}'s layers do not see the rows of a batch apart; give sampler.per_row=false, which draws "
                 "one rank for a batch"
             )
+        self.prefix.gates = self._gates(submodels)
+
+    def _gates(self, submodels: Sequence[Submodel]) -> torch.Tensor:
         gates = torch.zeros(len(submodels), self.r)
         for i, submodel in enumerate(submodels):
             b = self._check(submodel)
             gates[i, :b] = self.scale_of(b)
-        self.prefix.gates = gates.to(self.layers[0].lora_A[ADAPTER].weight.device)
+        return gates.to(self.layers[0].lora_A[ADAPTER].weight.device)
+
+    def hold_ranks_in_tensors(self, on: bool) -> None:
+        """As gates of one row, which are read in place of a slice."""
+        self.in_tensors = on
 
     def count(self, submodel: Submodel) -> Parameters:
         """b (in + out) for each layer, and the shared head."""
@@ -246,7 +255,7 @@ def with_lora(run: Run, model: nn.Module) -> tuple[PeftModel, list[LoraLayer]]:
         lora_alpha=_whole(adapter.lora_alpha),
         lora_dropout=adapter.lora_dropout,
         target_modules=adapter.target_modules,
-        task_type=TaskType.CAUSAL_LM if run.task.kind == "causal_lm" else TaskType.SEQ_CLS,
+        task_type=TaskType(run.task.stock.task_type),
         use_rslora=adapter.scale is Scale.alpha_over_sqrt_b,
         **drawn.for_peft(model),
     )

@@ -1,4 +1,4 @@
-"""The loss of a language model on its responses, computed at the response's positions alone."""
+"""The loss of each kind of task; a language model's at its responses' positions alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ import torch
 import torch.nn.functional as F
 
 from rankbench.errors import RequestError
-from rankbench.tasks.encoding import IGNORED
+from rankbench.tasks.encoding import IGNORED, TARGETS
+
+
+def inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a forward reads of a batch: all but its targets."""
+    return {key: value for key, value in batch.items() if key not in TARGETS}
+
+
+def trunk_inputs(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Inputs of a forward for the layers' sake: a language model's head reads one position."""
+    writes = "labels" in batch and batch["labels"].dim() > 1
+    return inputs(batch) | ({"logits_to_keep": 1, "use_cache": False} if writes else {})
 
 
 def response_nll(model: Any, batch: dict[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:
@@ -18,10 +29,25 @@ def response_nll(model: Any, batch: dict[str, torch.Tensor], label_smoothing: fl
     `batch` is `tasks.encoding.collate`'s; the head reads the last s + 1 positions and not the prompt's.
     """
     labels = batch["labels"]
-    inputs = {key: value for key, value in batch.items() if key != "labels"}
-    logits = model(**inputs, logits_to_keep=labels.shape[1] + 1, use_cache=False).logits[:, :-1]
+    logits = model(**inputs(batch), logits_to_keep=labels.shape[1] + 1, use_cache=False).logits[:, :-1]
     logits = logits.float().transpose(1, 2)
     return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none", label_smoothing=label_smoothing)
+
+
+def span_logits(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The logits (n, t, 2) of each token as start and as end of an answer; minus infinity for padding.
+
+    So no score depends on what else is in a batch.
+    """
+    out = model(**inputs(batch))
+    logits = torch.stack([out.start_logits, out.end_logits], dim=-1).float()
+    return logits.masked_fill(~batch["attention_mask"].bool()[..., None], -torch.inf)
+
+
+def span_nll(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Negative log-likelihood (n,) of the start and the end in nats, the mean of both, as transformers has it."""
+    targets = torch.stack([batch["start_positions"], batch["end_positions"]], dim=-1)
+    return F.cross_entropy(span_logits(model, batch), targets, reduction="none").mean(-1)
 
 
 def check_packing(model: Any) -> None:
@@ -44,13 +70,15 @@ def check_packing(model: Any) -> None:
 def row_losses(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss (n,) of each row, and how many targets (n,) it sums over.
 
-    In nats over the response's tokens for a language model; of one label the cross-entropy, of one value the squared
-    error.
+    In nats over the response's tokens for a language model; of a start and an end the mean of both; of one label the
+    cross-entropy, of one value the squared error.
     """
+    if "start_positions" in batch:
+        return span_nll(model, batch), torch.ones_like(batch["start_positions"])
     labels = batch["labels"]
     if labels.dim() == 2:
         return response_nll(model, batch).sum(1), (labels != IGNORED).sum(1)
-    logits = model(**{key: value for key, value in batch.items() if key != "labels"}).logits.float()
+    logits = model(**inputs(batch)).logits.float()
     if logits.shape[-1] == 1:
         each = F.mse_loss(logits.squeeze(-1), labels.float(), reduction="none")
     else:
@@ -64,15 +92,18 @@ def loss(
     class_weights: torch.Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """The mean loss of a batch: per response token, or per example of a classifier, by `class_weights` (classes,).
+    """The mean loss of a batch: per response token, per window of a context, or per example of a classifier.
 
+    The last by `class_weights` (classes,).
     With weights it is torch's mean: the sum of w l over the sum of w, where w is the weight of the row's class. Labels
     are smoothed as torch's cross_entropy does it.
     """
+    if "start_positions" in batch:
+        return span_nll(model, batch).mean()
     if batch["labels"].dim() > 1:
         return response_nll(model, batch, label_smoothing).sum() / (batch["labels"] != IGNORED).sum()
     if class_weights is None and not label_smoothing:
         return model(**batch).loss
-    logits = model(**{key: value for key, value in batch.items() if key != "labels"}).logits.float()
+    logits = model(**inputs(batch)).logits.float()
     weight = None if class_weights is None else class_weights.to(logits.device)
     return F.cross_entropy(logits, batch["labels"], weight=weight, label_smoothing=label_smoothing)

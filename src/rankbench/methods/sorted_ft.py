@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from rankbench.errors import RequestError
+from rankbench.methods import objective
 from rankbench.methods.base import Backward, FineTuning, Parameters
 from rankbench.methods.full import Full
 from rankbench.methods.layer_stack import Stack
@@ -72,6 +73,10 @@ class Sorted(FineTuning):
         self.inner.activate_rows([self._inner(submodel) for submodel in submodels])
         self.stack.cut(next(depth for depth in depths if depth is not None))
 
+    def hold_ranks_in_tensors(self, on: bool) -> None:
+        """As the inner fine-tuning's."""
+        self.inner.hold_ranks_in_tensors(on)
+
     def accumulate(
         self, model: Any, batch: dict[str, torch.Tensor], drawn: Sequence[tuple[Submodel, float]], backward: Backward
     ) -> torch.Tensor:
@@ -85,7 +90,7 @@ class Sorted(FineTuning):
         depths = [submodel.depth or 0 for submodel, _ in drawn]
         self.activate(max((submodel for submodel, _ in drawn), key=lambda m: m.depth or 0))
         with self.stack.tapped(depths) as streams, self._body():
-            model(**self._trunk(batch))
+            model(**objective.trunk_inputs(batch))
         total = torch.zeros((), device=batch["input_ids"].device)
         leaves = {}
         for submodel, weight in drawn:
@@ -100,14 +105,6 @@ class Sorted(FineTuning):
     def _body(self) -> contextlib.AbstractContextManager[Any]:
         """What the shared forward runs under."""
         return contextlib.nullcontext()
-
-    @staticmethod
-    def _trunk(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
-        """Inputs of a forward for the layers' sake: the head reads one position of a language model, no labels."""
-        inputs: dict[str, Any] = {key: value for key, value in batch.items() if key != "labels"}
-        if batch["labels"].dim() > 1:
-            inputs |= {"logits_to_keep": 1, "use_cache": False}
-        return inputs
 
     def trained(self) -> dict[str, nn.Parameter]:
         """All that trains, whatever the depth of the moment."""

@@ -16,8 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from rankbench.errors import RequestError
-from rankbench.models import described, drawn, fit, gguf, quantization
-from rankbench.settings import auto
+from rankbench.models import described, drawn, fit, gguf, heads, quantization
 from rankbench.settings.model import Model
 from rankbench.settings.sources import fetch, fingerprint, hub_of, locate
 from rankbench.system import seeds
@@ -32,7 +31,7 @@ TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A sequence classifier or causal language model as loaded, its tokenizer, and where it came from."""
+    """A model under the head of a task as loaded, its tokenizer, and where it came from."""
 
     model: nn.Module
     tokenizer: Any
@@ -45,16 +44,20 @@ def load(
     regression: bool,
     seed: int,
     storage: quantization.Storage = quantization.PLAIN,
+    extracts: bool = False,
 ) -> Backbone:
     """The backbone, stored as `storage` says, with a fresh head of `num_labels` outputs initialised by `seed`.
 
-    Without `num_labels` it is a causal language model under its own head. Raises RequestError.
+    Without `num_labels` it is a causal language model under its own head; where it `extracts` answers the two outputs
+    are of each token. Raises RequestError.
     """
     from transformers import AutoTokenizer
 
     source = locate("model", model)
     head: dict[str, Any] = {}
-    if num_labels is not None:
+    if extracts:
+        head = {"num_labels": num_labels}
+    elif num_labels is not None:
         problem = "regression" if regression else "single_label_classification"
         head = {"num_labels": num_labels, "problem_type": problem}
     torch.manual_seed(seeds.integer(seed, "model"))
@@ -62,26 +65,32 @@ def load(
         tokenizer = byte_tokenizer()
         config = _of_layers(model, described.config(model, tokenizer, head))
         with described.builds(model):
-            made = _random(config, num_labels, storage)
+            made = _random(config, heads.auto_class(config, num_labels, extracts), storage)
         return Backbone(made, tokenizer, {"source": "random", "fingerprint": "random"})
     folder = fetch("model", model, source, FILES, needed=[("config.json",), ("*.safetensors",), TOKENIZERS])
     packed = folder.suffix == ".gguf"
     options: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
+    if packed and extracts:
+        raise RequestError(
+            f"{folder} is a GGUF file, which transformers does not read under a head that extracts answers; give "
+            "model.path a folder in the hub's format, or have the model write them with task=instruction"
+        )
     if packed:
         options["gguf_file"] = folder.name
         gguf.check_installed()
         folder = folder.parent
     else:
         _check_folder(folder)
-    kind = "classifier" if head else "language model"
+    called = "model that extracts answers" if extracts else "classifier" if head else "language model"
     whole = _config(folder, **options)  # says what a damaged file is, before anything else stumbles over it
     if model.layers is not None:
         options["num_hidden_layers"] = _of_layers(model, whole).num_hidden_layers
     try:
         tokenizer = gguf.tokenizer(folder, **options) if packed else AutoTokenizer.from_pretrained(folder, **options)
-        loaded = _pretrained(folder, num_labels, head, storage, options)
+        kind = heads.auto_class(_config(folder, **options), num_labels, extracts)
+        loaded = _pretrained(folder, kind, head, storage, options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise RequestError(f"{folder} cannot be loaded as a {kind}: {_cause(error)}") from error
+        raise RequestError(f"{folder} cannot be loaded as a {called}: {_cause(error)}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     fit.check_marks(tokenizer, loaded, folder, num_labels is None)
@@ -157,18 +166,6 @@ def _cause(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def auto_class(config: Any, num_labels: int | None) -> Any:
-    """transformers' class for the task. Raises RequestError for an encoder that should generate."""
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    if num_labels is not None:
-        return AutoModelForSequenceClassification
-    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        raise RequestError(auto.encoder_cannot_write(config.model_type))
-    return AutoModelForCausalLM
-
-
 def _check_folder(folder: Path, weights: bool = True) -> None:
     if not (folder / "config.json").is_file():
         raise RequestError(
@@ -188,11 +185,10 @@ def _check_folder(folder: Path, weights: bool = True) -> None:
 
 
 def _pretrained(
-    folder: Path, num_labels: int | None, head: dict[str, Any], storage: quantization.Storage, options: dict[str, Any]
+    folder: Path, kind: Any, head: dict[str, Any], storage: quantization.Storage, options: dict[str, Any]
 ) -> nn.Module:
     config = _config(folder, **options)
-    kind = auto_class(config, num_labels)
-    options = {**options, **head, "use_safetensors": True, "dtype": storage.dtype}
+    options = {**options, **head, **heads.renamed(kind, config), "use_safetensors": True, "dtype": storage.dtype}
     options["ignore_mismatched_sizes"] = True  # a head of another width is replaced; anything else is refused below
     packed = "gguf_file" in options
     if packed:
@@ -218,8 +214,7 @@ def _pretrained(
     return model if storage.quantized else model.to(storage.device)  # quantized tensors are in their place
 
 
-def _random(config: Any, num_labels: int | None, storage: quantization.Storage) -> nn.Module:
-    kind = auto_class(config, num_labels)
+def _random(config: Any, kind: Any, storage: quantization.Storage) -> nn.Module:
     if not storage.quantized:
         return kind.from_config(config).to(storage.device)
     from accelerate import init_empty_weights

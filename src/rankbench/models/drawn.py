@@ -10,8 +10,10 @@ from typing import Any
 from torch import nn
 
 from rankbench.errors import RequestError
+from rankbench.models.quantization import kept_out
 
 HEADS = ("score", "classifier")  # PEFT's SEQ_CLS_HEAD_NAMES: how it knows a head, by the end of its name
+QA_HEADS = ("qa_outputs",)  # PEFT's of a model that extracts answers
 _MARK = "_rankbench_drawn"
 _HEAD = re.compile(r"(^|\.)pooler(\.|$)")  # BERT's kin have it inside the body
 
@@ -39,22 +41,38 @@ def note(model: nn.Module, modules: Sequence[str]) -> None:
 
 
 def for_peft(model: nn.Module) -> dict[str, list[str]]:
-    """Settings of a LoraConfig for what of a classifier's head trains whole, and so holds no LoRA.
+    """Settings of a LoraConfig for what of a head trains whole, and so holds no LoRA.
 
-    PEFT itself has modules called classifier or score train, and would let all-linear take one of them for a LoRA too.
+    PEFT itself has modules called classifier or score train, and would let all-linear take one of them for a LoRA too;
+    of a model that extracts answers it has qa_outputs train, and all-linear takes that.
     """
-    lacking = [name for name in getattr(model, _MARK, ()) if not _known(name) and _floats(model.get_submodule(name))]
-    heads = [n for n, m in model.named_children() if _known(n) and n not in HEADS and isinstance(m, nn.Linear)]
-    found = {"modules_to_save": lacking, "exclude_modules": [*lacking, *heads]}
+    if _extracts(model):
+        whole = _outside(model)
+        found = {"modules_to_save": [name for name in whole if name not in QA_HEADS], "exclude_modules": whole}
+    else:
+        lacking = [n for n in getattr(model, _MARK, ()) if not _known(n) and _floats(model.get_submodule(n))]
+        heads = [n for n, m in model.named_children() if _known(n) and n not in HEADS and isinstance(m, nn.Linear)]
+        found = {"modules_to_save": lacking, "exclude_modules": [*lacking, *heads]}
     return {key: names for key, names in found.items() if names}
 
 
 def head(model: nn.Module) -> list[str]:
-    """The modules of a classifier that train beside a LoRA: its head as PEFT knows it, and what its files lacked."""
+    """The modules of a head that train beside a LoRA: a head as PEFT knows it, and what its files lacked."""
+    if _extracts(model):
+        return _outside(model)
     return [
         *(name for name, _ in model.named_modules() if name.endswith(HEADS)),
         *for_peft(model).get("modules_to_save", []),
     ]
+
+
+def _extracts(model: nn.Module) -> bool:
+    return type(model).__name__.removesuffix("Simple").endswith("ForQuestionAnswering")
+
+
+def _outside(model: nn.Module) -> list[str]:
+    """What stands outside the body and has weights."""
+    return [name for name in kept_out(model) if any(True for _ in model.get_submodule(name).parameters())]
 
 
 def _known(name: str) -> bool:

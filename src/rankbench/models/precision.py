@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
+import time
+from collections.abc import Mapping
+
 import torch
 
 from rankbench.errors import RequestError
 from rankbench.settings.hardware import Hardware
 from rankbench.settings.train import Precision
+
+WORTH = 1.2  # times as fast that bf16 multiplies where it is worth a word
 
 
 def choose_precision(asked: Precision, hardware: Hardware, integer: bool = False) -> tuple[str, str]:
@@ -21,9 +27,38 @@ def choose_precision(asked: Precision, hardware: Hardware, integer: bool = False
     if integer:
         return "fp32", "between layers that compute in integers"
     if not cuda:
-        return "fp32", "no GPU is visible"
+        return "fp32", why_fp32(torch.cpu.get_capabilities())
     if hardware is Hardware.v100:
         return "fp32", "hardware=v100: a V100 has no bf16, and fp16 is opt-in"
     if torch.cuda.get_device_capability() >= (8, 0):
         return "bf16", f"{torch.cuda.get_device_name()} computes bf16"
     return "fp32", f"{torch.cuda.get_device_name()} has no bf16, and fp16 is opt-in"
+
+
+def why_fp32(has: Mapping[str, object], faster: float | None = None) -> str:
+    """Why `auto` is fp32 on a CPU that has these instructions, and what bf16 would bring there.
+
+    `faster` is how many times as fast as float32 it multiplies (default: measured, in about a tenth of a second).
+    """
+    if not (has.get("amx_bf16") or has.get("avx512_bf16")):
+        return "no GPU is visible"
+    faster = faster or bf16_speed()
+    if faster < WORTH:
+        return f"no GPU is visible, and bf16 multiplies {faster:.1f} times as fast on this CPU"
+    return f"no GPU is visible; train.precision=bf16 would multiply {faster:.1f} times as fast on this CPU"
+
+
+def bf16_speed(rows: int = 768, inner: int = 384, columns: int = 1536) -> float:
+    """How many times as fast as float32 this CPU multiplies matrices in bf16: the median of pairs, in turns."""
+    a, b = torch.ones(rows, inner), torch.ones(inner, columns)
+    sides = (a, b), (a.bfloat16(), b.bfloat16())
+    ratios = []
+    for turn in range(9):
+        seconds = []
+        for left, right in sides:
+            start = time.perf_counter()
+            left @ right
+            seconds.append(time.perf_counter() - start)
+        if turn:  # the first one warms up
+            ratios.append(seconds[0] / seconds[1])
+    return statistics.median(ratios)

@@ -29,7 +29,7 @@ def measured(
     from rankbench.methods.lora import DyLora
 
     found = []
-    if num_labels is not None:
+    if num_labels is not None and train.labels.ndim == 1:  # places in windows have no majority
         name, columns = _constant(train.labels, num_labels)
         found.append({"baseline": name, "metrics": _scored(columns, validation, metrics)})
     low_rank = getattr(adapter, "inner", adapter)  # of exits, what they are over
@@ -52,6 +52,6 @@ def _constant(labels: np.ndarray, num_labels: int) -> tuple[str, Callable[[int],
 def _scored(
     columns: Callable[[int], dict[str, np.ndarray]], validation: Sequence[Any], metrics: list[str]
 ) -> dict[str, float]:
-    from rankbench.scoring.evaluation import of_splits
+    from rankbench.scoring.values import of_splits
 
     return of_splits(validation, {split.name: columns(len(split)) for split in validation}, metrics)

@@ -92,7 +92,7 @@ def write_predictions(
                 **({"group": split.groups} if split.groups else {}),
                 "index": split.index,
                 **_flat(score.predictions[split.name]),
-                "reference": [answers[0] for answers in split.references] if split.references else split.labels,
+                "reference": [(*answers, "")[0] for answers in split.references] if split.references else split.labels,
             }
         )
         for splits, of in ((validation, "scores"), (test, "tests"))

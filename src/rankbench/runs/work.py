@@ -50,6 +50,7 @@ def carry_out(
     from rankbench.models import backbone, integer, quantization
     from rankbench.runs import baselines
     from rankbench.scoring import evaluation, forward_speed
+    from rankbench.scoring.values import named
     from rankbench.shipping import loading
     from rankbench.training import loop, selection
 
@@ -66,7 +67,9 @@ def carry_out(
     over = sharding.mesh(accelerator.device.type) if split else None
     storage = quantization.storage(run.quantization, precision, quantization.CPU if over else accelerator.device)
     with processes.in_turn() if split == "FSDP" else contextlib.nullcontext():  # DeepSpeed splits with all at once
-        body = backbone.load(run.model, loaded.num_labels, run.task.regression, run.seed, storage)
+        body = backbone.load(
+            run.model, loaded.num_labels, run.task.regression, run.seed, storage, extracts=run.task.extracts
+        )
         backbone.name_classes(body.model, loaded.label_names)
         if run.adapter.begins_with is not None:
             loading.begin_from(run, body.model)
@@ -86,7 +89,7 @@ def carry_out(
     judge = None
     if run.train.selects:
         _refuse_undefined(run, loaded)
-        metric = evaluation.named(run.task.metrics[0], validation[0], validation)
+        metric = named(run.task.metrics[0], validation[0], validation)
         judge = selection.judge(run.train, run.sampler, metric, chosen, adapter.learners)
     trained = sum(p.numel() for p in adapter.trained().values())
     log.info(
@@ -146,7 +149,7 @@ def carry_out(
         beside = baselines.measured(adapter, encoded, validation, run.task.metrics, loaded.num_labels, alone)
     pace = {}
     if isinstance(adapter, DyLora) and run.quantization.name == "none" and processes.count() == 1:
-        pace = forward_speed.measure(model, adapter, validation[0], run.train.eval_batch_size, pad_id)
+        pace = forward_speed.measure(model, adapter, validation[0].inputs, run.train.eval_batch_size, pad_id)
     adapter.activate(adapter.family[-1])
 
     def save(place: Path) -> None:
@@ -225,15 +228,16 @@ def _encode(
     from rankbench.scoring import generation
     from rankbench.scoring.responses import of_run
     from rankbench.tasks import chat_template, overview
-    from rankbench.tasks.encoding import encode, encode_responses, packed
+    from rankbench.tasks.encoders import encoded
+    from rankbench.tasks.encoding import packed
     from rankbench.tasks.token_cache import Kept
 
     limit = _limit(run, body)
     ids = Kept(Path(run.runs_dir) / ".cache" / "tokens")
-    tokens = encode if loaded.kind != "causal_lm" else encode_responses
-    every = [tokens(split, body.tokenizer, limit, ids) for split in (loaded.train, *loaded.validation, *loaded.test)]
-    fit.check_ids(every, body.model, body.tokenizer)
-    train, scored = every[0], every[1:]
+    splits = (loaded.train, *loaded.validation, *loaded.test)
+    every = [encoded(split, run.task, body.tokenizer, limit, ids) for split in splits]
+    fit.check_ids([split.inputs for split in every], body.model, body.tokenizer)
+    train, scored = every[0].inputs, every[1:]
     validation, test = scored[: len(loaded.validation)], scored[len(loaded.validation) :]
     if loaded.kind != "causal_lm":
         return train, validation, test, None, overview.tell(loaded, every, limit)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from rankbench.methods import FineTuning
-from rankbench.methods.objective import response_nll
+from rankbench.methods import FineTuning, objective
 from rankbench.methods.submodel import Submodel
 from rankbench.models import sharding
+from rankbench.scoring import spans
 from rankbench.scoring.generation import generate
 from rankbench.scoring.responses import Responses
 from rankbench.scoring.shared import shared
-from rankbench.settings.metrics import GENERATED
+from rankbench.scoring.values import of_splits
+from rankbench.settings.metrics import GENERATED, METRICS
 from rankbench.system import processes, stopping
 from rankbench.system.progress import Counted
 from rankbench.tasks.encoding import IGNORED, Encoded, collate, sorted_batches
@@ -45,7 +47,8 @@ class Score:
 
     `prediction` is a class number, a value or a text; `scores` (n, classes) are a classifier's probabilities. A
     language model has `loss` (nats, summed over the response) and `tokens` (of the response), and what each metric of
-    its answers keeps of them (`settings.metrics.Measure.kept`).
+    its answers keeps of them (`settings.metrics.Measure.kept`); an answer that is a span its `score` and
+    `null_difference` too.
     """
 
     submodel: Submodel
@@ -91,12 +94,13 @@ def evaluate(
                 if set(metrics) - set(GENERATED):
                     columns |= _predict(model, adapter, split, members, batch_size, pad_id, budget, device, seconds)
                 if responses is not None and set(metrics) & set(GENERATED):
-                    answers = _answers(model, adapter, split, members, pad_id, responses, generated)
-                    columns["prediction"] = answers
+                    columns["prediction"] = _answers(model, adapter, split, members, pad_id, responses, generated)
+                if "prediction" in columns and any(METRICS[name].kept for name in metrics):
                     from rankbench.tasks.metrics import text
 
                     # The first alone: some of them take minutes, or start Java.
-                    kept = text.columns(metrics, answers, split.references) if processes.first() else None
+                    said = columns["prediction"]
+                    kept = text.columns(metrics, said, split.references) if processes.first() else None
                     columns |= processes.gathered(kept)[0] or {}
                 outputs[split.name] = columns
     finally:
@@ -151,7 +155,7 @@ def _answers(
 def classes(
     model: torch.nn.Module, adapter: FineTuning, split: Encoded, batch_size: int, pad_id: int
 ) -> dict[str, Any]:
-    """Columns (n, ...) of what a classifier or a regression says of a split, its labels unread, at what is active.
+    """Columns (n, ...) of what a model says of a split, its labels unread, at what is active; it writes no responses.
 
     Raises FloatingPointError when a logit is not finite.
     """
@@ -179,34 +183,44 @@ def _predict(
 ) -> dict[str, np.ndarray]:
     """Columns (members, n, ...) of one split; adds each member's share of the time to `seconds`."""
     results: dict[str, np.ndarray] = {}
+    read, data = _reader(split), split.inputs
     if split.prompts:
         most = tokens_of_logits(adapter.model)
         batch_size = max(1, min(batch_size, most // int(split.lengths.max())))
         budget = min(budget, most)
-    batches = list(sorted_batches(split.lengths, batch_size))[_part(adapter)]
-    told = _told("measuring", split, members, sum(map(len, batches)))
-    with shared(adapter, not split.prompts):
-        for rows in batches:
+    batches = list(sorted_batches(data.lengths, batch_size))[_part(adapter)]
+    counts = [int(data.examples[rows].sum()) for rows in batches]
+    told = _told("measuring", split, members, sum(counts))
+    with shared(adapter, not split.prompts and not split.windows):
+        for rows, count in zip(batches, counts, strict=True):
             stopping.check()
-            inputs = {k: v.to(device) for k, v in collate(split, rows, pad_id).items()}
+            inputs = {k: v.to(device) for k, v in collate(data, rows, pad_id).items()}
             tokens = inputs["input_ids"].numel()
             fit = max(1, min(len(members), budget // tokens)) if adapter.stacks else 1
             for i, group in _groups(members, fit):
                 start = time.perf_counter()
-                columns, numbers = (_losses if split.prompts else _classes)(model, _stacked(adapter, inputs, group))
+                columns, numbers = read(model, _stacked(adapter, inputs, group))
                 if not torch.isfinite(numbers).all():
                     raise FloatingPointError(f"{split.name}: {group[0]} gives logits that are not finite")
                 for column, values in columns.items():
                     found = values.view(len(group), len(rows), *values.shape[1:]).cpu().numpy()
-                    shape = (len(members), len(split), *found.shape[2:])
+                    shape = (len(members), len(data), *found.shape[2:])
                     whole = results.setdefault(column, np.zeros(shape, found.dtype))
                     whole[i : i + len(group), rows] = found
                 for member in group:
                     seconds[member] += (time.perf_counter() - start) / len(group)
-                told.add(len(group) * len(rows))
+                told.add(len(group) * count)
     told.close()
     parts = [part for part in _gathered(adapter, results) if part]
-    return {column: np.sum([part[column] for part in parts], 0, values.dtype) for column, values in parts[0].items()}
+    added = {column: np.sum([part[column] for part in parts], 0, values.dtype) for column, values in parts[0].items()}
+    return spans.answered(split.windows, added) if split.windows else added
+
+
+def _reader(split: Encoded) -> Callable[[Any, dict[str, torch.Tensor]], tuple[dict[str, torch.Tensor], torch.Tensor]]:
+    """What reads a batch of this split: the columns of its rows, and the numbers behind them."""
+    if split.windows:
+        return functools.partial(spans.candidates, most=split.windows.task.n_best_size)
+    return _losses if split.prompts else _classes
 
 
 def _told(verb: str, split: Encoded, members: Sequence[Submodel], rows: int) -> Counted:
@@ -247,7 +261,7 @@ def _stacked(adapter: FineTuning, inputs: dict[str, torch.Tensor], group: list[S
 
 def _classes(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """The predicted class of each row with all classes' probabilities, or its value; and the logits behind it."""
-    logits = model(**{k: v for k, v in inputs.items() if k != "labels"}).logits.float()
+    logits = model(**objective.inputs(inputs)).logits.float()
     if logits.shape[-1] == 1:
         return {"prediction": logits.squeeze(-1)}, logits
     return {"prediction": logits.argmax(-1), "scores": logits.softmax(-1)}, logits
@@ -255,35 +269,8 @@ def _classes(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[d
 
 def _losses(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """The summed loss of each row's response in nats and its tokens."""
-    loss = response_nll(model, inputs).sum(1)
+    loss = objective.response_nll(model, inputs).sum(1)
     return {"loss": loss, "tokens": (inputs["labels"] != IGNORED).sum(1)}, loss
-
-
-def named(metric: str, split: Encoded, splits: Sequence[Encoded]) -> str:
-    """What a metric of a split is called: with the split's name where there are several."""
-    return f"{metric}_{split.name.removeprefix('validation_')}" if len(splits) > 1 else metric
-
-
-def of_splits(
-    splits: Sequence[Encoded], columns: Mapping[str, Mapping[str, np.ndarray]], metrics: list[str]
-) -> dict[str, float]:
-    """Each metric of predictions, which are columns (n, ...) by split; of several splits each by its own name.
-
-    Where a split's rows are of groups, each group's metrics follow those of all rows, with its name behind theirs.
-    """
-    from rankbench.tasks.metrics import score  # which takes a second or two that no first step should wait for
-
-    values: dict[str, float] = {}
-    for split in splits:
-        own, wanted = columns[split.name], split.references or split.labels
-        for name, value in score(metrics, own, wanted, split.roles).items():
-            values[named(name, split, splits)] = value
-        for group in sorted(set(split.groups)):
-            rows = np.flatnonzero(np.array(split.groups) == group)
-            part = [wanted[row] for row in rows]
-            for name, value in score(metrics, {k: v[rows] for k, v in own.items()}, part, split.roles).items():
-                values[f"{named(name, split, splits)}_{group}"] = value
-    return values
 
 
 def _score(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rankbench.methods import objective
 from rankbench.methods.cuts import off
 from rankbench.methods.lora import DyLora
 from rankbench.tasks.encoding import Encoded, collate
@@ -27,7 +28,7 @@ def measure(model: Any, adapter: DyLora, split: Encoded, batch_size: int, pad_id
     start = max(0, (len(order) - batch_size) // 2)
     rows = order[start : start + batch_size]
     device = next(adapter.model.parameters()).device
-    inputs: dict[str, Any] = {k: v.to(device) for k, v in collate(split, rows, pad_id).items() if k != "labels"}
+    inputs: dict[str, Any] = {k: v.to(device) for k, v in objective.inputs(collate(split, rows, pad_id)).items()}
     if split.prompts:
         inputs |= {"logits_to_keep": 1, "use_cache": False}
     seconds: dict[str, list[float]] = {"unmerged": [], "merged": []}

@@ -69,6 +69,7 @@ def generate(
     """
     if not prompts:  # a process may have none
         return [[] for _ in members]
+    prompts = responses.after(prompts)
     device = next(adapter.model.parameters()).device
     longest = max(map(len, prompts)) + responses.max_new_tokens
     together = sharding.sharded(adapter.model)  # every process decodes the same, step by step
@@ -188,7 +189,7 @@ def _decode(
         ).logits[:, -1]
         if not torch.isfinite(logits).all():
             raise FloatingPointError(f"generation: {by_row[alive[0]]} gives logits that are not finite")
-        if responses.how.bare:
+        if responses.bare:
             chosen = logits.argmax(-1)
         else:
             chosen = responses.choose(logits, tokens, [padding[i] for i in alive], [asked[i] for i in alive])

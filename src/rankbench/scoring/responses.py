@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from rankbench.errors import RequestError
 from rankbench.models import backbone
 from rankbench.models.backbone import Backbone
 from rankbench.settings.generation import Generation, NgramOf
@@ -19,10 +22,33 @@ from rankbench.tasks import chat_template
 
 
 @dataclass(frozen=True)
+class Choices:
+    """All responses that there are: the tokens that all begin with, and each text by the token that tells it apart."""
+
+    lead: tuple[int, ...]
+    texts: dict[int, str]
+
+    @classmethod
+    def of(cls, texts: Sequence[str], tokenizer: Any) -> Choices:
+        """Of these responses. Raises RequestError where one is the beginning of another, in tokens."""
+        tokens = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        alike = (len(set(column)) == 1 for column in zip(*tokens, strict=False))
+        shared = sum(itertools.takewhile(bool, alike))
+        apart = {own[shared]: text.strip() for own, text in zip(tokens, texts, strict=True) if len(own) > shared}
+        if len(apart) < len(texts):
+            raise RequestError(
+                f"task.choices: {', '.join(map(repr, texts))} are no texts that the token after what all begin with "
+                "tells apart; write each with another beginning, or leave task.choices out"
+            )
+        return cls(tuple(tokens[0][:shared]), apart)
+
+
+@dataclass(frozen=True)
 class Responses:
     """How a language model answers: at most `max_new_tokens`, ended by any of `ends`, made text by `decode`.
 
-    `how` says how tokens are chosen, and `seed` is what draws depend on beside the prompt.
+    `how` says how tokens are chosen, and `seed` is what draws depend on beside the prompt. With `choices` a response is
+    the one token that tells the likeliest of them apart, behind what all begin with.
     """
 
     max_new_tokens: int
@@ -30,9 +56,22 @@ class Responses:
     decode: Callable[[list[int]], str]
     how: Generation = field(default_factory=Generation)
     seed: int = 0
+    choices: Choices | None = None
+
+    @property
+    def bare(self) -> bool:
+        """Whether the likeliest token of all is taken."""
+        return self.how.bare and self.choices is None
+
+    def after(self, prompts: Sequence[list[int]]) -> list[list[int]]:
+        """What the model reads before the tokens that it chooses."""
+        lead = self.choices.lead if self.choices else ()
+        return [[*prompt, *lead] for prompt in prompts]
 
     def text(self, answer: list[int]) -> str:
         """A response's tokens as the text that is scored, cut before the first stop text."""
+        if self.choices:
+            return self.choices.texts[answer[0]]
         text = self.decode(answer)
         for stop in self.how.stops:
             text = text.split(stop, 1)[0]
@@ -49,6 +88,9 @@ class Responses:
         `tokens` (rows, length) are what stands before: padding, the prompt up to `width`, and the response so far.
         """
         how = self.how
+        if self.choices:
+            among = torch.tensor(sorted(self.choices.texts), device=scores.device)
+            scores = torch.full_like(scores, -torch.inf).index_copy(1, among, scores[:, among])
         if tokens.shape[1] - width < how.min_new_tokens:
             scores = scores.index_fill(1, torch.tensor(sorted(self.ends), device=scores.device), -torch.inf)
         if how.no_repeat_ngram_size:
@@ -97,7 +139,10 @@ class Responses:
 
 
 def of_run(run: Run, body: Backbone, new_tokens: int | None = None) -> Responses:
-    """How the language model of a run answers; `new_tokens` in place of the task's longest."""
+    """How the language model of a run answers; `new_tokens` in place of the task's longest. Raises RequestError."""
+    if run.task.choices:
+        choices = Choices.of(run.task.choices, body.tokenizer)
+        return Responses(1, frozenset(), body.tokenizer.decode, run.generation, run.seed, choices)
     return Responses(
         new_tokens or run.task.max_new_tokens,
         backbone.ends(body) | chat_template.ends(run.task, body.tokenizer),

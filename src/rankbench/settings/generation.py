@@ -104,6 +104,11 @@ class Generation:
             self.bare or run.task.kind == "causal_lm",
             f"generation: {self} says how responses are decoded, and a {run.task.kind} task has none; leave it out",
         )
+        require(
+            self.bare or not run.task.choices,
+            f"generation: {self} says how responses are decoded, and task.choices leave one token to choose; leave one "
+            "of them out",
+        )
         require(self.num_beams >= 1, f"generation.num_beams={self.num_beams} must be at least 1")
         for key in self.changed:
             way = ONLY_OF.get(key, self.name)

@@ -41,6 +41,17 @@ class Measure:
     kept: tuple[str, ...] = ()  # columns of predictions.parquet, a number a response, whose sums give the metric
     of_sums: str = ""  # what gives it, as `module:function`: of such sums (..., len(kept)) over n responses, and n
     java: bool = False  # whether it wants Java and the extra `meteor`
+    of_nulls: bool = False  # whether its `compute` takes `null_difference`, and so is of all rows alone
+
+    @property
+    def of_texts(self) -> bool:
+        """Whether its predictions are texts, each held to a list of accepted ones."""
+        return self.generated or self.kind == "question_answering"
+
+    @property
+    def percent(self) -> bool:
+        """Whether `rankbench.score` gives it in percent, as the official scripts do."""
+        return self.kind == "question_answering" and self.times > 1
 
 
 def _of_classes(implementation: str, **told: Any) -> Measure:
@@ -56,6 +67,14 @@ def _of_texts(implementation: str, kept: tuple[str, ...], of_sums: str = "mean",
     place = f"rankbench.tasks.metrics.{implementation}"
     sums = f"rankbench.settings.text_sums:{of_sums}" if kept else ""
     return Measure("causal_lm", place, generated=True, kept=kept, of_sums=sums, **told)
+
+
+def _of_spans(name: str, implementation: str, times: int = 100, of_nulls: bool = False) -> dict[str, Measure]:
+    place, sums = f"rankbench.tasks.metrics.squad:{implementation}", "rankbench.settings.text_sums:mean"
+    kept = () if of_nulls else (name,)
+    return {
+        name: Measure("question_answering", place, times, kept=kept, of_sums=sums if kept else "", of_nulls=of_nulls)
+    }
 
 
 def _numbered(start: str, most: int) -> tuple[str, ...]:
@@ -120,6 +139,14 @@ METRICS: dict[str, Measure] = {
     "rouge_l": _of_texts("overlap:RougeL", ("rouge_l",)),
     "distinct_1": _of_texts("overlap:Distinct1", ()),
     "distinct_2": _of_texts("overlap:Distinct2", ()),
+    **_of_spans("squad_f1", "F1"),
+    **_of_spans("squad_exact_match", "ExactMatch"),
+    **_of_spans("squad_v2_f1", "F1V2"),
+    **_of_spans("squad_v2_exact_match", "ExactMatchV2"),
+    **_of_spans("squad_v2_best_f1", "BestF1", of_nulls=True),
+    **_of_spans("squad_v2_best_f1_thresh", "BestF1Threshold", times=1, of_nulls=True),
+    **_of_spans("squad_v2_best_exact_match", "BestExactMatch", of_nulls=True),
+    **_of_spans("squad_v2_best_exact_match_thresh", "BestExactMatchThreshold", times=1, of_nulls=True),
     "loss": Measure("causal_lm", "rankbench.tasks.metrics.language_model:Loss", times=1, rises=False),
     "perplexity": Measure("causal_lm", "rankbench.tasks.metrics.language_model:Perplexity", times=1, rises=False),
 }
@@ -191,8 +218,9 @@ VARYING = (*CORRELATIONS, "roc_auc", "average_precision", "r2")  # metrics that 
 CALIBRATION_BINS = 15  # of equal width, of which `ece` is the mean gap
 
 
-# Metrics by which a generated response is right or wrong.
+# Metrics by which a generated response is right or wrong, and any text.
 MATCHES = ("exact_match", "exact_match_normalized", "exact_number")
+RIGHT_OR_WRONG = (*MATCHES, "squad_exact_match", "squad_v2_exact_match")
 GENERATED = tuple(name for name, measure in METRICS.items() if measure.generated)
 _PUNCTUATION = frozenset(string.punctuation + "‘’´`")
 

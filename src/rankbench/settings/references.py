@@ -17,7 +17,11 @@ REFERENCE = "reference"  # what `task.response` calls each text of `task.referen
 FORMS = {  # ways of writing a column in a prompt, `{column:form}`, which `tasks.forms` has
     "e2e": "name[A], eatType[pub] becomes name : A | Type : pub",
     "dart": "the relation of subject : RELATION : object is in lower case",
+    "lettered": "a list becomes a line for each: A. first, B. second",
+    "letter": "a place in that list, from 0, becomes its letter",
+    "words": "high_school_biology becomes high school biology",
 }
+OF_RESPONSES = ("letter", "words")  # those that a response may have too
 
 
 def check(task: Task) -> None:
@@ -52,11 +56,12 @@ def check(task: Task) -> None:
 
 def check_forms(template: str, forms: Sequence[str], response: bool) -> None:
     """Refuse a form of a column, `{column:form}`, that a template may not have. Raises RequestError."""
-    wrong = [form for form in forms if response or form not in FORMS]
+    known = OF_RESPONSES if response else tuple(FORMS)
+    wrong = [form for form in forms if form not in known]
     require(
         not wrong,
-        f"task: the template {template[:40]!r} may name columns only, such as {{question}}, and in a prompt one in the "
-        f"form {' or '.join(FORMS)}, such as {{meaning_representation:e2e}}; take {wrong[:1]} out",
+        f"task: the template {template[:40]!r} may name columns only, such as {{question}}, or one in a form "
+        f"({', '.join(known)}), such as {{subject:words}}; take {wrong[:1]} out",
     )
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from rankbench.errors import RequestError
-from rankbench.settings import names, references
+from rankbench.settings import few_shot, names, references, spans
 from rankbench.settings.base import added, finite, require
 from rankbench.settings.metrics import METRICS
+from rankbench.settings.stock import STOCK, Stock
 
 
 class Template(Enum):
@@ -31,8 +31,8 @@ class Separator(Enum):
 
 @dataclass
 class Task:
-    """A data set and how it is scored: labelled texts, prompts with a response (`prompts`), or conversations
-    (`messages_column`)."""
+    """A data set and how it is scored: labelled texts, prompts with a response (`prompts`), conversations
+    (`messages_column`), or questions with answers in a context (`question_column`)."""
 
     name: str = MISSING
     """The task, as folders, records and tables call it."""
@@ -60,6 +60,17 @@ class Task:
     references_columns: list[str] = added([])
     """Columns of accepted texts, a list or one of them; the first that a file has is read. Each text with its prompt is
     a row to learn from; a prompt is scored once, against the texts of all its rows."""
+    choices: list[str] | None = added(None)
+    """All responses that there are, as `response` has them; the answer is the likeliest, by the first token that is its
+    own (default: the answer is generated)."""
+    header: str = added("")
+    """A template before the prompt and its examples; left out of a row where one of its columns is empty."""
+    shots: int = added(0)
+    """Worked examples before each prompt to score or to predict: the first rows of `shots_split`."""
+    shots_split: str = added("dev")
+    """The split of the examples, which is neither learnt nor scored."""
+    shots_column: str | None = added(None)
+    """A column whose value a row's examples share, such as a subject (default: every row has the same)."""
     groups_column: str | None = added(None)
     """The column that says which of `groups` a row to score is of."""
     groups: Any = added(None)
@@ -76,6 +87,24 @@ class Task:
     """A column with a list of further accepted answers."""
     max_new_tokens: int = added(64)
     """The longest generated response, in tokens."""
+    question_column: str | None = added(None)
+    """The column of a question. Makes the task one of answers that are spans of a context."""
+    context_column: str = added("context")
+    """The column of the text that a question is answered from."""
+    answers_column: str = added("answers")
+    """The column of a question's answers, `{text: [...], answer_start: [...]}` with places in characters."""
+    version_2_with_negative: bool = added(False)
+    """A question may have no answer, as in SQuAD 2.0: an empty list of them."""
+    doc_stride: int = added(128)
+    """The tokens of a context that neighbouring windows of `max_length` share."""
+    max_query_length: int = added(64)
+    """The longest question, in tokens; what is longer is cut."""
+    max_answer_length: int = added(30)
+    """The longest answer that is given, in tokens."""
+    n_best_size: int = added(20)
+    """How many of the best starts and ends of each window are paired."""
+    null_score_diff_threshold: float = added(0.0)
+    """A question is answered by nothing where the null score is above the best answer's by more than this."""
     packing: bool = added(False)
     """Put several training rows into one of `max_length`; none sees another."""
     label_column: str = "label"
@@ -112,9 +141,20 @@ class Task:
 
     @property
     def kind(self) -> str:
-        """causal_lm, regression or classification."""
-        generates = self.prompts or self.messages_column is not None
-        return "causal_lm" if generates else "regression" if self.regression else "classification"
+        """causal_lm, question_answering, regression or classification."""
+        if self.prompts or self.messages_column is not None:
+            return "causal_lm"
+        return "question_answering" if self.extracts else "regression" if self.regression else "classification"
+
+    @property
+    def extracts(self) -> bool:
+        """Whether an answer is a span of a context."""
+        return self.question_column is not None
+
+    @property
+    def stock(self) -> Stock:
+        """What stock libraries call its kind."""
+        return STOCK[self.kind]
 
     @property
     def chats(self) -> bool:
@@ -130,7 +170,8 @@ class Task:
     def files(self) -> list[str]:
         """The splits that must be there as files: those that nothing holds out of the training split."""
         validation = [] if self.validation_fraction else self.validation_splits
-        return [self.train_split, *validation, *([] if self.test_fraction else self.test_splits)]
+        test = [] if self.test_fraction else self.test_splits
+        return [self.train_split, *validation, *test, *([self.shots_split] if self.shots else [])]
 
     def check(self) -> None:
         """Raises RequestError."""
@@ -151,6 +192,7 @@ class Task:
         for key in ("max_train_examples", "max_eval_examples"):
             value = getattr(self, key)
             require(value is None or value >= 1, f"task.{key}={value} must be at least 1, or null for all")
+        spans.check(self)
         self._check_chats()
         fitting = [name for name, measure in METRICS.items() if measure.kind == self.kind]
         for metric in self.metrics:
@@ -170,6 +212,7 @@ class Task:
         if self.prompts:
             self._check_prompts()
         references.check(self)
+        few_shot.check(self)
         if self.kind == "causal_lm":
             require(self.max_new_tokens >= 1, f"task.max_new_tokens={self.max_new_tokens} must be at least 1")
 
@@ -240,18 +283,7 @@ class Task:
 
     def _check_prompts(self) -> None:
         for template in [*(self.prompts or []), self.response]:
-            try:
-                named = [part for part in Formatter().parse(template) if part[1] is not None]
-            except ValueError as error:
-                raise RequestError(
-                    f"task: the template {template[:40]!r} cannot be read ({error}); write {{{{ for a brace"
-                ) from error
-            require(
-                all(name and name.isidentifier() and not how for _, name, _, how in named),
-                f"task: the template {template[:40]!r} may name columns only, such as {{question}}; rename one whose "
-                "name is no single word",
-            )
-            references.check_forms(template, [form for _, _, form, _ in named if form], template is self.response)
+            few_shot.check_template(template, template is self.response)
         require(
             any(name for _, name, _, _ in Formatter().parse(self.response)),
             "task.response names no column; give the template of the response, such as ' {answer}'",

@@ -44,6 +44,9 @@ class Keep(Enum):
     best = "best"
 
 
+UNSMOOTHED = {"regression": "a regression has values", "question_answering": "an answer has two places"}
+
+
 @dataclass
 class Train:
     """The training loop."""
@@ -76,6 +79,9 @@ class Train:
     """Arithmetic of the step; `auto` is bf16 where the GPU has it, else fp32."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass, to save memory."""
+    compile: bool = added(False)
+    """Compile the model's layers for training (torch.compile): a long first step, then others of about the same length
+    on a CPU."""
     group_by_length: bool = True
     """Batches of rows of like length, so that little is padding."""
     eval_steps: int | None = None
@@ -114,8 +120,8 @@ class Train:
         smooth, kind = self.label_smoothing, run.task.kind
         require(0 <= smooth < 1, f"train.label_smoothing={smooth:g} not in [0, 1); 0.1 is LoRA's for E2E and WebNLG")
         require(
-            not smooth or kind != "regression",
-            f"train.label_smoothing={smooth:g} spreads a label over classes or tokens, and a regression has values; "
+            not smooth or kind not in UNSMOOTHED,
+            f"train.label_smoothing={smooth:g} spreads a label over classes or tokens, and {UNSMOOTHED.get(kind)}; "
             "leave it out",
         )
         require(0 <= self.warmup_ratio <= 1, f"train.warmup_ratio={self.warmup_ratio} must lie in [0, 1]")
@@ -123,6 +129,15 @@ class Train:
         require(
             run.hardware.value != "v100" or self.precision is not Precision.bf16,
             "hardware=v100 has no bf16; use train.precision=fp32 or fp16",
+        )
+        stored, computed = run.quantization.name, run.arithmetic.name
+        require(
+            not self.compile or stored == "none",
+            f"train.compile=true does not reach into the layers of quantization={stored}; leave one of them out",
+        )
+        require(
+            not self.compile or computed == "float",
+            f"train.compile=true does not reach into arithmetic={computed}; leave one of them out",
         )
         self._check_selection(run)
 

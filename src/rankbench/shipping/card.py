@@ -12,7 +12,7 @@ from rankbench.settings.metrics import times, unit
 from rankbench.settings.references import FORMS
 from rankbench.settings.run import Run
 from rankbench.shipping.beside import cut_at, tokenizer_of
-from rankbench.shipping.card_code import Made, loading, stock, storage
+from rankbench.shipping.card_code import Made, loading, stock, storage, windows
 from rankbench.shipping.hub import without_places
 from rankbench.system.markup import block, code, markdown
 from rankbench.tasks import chat_template
@@ -34,7 +34,7 @@ def card(found: Finished, made: Made, name: str) -> str:
 def _front(found: Finished, made: Made) -> str:
     import yaml
 
-    kind = "text-generation" if found.run.task.kind == "causal_lm" else "text-classification"
+    kind = found.run.task.stock.pipeline
     library = "peft" if made.form == "adapter" else "transformers"
     base = {"base_model": made.base.name} if made.base.revision else {}  # the hub takes no other name than its own
     tags = list(dict.fromkeys([found.run.adapter.name, "lora", "rankbench"] if made.rank else ["rankbench"]))
@@ -81,7 +81,8 @@ def _what(found: Finished, made: Made) -> str:
             "no other library can load them: it is as large as its base. rankbench.load gives the small one."
         )
     elif found.note["method"] == "head":
-        said.append("A classifier over a frozen backbone: its head alone was trained.")
+        what = "model that extracts answers" if run.task.extracts else "classifier"
+        said.append(f"A {what} over a frozen backbone: its head alone was trained.")
     else:
         said.append("A model of which every weight was trained.")
     if made.depth is not None:
@@ -94,7 +95,9 @@ def _what(found: Finished, made: Made) -> str:
     if made.rank is not None and run.task.kind != "causal_lm":
         shared = "" if found.sized else ", shared by all ranks"
         said.append(f"Its head is the one that the run trained{shared}.")
-    if (limit := cut_at(found)) is not None:
+    if run.task.extracts:
+        said.append(windows(found))
+    elif (limit := cut_at(found)) is not None:
         said.append(f"It read texts cut at {limit} tokens: tokenize with {code('truncation=True')}.")
     if run.task.kind == "regression":
         said.append("It has one output, the predicted value.")

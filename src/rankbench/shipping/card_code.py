@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from rankbench.records.finished import Finished
 from rankbench.settings.run import Run
 from rankbench.shipping.base import Base
+from rankbench.shipping.beside import cut_at
 from rankbench.system import markup
 
 
 @dataclass(frozen=True)
 class Made:
     """What an export is: `form` adapter, merged or full; `rank` and `scale` None for full; `num_labels` of a head.
+
+    Where it is `renamed`, stock code has to be told that the class calls its body otherwise than the base's files do.
 
     `depth` is an exit before the last, None for the whole depth. Where layers differ in rank, `ranks` has each layer's
     and `rank` is the one in every layer that would have as many parameters; `choice` is what chose them by a loss, and
@@ -31,12 +34,13 @@ class Made:
     depth: int | None = None
     ranks: Mapping[str, int] | None = None
     choice: str = ""
+    renamed: bool = False
 
 
 def loading(found: Finished, made: Made, name: str) -> str:
     """Python that loads the export from the folder above it with stock libraries."""
     run, base = found.run, made.base
-    kind = "AutoModelForCausalLM" if run.task.kind == "causal_lm" else "AutoModelForSequenceClassification"
+    kind = run.task.stock.auto_class
     trust = [f"trust_remote_code={run.model.trust_remote_code}"] if run.model.trust_remote_code else []
     here = [f"here = {_literal(name)}  # this folder", "tokenizer = AutoTokenizer.from_pretrained(here)"]
     if made.form != "adapter":
@@ -122,6 +126,7 @@ def _arguments(found: Finished, made: Made, here: bool = False) -> list[str] | N
         *([f"gguf_file={_literal(base.gguf_file)}"] if base.gguf_file else []),
         *([f"num_hidden_layers={base.layers}"] if base.layers else []),
         *([f"num_labels={labels}", "ignore_mismatched_sizes=True"] if labels is not None else []),
+        *(['key_mapping={r"^model\\.": "transformer."}'] if made.renamed else []),
         *stored,
         f"dtype=torch.{dtype if stored else 'float32'}",
         *([f"trust_remote_code={run.model.trust_remote_code}"] if run.model.trust_remote_code else []),
@@ -149,6 +154,29 @@ def _quantization(found: Finished, made: Made) -> list[str] | None:
     ]
 
 
+def windows(found: Finished) -> str:
+    """How a question is read with its context, and answered."""
+    task, limit = found.run.task, cut_at(found)
+    call = (
+        f'tokenizer(question, context, truncation="only_second", max_length={limit}, stride={task.doc_stride}, '
+        "return_overflowing_tokens=True, return_offsets_mapping=True)"
+    )
+    said = [
+        f"It read a question of at most {task.max_query_length} tokens, then its context, in windows of {limit} tokens "
+        f"that share {task.doc_stride}: {markup.code(call)}.",
+        "This tokenizer gives no token types, which PEFT's model of this kind would not pass on.",
+        "An answer is the slice of the context from the token of the best start logit to that of the best end logit, "
+        f"by their sum over all windows, of at most {task.max_answer_length} tokens.",
+    ]
+    if task.version_2_with_negative:
+        more = f" by more than {task.null_score_diff_threshold:g}" if task.null_score_diff_threshold else ""
+        said.append(
+            "The answer is empty where the sum of the first token's two logits, the least of all windows, is above "
+            f"that{more}."
+        )
+    return " ".join([*said, "`rankbench.load(...).predict([(question, context)])` does all of it."])
+
+
 def stock(found: Finished, made: Made) -> bool:
     """Whether stock libraries load the export over its base as the run had it."""
     return made.form != "adapter" or _arguments(found, made) is not None
@@ -162,7 +190,7 @@ def one_line(found: Finished, made: Made, here: str) -> str:
 
     Of more classes than a line takes the card has the names.
     """
-    kind = "AutoModelForCausalLM" if found.run.task.kind == "causal_lm" else "AutoModelForSequenceClassification"
+    kind = found.run.task.stock.auto_class
     if made.form != "adapter":
         return f"{kind}.from_pretrained({here})"
     arguments = _arguments(found, made, here=True)

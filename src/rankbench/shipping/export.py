@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankbench.errors import RequestError
 from rankbench.records.finished import Finished, exit_of, finished, refuse_rank
-from rankbench.settings.model import Model
+from rankbench.settings.run import Run
 from rankbench.settings.sources import locate
 from rankbench.shipping import hub
 from rankbench.shipping.base import Base, base_of, kept_backbone
@@ -53,14 +53,9 @@ def main(words: list[str]) -> None:
         help="keep the largest singular values of all layers together: each layer gets a rank of its own, and all "
         "together have the parameters of --rank",
     )
-    parser.add_argument("--base", metavar="OWNER/NAME[@REVISION]", help="what the hub calls the run's backbone")
-    parser.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to this model repository of the hub")
-    seen = parser.add_mutually_exclusive_group()
-    seen.add_argument("--private", action="store_true", help="--push: a new repository is private (the default)")
-    seen.add_argument("--public", action="store_true", help="--push: a new repository is public")
+    hub.add_options(parser)
     asked = parser.parse_args(words)
-    if (asked.private or asked.public) and not asked.push:
-        raise RequestError("--private and --public say who sees what --push uploads; give --push OWNER/NAME")
+    hub.check_options(asked)
     speak()
     ways = {name: getattr(asked, name) for name in ("merge", "svd", "svd_global", "base", "push", "public")}
     print("\n".join(export(asked.run, asked.to, asked.rank, asked.depth, **ways)))
@@ -98,8 +93,7 @@ def export(
     found = finished(expanded(run))
     place = vacant(to)
     layers = exit_of(found, depth)
-    under = hub.named(base_of(found, layers), base)
-    under = under if push is None else hub.fit(under, found.whole or merge)
+    under = hub.as_named(base_of(found, layers), base, push is not None, found.whole or merge)
     refuse_rank(found, rank, "--svd" if svd else "--svd-global" if svd_global else "")
     rank = None if rank is None else int(rank)  # numpy's has no JSON
     if found.whole:
@@ -131,7 +125,8 @@ def ship(found: Finished, adapter: Adapter, made: Made, place: Path, merge: bool
     labels = head_width(found, adapter)
     _check_backbone_brings_all(found, adapter, made.base, labels, merge)
     form, skipped = "merged" if merge else "adapter", tuple(sorted({name.split(".")[0] for name in adapter.head}))
-    made = dataclasses.replace(made, form=form, num_labels=labels, skipped=skipped)
+    renamed = found.run.task.extracts and any(".transformer.layers." in name for name in adapter.tensors)
+    made = dataclasses.replace(made, form=form, num_labels=labels, skipped=skipped, renamed=renamed)
     write = _merged(found, adapter, labels, made.depth) if merge else _adapter(adapter, made.base)
     return _write(found, made, place, write)
 
@@ -168,7 +163,7 @@ def _check_backbone_brings_all(
         return
     if folder.suffix == ".gguf":  # only language models come in GGUF, and their one new weight is the head
         return
-    drawn = _drawn(folder, run.model, num_labels) - set(adapter.head)
+    drawn = _drawn(folder, run, num_labels) - set(adapter.head)
     if drawn:
         ways = "rankbench.load" if quantized else "--merge or rankbench.load"
         raise RequestError(
@@ -177,24 +172,29 @@ def _check_backbone_brings_all(
         )
 
 
-def _drawn(folder: Path, model: Model, num_labels: int) -> set[str]:
-    """The weights of a classifier that the files in `folder` lack; only their names are read."""
+def _drawn(folder: Path, run: Run, num_labels: int) -> set[str]:
+    """The weights of a model under a head that the files in `folder` lack; only their names are read."""
+    import transformers
     from safetensors import SafetensorError
-    from transformers import AutoModelForSequenceClassification
+
+    from rankbench.models import heads
 
     quiet_libraries()
+    kind, trust = getattr(transformers, run.task.stock.auto_class), run.model.trust_remote_code
     try:
-        _, told = AutoModelForSequenceClassification.from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+        _, told = kind.from_pretrained(
             folder,
+            **heads.renamed(kind, config),
             num_labels=num_labels,
-            trust_remote_code=model.trust_remote_code,
+            trust_remote_code=trust,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             device_map="meta",
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise RequestError(f"{folder} cannot be read as a classifier: {str(error).splitlines()[0]}") from error
+        raise RequestError(f"{folder} cannot be read as {kind.__name__}: {str(error).splitlines()[0]}") from error
     return {*told["missing_keys"], *(entry[0] for entry in told["mismatched_keys"])}
 
 

@@ -70,7 +70,8 @@ def head_width(found: Finished, adapter: Adapter) -> int | None:
         return None
     matrices = {name: tensor for name, tensor in adapter.head.items() if tensor.dim() == 2}
     last = [name for name in matrices if name.endswith("out_proj.weight")] or list(matrices)
-    last = [name for name in matrices if name in ("classifier.weight", "score.weight")] or last
+    heads = ("classifier.weight", "score.weight", "qa_outputs.weight")
+    last = [name for name in matrices if name in heads] or last
     if not last:
-        raise RequestError(f"{found.adapter} holds no classification head; run it again with fresh=true")
+        raise RequestError(f"{found.adapter} holds no head; run it again with fresh=true")
     return int(matrices[last[-1]].shape[0])

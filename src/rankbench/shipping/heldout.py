@@ -48,8 +48,9 @@ def batches(tuning: DyLora, split: Encoded, size: int, pad_id: int) -> Batches:
     device = next(tuning.model.parameters()).device
     if split.prompts:
         size = max(1, min(size, evaluation.tokens_of_logits(tuning.model) // int(split.lengths.max())))
-    found = sorted_batches(split.lengths, size)
-    return [(rows, {key: value.to(device) for key, value in collate(split, rows, pad_id).items()}) for rows in found]
+    data = split.inputs
+    found = sorted_batches(data.lengths, size)
+    return [(rows, {key: value.to(device) for key, value in collate(data, rows, pad_id).items()}) for rows in found]
 
 
 def losses(tuning: DyLora, batches: Batches) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +82,7 @@ def scores(
     values: dict[str, dict[str, float]] = {}
     for name, (b, ranks) in ways.items():
         hold(tuning, b, ranks)
-        loss, targets = losses(tuning, inputs)
+        loss, targets = map(split.summed, losses(tuning, inputs))
         columns[name], values[name] = {"loss": loss, "tokens": targets}, {"loss": float(loss.sum() / targets.sum())}
         if metrics:
             (score,) = evaluation.evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
 import shlex
@@ -11,6 +12,25 @@ from typing import Any
 from rankbench.errors import RequestError
 from rankbench.shipping.base import Base
 from rankbench.system.network import reachable
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What a command line that writes a folder may say of the hub: --base, --push and who sees it."""
+    parser.add_argument("--base", metavar="OWNER/NAME[@REVISION]", help="what the hub calls the run's backbone")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to this model repository of the hub")
+    seen = parser.add_mutually_exclusive_group()
+    seen.add_argument("--private", action="store_true", help="--push: a new repository is private (the default)")
+    seen.add_argument("--public", action="store_true", help="--push: a new repository is public")
+
+
+def check_options(asked: argparse.Namespace) -> None:
+    """Refuse what cannot be done, before anything is read. Raises RequestError."""
+    if (asked.private or asked.public) and not asked.push:
+        raise RequestError("--private and --public say who sees what --push uploads; give --push OWNER/NAME")
+    if asked.to is None and (asked.push or asked.base or asked.merge):
+        raise RequestError("--merge, --base and --push say what becomes of the folder that --to writes; give --to DIR")
+    if asked.push is not None:
+        check_name(asked.push, "--push")
 
 
 def check_name(name: str, option: str) -> None:
@@ -24,6 +44,15 @@ def check_name(name: str, option: str) -> None:
         why = f" ({str(error).splitlines()[0]})"
     if why or name.count("/") != 1:
         raise RequestError(f"{option} {name!r} is no name of a repository{why}; give OWNER/NAME, such as me/my-adapter")
+
+
+def as_named(base: Base, given: str | None, pushed: bool, whole: bool) -> Base:
+    """The base as a folder names it: by the id that the user gives, and fit for others where it is pushed.
+
+    Raises RequestError as `named` and `fit` do.
+    """
+    own = named(base, given)
+    return fit(own, whole) if pushed else own
 
 
 def named(base: Base, given: str | None) -> Base:

@@ -5,53 +5,29 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import re
-import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankbench.errors import RequestError
 from rankbench.records.finished import Finished, finished, ranks_in_words
 from rankbench.settings.methods import METHODS
-from rankbench.settings.metrics import times
+from rankbench.shipping import hub
 from rankbench.shipping.base import base_of
 from rankbench.shipping.finished_adapter import cut
+from rankbench.shipping.layer_choice import Choice, text
 from rankbench.system.progress import Progress, quiet_libraries, speak
 
 if TYPE_CHECKING:
     from rankbench.methods.lora import DyLora
     from rankbench.models.backbone import Backbone
-    from rankbench.shipping.adapter_files import Adapter
-    from rankbench.shipping.heldout import Scored, Way
+    from rankbench.shipping.heldout import Way
     from rankbench.tasks.encoding import Encoded
 
 log = logging.getLogger("rankbench")
 
 CUTTABLE = tuple(name for name, kind in METHODS.items() if kind.cuttable)
 LEAST = 4  # rows: two to choose by, and two to tell a difference from noise
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The rank of each layer, under the names that `adapter_files.Adapter.layers` has, and the adapter of those ranks.
-
-    `cost` parameters of `budget`; `seen` are the mean losses of chosen and uniform on the half that chose, `halves` its
-    rows and those of the other half, on which `scores` are.
-    """
-
-    rank: int
-    svd: bool
-    ranks: dict[str, int]
-    adapter: Adapter
-    cost: int
-    budget: int
-    evaluations: int
-    halves: tuple[Encoded, Encoded]
-    seen: tuple[float, float]
-    scores: list[Scored]
-    said: str
 
 
 def main(words: list[str]) -> None:
@@ -64,6 +40,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("run", type=Path, help="the folder of a finished run of adapter=lora, dylora or qdylora")
     parser.add_argument("--budget", type=int, required=True, metavar="B", help="as many parameters as rank B has")
     parser.add_argument("--to", type=Path, metavar="DIR", help="write the adapter to this folder, new or empty")
+    parser.add_argument("--merge", action="store_true", help="--to: write the whole model, the adapter added to it")
     parser.add_argument(
         "--svd",
         action="store_true",
@@ -73,24 +50,30 @@ def main(words: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="which rows choose and which score (default: 0)")
     parser.add_argument("--examples", type=int, help="validation rows to draw, half of which choose (default: all)")
     parser.add_argument("--data-dir", help="where the task's data lie, if not where the run found them")
+    hub.add_options(parser)
     asked = parser.parse_args(words)
+    hub.check_options(asked)
     if asked.examples is not None and asked.examples < LEAST:
         raise RequestError(f"--examples {asked.examples} must be at least {LEAST}: half choose and half score")
     speak()
     found = finished(asked.run).with_data(asked.data_dir)
     from rankbench.shipping import export
+    from rankbench.shipping.card_code import Made
     from rankbench.shipping.new_folder import vacant
 
-    place = None if asked.to is None else vacant(asked.to)
-    choice = choose(found, asked.budget, asked.svd, asked.seed, asked.examples)
-    print(text(choice), end="")
-    if place is None:
+    if asked.to is None:
+        print(text(choose(found, asked.budget, asked.svd, asked.seed, asked.examples)), end="")
         print("Write it as a stock PEFT adapter: the same command with --to DIR.")
         return
-    from rankbench.shipping.card_code import Made
-
-    made = Made("adapter", base_of(found), choice.rank, svd=choice.svd, ranks=choice.ranks, choice=text(choice).strip())
-    print("\n" + "\n".join(export.ship(found, choice.adapter, made, place)))
+    place = vacant(asked.to)
+    under = hub.as_named(base_of(found), asked.base, asked.push is not None, asked.merge)
+    choice = choose(found, asked.budget, asked.svd, asked.seed, asked.examples)
+    print(text(choice), end="")
+    made = Made("adapter", under, choice.rank, svd=choice.svd, ranks=choice.ranks, choice=text(choice).strip())
+    said = export.ship(found, choice.adapter, made, place, asked.merge)
+    print("\n" + "\n".join(said), flush=True)
+    if asked.push is not None:
+        print(hub.push(place, asked.push, asked.public))
 
 
 def choose(found: Finished, rank: int, svd: bool = False, seed: int = 0, examples: int | None = None) -> Choice:
@@ -165,7 +148,7 @@ def _validation(found: Finished, body: Backbone) -> Encoded:
     """The run's first validation split, read again and tokenised as the run did."""
     from rankbench.models import backbone
     from rankbench.tasks import data
-    from rankbench.tasks.encoding import encode, encode_responses
+    from rankbench.tasks.encoders import encoded
 
     task, kept = found.run.task, found.record.get("data") or {}
     try:
@@ -176,8 +159,7 @@ def _validation(found: Finished, body: Backbone) -> Encoded:
     before, now = (origin.get("splits", {}).get(split.name) or {} for origin in (kept, loaded.origin))
     if before and any(before[key] != now[key] for key in ("sha256", "rows")):
         log.warning("%s is not what the run was scored on", split.name)
-    read = encode_responses if loaded.kind == "causal_lm" else encode
-    return read(split, body.tokenizer, min(task.max_length, backbone.longest(body)))
+    return encoded(split, task, body.tokenizer, min(task.max_length, backbone.longest(body)))
 
 
 def _halves(split: Encoded, seed: int, examples: int | None) -> tuple[Encoded, Encoded]:
@@ -253,51 +235,3 @@ def _said(found: Finished, svd: bool, seed: int) -> str:
         f"{run.task.name}, {run.model.name}: adapter={run.adapter.name} of rank {largest}{order}; seed {seed}, fp32 on "
         f"{device.device_name()}"
     )
-
-
-def text(choice: Choice) -> str:
-    """What was chosen and what it scores, as Markdown of at most 80 columns."""
-    from rankbench.shipping.heldout import RESAMPLES
-    from rankbench.tables.layout import Block, frame, render
-
-    first, second = choice.halves
-    against = f"rank {choice.rank}"
-    ways = list(choice.scores[0].values)
-    rows = {_metric(row): [_value(row, row.values[way]) for way in ways] + [_interval(row)] for row in choice.scores}
-    caption = (
-        f"{choice.said}. A rank for each of {len(choice.ranks)} layers, {choice.cost:,} adapter parameters of the "
-        f"{choice.budget:,} that {against} in every layer has, chosen greedily by the loss of {len(first)} rows of "
-        f"{first.name} in {choice.evaluations} evaluations. Scores are those of the other {len(second)} rows, of the "
-        f"chosen ranks and of one rank in every layer"
-        + ("; global: the largest singular values of all layers together at those parameters" if choice.svd else "")
-        + f". Interval: chosen less {against}, 95 % ({RESAMPLES:,} paired resamples)."
-    )
-    table = render([Block(caption, frame(rows, [*ways, "interval"], "score"))], "md")
-    own, other = choice.seen
-    seen = f"On the rows that chose, the loss is {own:.3f}, and {other:.3f} at {against} in every layer."
-    return "\n".join([table, *textwrap.wrap(seen, 80), "", *_by_kind(choice.ranks)]) + "\n"
-
-
-def _metric(row: Scored) -> str:
-    return f"{row.metric} x {times(row.metric)}" if times(row.metric) > 1 else row.metric
-
-
-def _value(row: Scored, value: float, sign: str = "") -> str:
-    return f"{times(row.metric) * value:{sign}.{1 if times(row.metric) > 1 else 3}f}"
-
-
-def _interval(row: Scored) -> str:
-    return f"{_value(row, row.low, '+')} to {_value(row, row.high, '+')}"
-
-
-def _by_kind(ranks: dict[str, int]) -> list[str]:
-    """The ranks in lines, a list item for each kind of layer: those of one name in the order of their numbers."""
-    from rankbench.shipping.adapter_files import inside_base
-
-    kinds: dict[str, list[int]] = {}
-    for name, rank in ranks.items():
-        kinds.setdefault(re.sub(r"^.*\.\d+\.", "", inside_base(name)), []).append(rank)
-    lines = ["Ranks, from the first layer to the last:", ""]
-    for kind, own in kinds.items():
-        lines += textwrap.wrap(f"- {kind}: {' '.join(map(str, own))}", 80, subsequent_indent="  ")
-    return lines

@@ -120,8 +120,8 @@ def with_exits(run: str | os.PathLike[str]) -> tuple[Any, Stack, list[int]]:
 def whole(found: Finished, layers: int | None) -> Any:
     """The model of which every weight was trained, or the heads of early exits over theirs, at an exit."""
     import torch
+    import transformers
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     from rankbench.models import backbone, integer
 
@@ -132,7 +132,7 @@ def whole(found: Finished, layers: int | None) -> Any:
             model.config.tie_word_embeddings = False  # the exit has a head of its own
         return model.eval()
     quiet_libraries()
-    kind = AutoModelForCausalLM if found.run.task.kind == "causal_lm" else AutoModelForSequenceClassification
+    kind = getattr(transformers, found.run.task.stock.auto_class)
     options = {} if layers is None else {"num_hidden_layers": layers}
     trust = found.run.model.trust_remote_code
     try:
@@ -184,7 +184,9 @@ def _with_heads(found: Finished) -> tuple[Any, Stack]:
     labels = None if found.run.task.kind == "causal_lm" else width
     if found.run.adapter.begins_with is None:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            body = backbone.load(_drawn_here(found), labels, found.run.task.regression, found.run.seed)
+            task = found.run.task
+            base = _drawn_here(found)
+            body = backbone.load(base, labels, task.regression, found.run.seed, extracts=task.extracts)
         model: Any = body.model
     else:
         model = start_of(dataclasses.replace(found.run, runs_dir=str(found.folder.parent)), found.note)
@@ -300,7 +302,7 @@ def _body(
     if as_stored:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         storage = quantization.storage(run.quantization, found.record["environment"]["precision"], device)
-    body = backbone.load(model, num_labels, run.task.regression, run.seed, storage)
+    body = backbone.load(model, num_labels, run.task.regression, run.seed, storage, run.task.extracts)
     backbone.name_classes(body.model, found.label_names)
     if as_stored:
         integer.put(body.model, run.arithmetic, run.seed)

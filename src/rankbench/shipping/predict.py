@@ -107,12 +107,11 @@ def predict(asked: argparse.Namespace) -> list[str]:
     if to is None:
         return _shown(predictor, data, first)
     layout, rows = _looked_through(predictor, data, to)
-    cut = _write(predictor, data, layout, rows, to)
+    cut, longest = _write(predictor, data, layout, rows, to), predictor.max_length
     if cut:
         log.warning(
-            "%s of the texts are longer than %d tokens and were cut there, as in training",
-            f"{cut:,}",
-            predictor.max_length,
+            "%s of the %s are longer than %d tokens and were cut there, as in training",
+            *((f"{cut:,}", "questions", task.max_query_length) if task.extracts else (f"{cut:,}", "texts", longest)),
         )
     further = list(layout.further)
     named = ", ".join(further) if len(further) <= SHOWN else f"{further[0]} and {len(further) - 1:,} columns score_NAME"
@@ -190,8 +189,7 @@ def _looked_through(predictor: Predictor, data: Data, to: Path) -> tuple[Layout,
 
 def _further(predictor: Predictor, names: Sequence[str]) -> dict[str, str]:
     """The columns of predictions and their kinds; all are numbered where the file has one of their names."""
-    kind = "number" if predictor.task.kind == "regression" else "text"
-    further = {"prediction": kind} | {f"score_{name}": "number" for name in predictor.classes}
+    further = predictor.columns
     taken = sorted(set(further) & set(names))
     if not taken:
         return further
@@ -204,13 +202,10 @@ def _columns(
     predictor: Predictor, data: Data, piece: Piece, first: int, done: Callable[[float], None]
 ) -> tuple[list[list[Any]], int]:
     """The columns of predictions for a piece, whose first row is row `first`, and how many texts were cut."""
-    from rankbench.shipping.predictor import short
     from rankbench.tasks.unlabelled import unlabelled
 
     encoded = predictor.encode(unlabelled(predictor.task, piece.names, piece.rows, data.name, first))
-    found = predictor(encoded, done)
-    scores = found["scores"].T if "scores" in found else ()
-    return [found["prediction"], *([short(score) for score in own] for own in scores)], encoded.cut
+    return list(predictor(encoded, done).values()), encoded.cut
 
 
 def _write(predictor: Predictor, data: Data, layout: Layout, rows: int, to: Path) -> int:
@@ -256,7 +251,8 @@ def _shown(predictor: Predictor, data: Data, piece: Piece) -> list[str]:
     names = [name for name in names if name in piece.names]
     rows = {}
     for place, (row, answer) in enumerate(zip(rows_of(some, names), said, strict=True)):
-        sure = [f"{scores[predictor.classes.index(answer)][place]:.3f}"] if scores else []
+        best = predictor.classes.index(answer) if predictor.classes else 0
+        sure = [f"{scores[best][place]:.3f}"] if scores else []
         rows[str(place)] = [*map(_brief, row), f"{answer:.4g}" if isinstance(answer, float) else _brief(answer), *sure]
     table = as_text(frame(rows, [*names, "prediction", *(["score"] if scores else [])], "row"), "md")
     return [table, f"The first {len(rows)} rows of {data.name}; --to OUT.csv writes all, with every column."]

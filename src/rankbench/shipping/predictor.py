@@ -20,9 +20,11 @@ from rankbench.scoring.generation import generate
 from rankbench.scoring.responses import of_run
 from rankbench.settings.task import Task
 from rankbench.shipping.beside import tokenizer_of
-from rankbench.tasks import chat_template, unlabelled
-from rankbench.tasks.encoding import Encoded, encode, encode_prompts, sorted_batches
+from rankbench.tasks import chat_template, encoders, unlabelled
+from rankbench.tasks.encoding import Encoded, encode_prompts, sorted_batches
 from rankbench.tasks.splits import Split
+
+OF_CLASS = "score_"  # begins the name of a class's column of probabilities
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,18 @@ class Predicts(torch.nn.Module):
         batch_size: int | None = None,
         new_tokens: int | None = None,
     ) -> list[Any]:
-        """What the model says to each text: a class's name, a value, or an answer generated as the run's were.
+        """What the model says to each text: a class's name, a value, or an answer, generated as the run's were.
 
         A text is one string; a pair, or the columns of a template, are a tuple in the task's order or a dict by column.
-        Of a task of conversations it is a list of messages, or a string: a user's turn.
-        With `scores` each answer is a pair of the class's name and the probability of every class by name. `batch_size`
+        Of a task of conversations it is a list of messages, or a string: a user's turn. A question comes with its
+        context, (question, context), and its answer is a slice of that.
+        With `scores` each answer is a pair of the class's name and the probability of every class by name, or of the
+        slice and its scores by name: `score`, and where it may be empty `null_difference`. `batch_size`
         is the run's when measuring, `new_tokens` the task's longest answer. Raises RequestError.
         """
         task = self.told.found.run.task
         names, rows = _rows(task, texts)
-        if scores and task.kind != "classification":
+        if scores and task.kind not in ("classification", "question_answering"):
             raise RequestError(
                 f"scores=True gives the probabilities of classes; a {task.kind} task has none, leave it out"
             )
@@ -68,13 +72,13 @@ class Predicts(torch.nn.Module):
         predictor = Predictor(self, self.told, batch_size, new_tokens)
         split = unlabelled.unlabelled(task, names, rows, "texts")
         columns = predictor(predictor.encode(split))
-        answers: list[Any] = columns["prediction"]
+        answers: list[Any] = columns.pop("prediction")
         if not scores:
             return answers
-        classes = predictor.classes
+        names = [name.removeprefix(OF_CLASS) for name in columns] if task.kind == "classification" else list(columns)
         return [
-            (name, dict(zip(classes, map(short, own), strict=True)))
-            for name, own in zip(answers, columns["scores"], strict=True)
+            (answer, dict(zip(names, own, strict=True)))
+            for answer, *own in zip(answers, *columns.values(), strict=True)
         ]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -134,17 +138,21 @@ class Predictor:
         self.new_tokens = new_tokens or run.task.max_new_tokens
         names = told.found.label_names or range(int(base.config.num_labels))
         self.classes = [str(name) for name in names] if run.task.kind == "classification" else []
+        numbers = ["null_difference"] if run.task.version_2_with_negative else []
+        numbers = ["score", *numbers] if run.task.extracts else [f"{OF_CLASS}{name}" for name in self.classes]
+        kind = "number" if run.task.kind == "regression" else "text"
+        self.columns = {"prediction": kind} | dict.fromkeys(numbers, "number")
 
     def encode(self, split: Split) -> Encoded:
         """The tokens of a split, cut where the run cut them. Raises RequestError for a row that cannot be read."""
         if self.task.kind != "causal_lm":
-            encoded = encode(split, self.tokenizer, self.max_length)
+            encoded = encoders.encoded(split, self.task, self.tokenizer, self.max_length)
         else:
-            prompts = encode_prompts(split, self.tokenizer)
+            prompts = encode_prompts(split, self.tokenizer, self.max_length)
             lengths = np.array([len(prompt) for prompt in prompts])
             self._check_room(split, lengths)
             encoded = Encoded(split.name, {"input_ids": prompts}, split.labels, split.index, lengths, prompts)
-        fit.check_ids([encoded], self._body.model, self.tokenizer)
+        fit.check_ids([encoded.inputs], self._body.model, self.tokenizer)
         return encoded
 
     def check(self, split: Split) -> None:
@@ -160,7 +168,7 @@ class Predictor:
             self.encode(split)
 
     def __call__(self, split: Encoded, done: Callable[[float], None] = lambda rows: None) -> dict[str, Any]:
-        """The column `prediction` of n names, values or texts, and of classes `scores` (n, classes).
+        """The `columns` of n rows: names, values or texts, and numbers beside them.
 
         `done` hears of rows as they are answered. Raises RequestError when a logit is not finite.
         """
@@ -183,8 +191,12 @@ class Predictor:
                 columns.setdefault(name, np.zeros((len(split), *values.shape[1:]), values.dtype))[rows] = values
             done(len(rows))
         if self.classes:
-            return {"prediction": [self.classes[place] for place in columns["prediction"]], "scores": columns["scores"]}
-        return {"prediction": [short(value) for value in columns["prediction"]]}
+            names = [self.classes[place] for place in columns["prediction"]]
+            columns = dict(zip(self.columns, [names, *columns["scores"].T], strict=True))
+        return {
+            name: list(columns[name]) if kind == "text" else list(map(short, columns[name]))
+            for name, kind in self.columns.items()
+        }
 
     def _answers(self, split: Encoded, done: Callable[[float], None]) -> dict[str, Any]:
         responses = of_run(self.run, self._body, self.new_tokens)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -104,6 +105,12 @@ def split(sweeper: Any, loader: Any) -> Split:
 
     def apart(words: Sequence[str]) -> list[list[str]]:
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(words))
+        for word in parsed:
+            key = word.key_or_group
+            require(
+                not isinstance(word.value(), IntervalSweep),
+                f"{word.input_line}: an interval names no values to try; give some of it, {key}=A,B,C",
+            )
         (jobs,) = sweeper.split_arguments(parsed, None)
         return [list(job) for job in jobs]
 

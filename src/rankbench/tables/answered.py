@@ -131,12 +131,10 @@ def _whose(made: Chosen) -> str:
 
 
 def _by_class(made: Chosen) -> list[Block]:
-    """The classes by the answer's best training; none where there are no classes, or a cut answered."""
+    """The classes by the answer's best training; none where there are no classes."""
     member = made.member
-    if member.cut:
-        return []
     folder: Path = best_folder(made.measured, member)
     try:
-        return classes.blocks(made.runs[folder], folder, member.rank, member.depth)
+        return classes.blocks(made.runs[folder], folder, member.rank, member.depth, member.cut or None)
     except (RequestError, LookupError):
         return []

@@ -211,7 +211,7 @@ def _answer(measured: Measured, found: Found, margin: float) -> str:
     if not found.within and found.told is None:
         of = METRICS[base(measured.metric) or ""]
         one = "class" if of.kind == "classification" else "value"
-        does = "scores 0 on every example" if of.generated else f"answers one {one} for every example"
+        does = "scores 0 on every example" if of.of_texts else f"answers one {one} for every example"
         return f"No {measured.kind} is named: every {measured.kind} {does}."
     if not found.within and found.told is not None:
         maybe = int((found.most >= 0).sum())

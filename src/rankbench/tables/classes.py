@@ -17,35 +17,43 @@ from rankbench.tables.layout import Block, frame
 from rankbench.tables.shown import by, first_metric
 
 MATRIX = 20  # classes, beyond which a matrix is read by nobody
+OTHERS = {  # settings of a task that is no classification
+    "regression": "regression",
+    "prompts": "language model",
+    "messages_column": "language model",
+    "question_column": "task of answers in a context",
+}
 PAIRS = 20  # confused pairs that are shown in its stead
 
 Counts = npt.NDArray[np.int_]
 
 
-def classes(paths: Paths, rank: int | None = None, depth: int | None = None) -> list[Block]:
+def classes(paths: Paths, rank: int | None = None, depth: int | None = None, cut: str | None = None) -> list[Block]:
     """The blocks of the one run in these places. Raises RequestError as `blocks` does, and for several runs."""
     places = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     found = records_by_folder(places)
     if len(found) != 1:
         raise RequestError(f"classes looks at one run, not {len(found)}; give the folder of one finished run")
     ((folder, record),) = found.items()
-    return blocks(record, folder, rank, depth)
+    return blocks(record, folder, rank, depth, cut)
 
 
-def blocks(record: dict[str, Any], folder: Path, rank: int | None = None, depth: int | None = None) -> list[Block]:
+def blocks(
+    record: dict[str, Any], folder: Path, rank: int | None = None, depth: int | None = None, cut: str | None = None
+) -> list[Block]:
     """Of each split that a run scored: a row for each class, and the confusion of classes, of one of its sub-models.
 
-    That is the largest of those with this `rank` and `depth`, where they are given. Of more than 20 classes the 20
-    most confused pairs stand for the matrix. Raises RequestError for a run that is not done, that is no classification
-    or lacks such a sub-model, and where its predictions are missing or not its own.
+    That is the largest of those with this `rank` and `depth`, where they are given, and of those that came by `cut`. Of
+    more than 20 classes the 20 most confused pairs stand for the matrix. Raises RequestError for a run that is not
+    done, that is no classification or lacks such a sub-model, and where its predictions are missing or not its own.
     """
     task = record["config"]["task"]
     if record["status"] != "done" or not record["submodels"]:
         raise RequestError(f"{folder} is not done (status {record['status']}); run the same command again")
-    if task.get("regression") or task.get("prompts"):
-        kind = "regression" if task.get("regression") else "language model"
-        raise RequestError(f"{folder} is of a {kind}, which has no classes; ask for table curve")
-    chosen = _chosen(record, folder, rank, depth)
+    for key, kind in OTHERS.items():
+        if task.get(key):
+            raise RequestError(f"{folder} is of a {kind}, which has no classes; ask for table curve")
+    chosen = _chosen(record, folder, rank, depth, cut)
     rows = _predictions(folder / "predictions.parquet", record, chosen)
     found = []
     for split in dict.fromkeys(rows["split"]):
@@ -100,18 +108,24 @@ def _pairs(wrong: Counts, true: Counts, names: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["class", "taken for", "examples", "of the class"]).set_index("class")
 
 
-def _chosen(record: dict[str, Any], folder: Path, rank: int | None, depth: int | None) -> dict[str, Any]:
-    """The largest sub-model of this rank and depth. Raises RequestError for none."""
-    subs = sorted(record["submodels"], key=lambda sub: (sub["depth"] or 0, sub["rank"] or 0))
+def _chosen(
+    record: dict[str, Any], folder: Path, rank: int | None, depth: int | None, cut: str | None
+) -> dict[str, Any]:
+    """The largest sub-model of this rank, depth and cut. Raises RequestError for none."""
+    every = [*record["submodels"], *(record.get("cuts") or ())]
+    subs = sorted(every, key=lambda sub: (sub.get("cut") or "", sub["depth"] or 0, sub["rank"] or 0))
     fitting = [sub for sub in subs if rank in (None, sub["rank"]) and depth in (None, sub["depth"])]
+    fitting = [sub for sub in fitting if sub.get("cut") == cut]
     if not fitting:
-        asked = " ".join(f"--{key} {own}" for key, own in (("rank", rank), ("depth", depth)) if own is not None)
+        given = {"rank": rank, "depth": depth, "cut": cut}
+        asked = " ".join(f"--{key} {own}" for key, own in given.items() if own is not None)
         raise RequestError(f"{asked}: {folder} measured {', '.join(map(_words, subs))}; choose one of them")
     return fitting[-1]
 
 
 def _words(sub: dict[str, Any]) -> str:
-    return " at ".join(f"{key} {sub[key]}" for key in ("rank", "depth") if sub[key] is not None) or "the whole model"
+    named = " at ".join(f"{key} {sub[key]}" for key in ("rank", "depth") if sub[key] is not None) or "the whole model"
+    return f"{named} cut by {sub['cut']}" if sub.get("cut") else named
 
 
 def _predictions(file: Path, record: dict[str, Any], sub: dict[str, Any]) -> pd.DataFrame:
@@ -121,10 +135,9 @@ def _predictions(file: Path, record: dict[str, Any], sub: dict[str, Any]) -> pd.
         raise RequestError(f"{file.parent} lacks predictions.parquet, which tells classes apart; {again}")
     try:
         rows = tested.chosen_by(pd.read_parquet(file), record)
-        if "cut" in rows:  # other ways to cut rank R down
-            rows = rows[rows["cut"].isna()]
-        for key in ("rank", "depth"):
-            rows = rows[rows[key].isna() if sub[key] is None else rows[key] == sub[key]]
+        for key in ("cut", "rank", "depth"):
+            if key in rows or sub.get(key) is not None:  # a run without cuts has no column for them
+                rows = rows[rows[key].isna() if sub.get(key) is None else rows[key] == sub[key]]
         if len(rows) < sub["n"]:
             raise ValueError(f"it has {len(rows)} rows of {_words(sub)}, which scored {sub['n']}")
         return rows[["split", "prediction", "reference"]]

@@ -122,11 +122,11 @@ def measure(runs: Runs, metric: str) -> Measured:
     if first.metric in CORRELATIONS:  # older records do not say it of a regression
         idle = [one or len(set(said)) == 1 for one, said in zip(idle, columns["prediction"].tolist(), strict=True)]
     reached = every.whole()
-    if METRICS[first.metric].generated and METRICS[first.metric].rises and not np.any(reached):
+    if METRICS[first.metric].of_texts and METRICS[first.metric].rises and not np.any(reached):
         idle = [True] * len(idle)  # nothing was right, of none of them
     ends = np.cumsum([len(member.trained) for member in members])
     parts = [range(end - len(member.trained), end) for end, member in zip(ends, members, strict=True)]
-    known = set(first.references.tolist()) if METRICS[first.metric].kind != "causal_lm" else set()
+    known = set() if METRICS[first.metric].of_texts else set(first.references.tolist())
     return Measured(
         metric,
         members,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rankbench.errors import RequestError
-from rankbench.settings.metrics import MATCHES, METRICS, ClassRoles, normalized
+from rankbench.settings.metrics import METRICS, RIGHT_OR_WRONG, ClassRoles, normalized
 from rankbench.settings.outside import load
 from rankbench.tables import class_sums, ranked
 from rankbench.tables.class_sums import Parts, Reals
@@ -51,7 +51,7 @@ class Sums:
 class Means:
     """A metric whose k values are means of those `of` others, of which each takes a `share` (others, k)."""
 
-    of: Sums | Ranked
+    of: Sums | Ranked | Means
     share: Reals
 
     @property
@@ -127,7 +127,7 @@ def sums(
 def _resampled(metric: str, made: list[npt.NDArray[Any]], wanted: npt.NDArray[Any], roles: ClassRoles) -> Sums | Ranked:
     if metric in AREAS:
         return ranked.of_scores(made[0].astype(float), wanted, roles.positive, metric == "average_precision")
-    grain = 1.0 if METRICS[metric].kind == "classification" or metric in MATCHES else 0.0
+    grain = 1.0 if METRICS[metric].kind == "classification" or metric in RIGHT_OR_WRONG else 0.0
     if METRICS[metric].kept:
         found = _kept(np.stack(made, axis=-1), load(METRICS[metric].of_sums))
     elif metric == "accuracy":

@@ -25,6 +25,7 @@ NAMES = (
     "glue",
     "nlg",
     "qdylora_vs_qlora",
+    "integer",
     "distribution",
     "loss",
     "flop",
@@ -121,21 +122,22 @@ def table(
     task: str | None = None,
     rank: int | None = None,
     depth: int | None = None,
+    cut: str | None = None,
 ) -> Table:
     """The comparison that `rankbench table NAME RUNS` prints.
 
     `runs` are runs folders, run folders or record files, of which `task` keeps one task's. `margin` is the difference,
-    in points or nats, that choose_rank and tables of a search take for none. `rank` and `depth` say of which
-    sub-model `classes` is (default: the largest). Raises RequestError for an unknown name, and where the runs cannot be
-    compared.
+    in points or nats, that choose_rank and tables of a search take for none. `rank`, `depth` and `cut` (svd,
+    svd_global, alpha_over_b) say of which sub-model `classes` is (default: the largest, uncut). Raises RequestError
+    for an unknown name, and where the runs cannot be compared.
     """
     from rankbench.tables import closing, comparisons
     from rankbench.tables.comparisons.published import NOT_OURS
 
     if name not in EVERY:
         raise RequestError(f"{name} is no table; choose from {', '.join(EVERY)}")
-    if name != "classes" and (rank, depth) != (None, None):
-        raise RequestError(f"--rank and --depth say of which sub-model table classes is; leave them out for {name}")
+    if name != "classes" and (rank, depth, cut) != (None, None, None):
+        raise RequestError(f"--rank, --depth and --cut say of which sub-model classes is; leave them out for {name}")
     if task is not None:
         runs = of_task(runs, task)
     told: list[str] = []
@@ -148,13 +150,15 @@ def table(
     elif name == "classes":
         from rankbench.tables import classes
 
-        made = classes.classes(runs, rank, depth)
+        made = classes.classes(runs, rank, depth, cut)
     elif name == "curve":
         made = [_curve(runs, metric)]
     elif name == "lora_search_vs_dylora":
         made = comparisons.lora_search_vs_dylora(runs, metric, margin)
     elif name == "qdylora_vs_qlora":
         made = comparisons.qdylora_vs_qlora(runs, metric, margin)
+    elif name == "integer":
+        made = comparisons.integer(runs, metric, margin)
     else:
         made = comparisons.COMPARISONS[name](runs, metric)
     shown = {run: by for block in made for run, by in block.shown.items()}
@@ -191,10 +195,12 @@ def main(words: list[str]) -> None:
         "--margin",
         type=float,
         default=0.5,
-        help="choose_rank, lora_search_vs_dylora, qdylora_vs_qlora: how much worse is as good, in points or nats (0.5)",
+        help="choose_rank, lora_search_vs_dylora, qdylora_vs_qlora, integer: how much worse is as good, in points or "
+        "nats (0.5)",
     )
     parser.add_argument("--rank", type=int, help="classes: of this rank (default: the largest)")
     parser.add_argument("--depth", type=int, help="classes: of this exit (default: the largest)")
+    parser.add_argument("--cut", help="classes: of a rank that was cut so, svd, svd_global or alpha_over_b")
     parser.add_argument("--format", choices=FORMS, help="how to print it (default: by the ending of --to, or md)")
     parser.add_argument("--to", type=Path, help="write it to this file; .png, .svg and .pdf draw the picture instead")
     asked = parser.parse_args(words)
@@ -210,7 +216,7 @@ def main(words: list[str]) -> None:
             plots.save(_pictures(asked.name, runs, asked.metric)[0], asked.to)
             print(f"wrote {asked.to}: the picture of {asked.name}", file=sys.stderr)
             return
-        made = table(asked.name, runs, asked.metric, asked.margin, None, asked.rank, asked.depth)
+        made = table(asked.name, runs, asked.metric, asked.margin, None, asked.rank, asked.depth, asked.cut)
         if asked.to is None:
             print(made.text(asked.format or "md", WIDTH), end="")
         else:

@@ -110,16 +110,36 @@ def all_pairs(
     `trainings` say how the seeds spread, and seeds are resampled beside the examples. Raises RequestError for fewer
     than two examples.
     """
-    _enough(metric.n)
-    drawn = np.concatenate([metric.at(weights) for weights in _resampled(metric.n, resamples, seed)])
-    value = metric.whole()
-    luck, of_seeds = _of_seeds(trainings, len(value), resamples, seed)
-    spread = np.cov(drawn.T) + of_seeds
-    own = np.diag(spread)
-    error = np.sqrt(np.maximum(own[:, None] + own - 2 * spread, 0) + (metric.grain / metric.n) ** 2)
+    return pairs_of_means([(metric, trainings)], level, resamples, seed)
+
+
+def pairs_of_means(
+    metrics: Sequence[tuple[Resampled, Sequence[Trainings]]],
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Pairs:
+    """As `all_pairs`, of the means over metrics of the same sub-models, each with examples and trainings of its own."""
+    k = len(metrics[0][0].whole())
+    value, away, error = np.zeros(k), np.zeros((resamples, k)), np.zeros((k, k))
+    for place, (metric, trainings) in enumerate(metrics):
+        _enough(metric.n)
+        drawn = np.concatenate([metric.at(weights) for weights in _resampled(metric.n, resamples, seed + place)])
+        whole = metric.whole()
+        luck, of_seeds = _of_seeds(trainings, k, resamples, seed + place)
+        spread = np.cov(drawn.T) + of_seeds
+        own = np.diag(spread)
+        value += whole
+        away += drawn - whole + luck
+        error += np.maximum(own[:, None] + own - 2 * spread, 0) + (metric.grain / metric.n) ** 2
+    return _together(value / len(metrics), away / len(metrics), np.sqrt(error) / len(metrics), level)
+
+
+def _together(value: Reals, away: Reals, error: Reals, level: float) -> Pairs:
+    """Intervals that hold together, by draws (resamples, k) of how far the values (k,) lie from the truth."""
+    resamples = len(away)
     one, other = np.triu_indices(len(value), 1)
     scale = np.where(error[one, other] > 0, error[one, other], np.inf)  # equal in every resample
-    away = drawn - value + luck
     rows = max(1, CELLS // len(one))
     largest = np.concatenate(
         [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -9,9 +10,11 @@ from decimal import Decimal
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rankbench.errors import RequestError
 from rankbench.settings.task import Task
-from rankbench.tasks.forms import Cell
+from rankbench.tasks.forms import Cell, Listed
 from rankbench.tasks.labels import number
 from rankbench.tasks.reading import other_separator, shown
 
@@ -31,6 +34,9 @@ def check_columns(frame: pd.DataFrame, task: Task, file: str) -> None:
         if task.references_columns:
             keys.append(("task.references_columns", references_column(frame, task)))
         keys += [(f"task.messages_column{given}", column) for column in messages]
+    elif task.extracts:
+        named = ("question_column", "context_column", "answers_column")
+        keys = [(f"task.{key}", getattr(task, key)) for key in named]
     else:
         keys = [("task.text_columns", column) for column in task.text_columns]
         keys += [("task.label_column", task.label_column)]
@@ -39,19 +45,27 @@ def check_columns(frame: pd.DataFrame, task: Task, file: str) -> None:
             raise RequestError(lacks(file, column, list(map(str, frame.columns)), f"set {key}"))
         if (frame.columns == column).sum() > 1:
             raise RequestError(f"{file} has two columns '{column}'; rename one")
-    for column in task.text_columns if task.kind != "causal_lm" else ():
+    mend = "task.question_column and task.context_column" if task.extracts else "task.text_columns"
+    for column in columns_of_texts(task):
         values = frame[column].tolist()
         written_so = file.lower().endswith((".csv", ".tsv")) or not any(isinstance(value, str) for value in values)
         if written_so and all(number(value) is not None for value in values):
-            raise RequestError(f"{file}: column '{column}' holds numbers, not text; set task.text_columns")
+            raise RequestError(f"{file}: column '{column}' holds numbers, not text; set {mend}")
         for row, value in zip(frame.index, values, strict=True):
-            check_text(value, f"{file} row {row} (from 0)", column)
+            check_text(value, f"{file} row {row} (from 0)", column, task.extracts)
 
 
-def check_text(value: Any, place: str, column: str) -> None:
-    """Refuse a cell that holds no text. Raises RequestError."""
-    if not isinstance(value, str):
-        what = "empty" if value is None else f"{value!r}, not text"
+def columns_of_texts(task: Task) -> list[str]:
+    """The columns whose cells are the task's texts: none where templates or conversations make them."""
+    if task.extracts:
+        return [str(task.question_column), task.context_column]
+    return [] if task.kind == "causal_lm" else task.text_columns
+
+
+def check_text(value: Any, place: str, column: str, filled: bool = False) -> None:
+    """Refuse a cell that holds no text, or where it has to be `filled` blanks alone. Raises RequestError."""
+    if not isinstance(value, str) or (filled and not value.strip()):
+        what = "empty" if value is None or isinstance(value, str) else f"{value!r}, not text"
         raise RequestError(f"{place}: '{column}' is {what}; correct or remove the row")
 
 
@@ -76,9 +90,15 @@ def columns_of(*templates: str) -> list[str]:
     return list(dict.fromkeys(fields))
 
 
+def templates_of(task: Task) -> list[tuple[str, list[str]]]:
+    """The templates of a task's prompts, each with its columns."""
+    return [(template, columns_of(template)) for template in task.prompts or []]
+
+
 def filled(values: Mapping[Any, Any]) -> dict[str, str]:
-    """The cells of a row that have a text: what templates may be filled with."""
-    return {str(key): Cell(text) for key, value in values.items() if (text := _text(value)) is not None}
+    """The cells of a row that have a text: what templates may be filled with. A list of texts is for some forms."""
+    cells = {str(key): _cell(value) for key, value in values.items()}
+    return {key: cell for key, cell in cells.items() if cell is not None}
 
 
 def prompt_of(templates: Sequence[tuple[str, list[str]]], texts: Mapping[str, str], place: str) -> str:
@@ -94,6 +114,33 @@ def prompt_of(templates: Sequence[tuple[str, list[str]]], texts: Mapping[str, st
                 ) from error
     empty = ", ".join(column for column in templates[-1][1] if not texts.get(column, "").strip())
     raise RequestError(f"{place}: {empty} is empty, so no template of task.prompts fits")
+
+
+def response_of(task: Task, values: Mapping[Any, Any], texts: Mapping[str, str], place: str) -> str:
+    """The response of a row, from its cells and from those that have a text. Raises RequestError."""
+    wrong = [column for column in columns_of(task.response) if type(texts.get(column)) is not Cell]
+    if wrong:
+        found = values[wrong[0]]
+        what = "is empty" if found is None else f"holds {found!r}, not text"
+        raise RequestError(f"{place}: '{wrong[0]}' {what}; correct or remove the row")
+    try:
+        response = task.response.format(**texts)
+    except ValueError as error:
+        raise RequestError(f"{place}: '{columns_of(task.response)[0]}' {error}; correct the row") from error
+    if task.choices is not None and response not in task.choices:
+        raise RequestError(
+            f"{place}: the response is {response!r}, none of task.choices ({', '.join(map(repr, task.choices))}); "
+            "correct the row, or the choices"
+        )
+    return response
+
+
+def _cell(value: Any) -> Cell | None:
+    listed = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(listed, list) and listed and all(isinstance(one, str) for one in listed):
+        return Listed(json.dumps(listed, ensure_ascii=False))
+    text = _text(value)
+    return None if text is None else Cell(text)
 
 
 def _text(value: Any) -> str | None:

@@ -22,8 +22,10 @@ from rankbench.tasks.class_weights import class_weights
 from rankbench.tasks.columns import check_columns
 from rankbench.tasks.hold_out import hold_out
 from rankbench.tasks.labels import Classes, counts
+from rankbench.tasks.questions import questions
 from rankbench.tasks.reading import called, read, split_files
 from rankbench.tasks.references import groups_of, merged, paired
+from rankbench.tasks.shots import examples_of
 from rankbench.tasks.splits import Split, check_numbers, classes_of, labelled, of_one_class, responses, roles_of
 
 log = logging.getLogger("rankbench")
@@ -41,12 +43,15 @@ class Data:
     kind: str = "classification"
     unlike: str = ""  # why its labels seem to be no classes
     class_weights: tuple[float, ...] | None = None  # by which the training loss weighs rows; None for none
+    said: tuple[tuple[int, str], ...] = ()  # what is to be said wherever it is loaded: level of the log, and line
 
     @property
     def num_labels(self) -> int | None:
-        """Outputs of the head: one for a regression; None for a language model under its own head."""
+        """Outputs of the head: one for a value, two for a start and an end; None for a language model's own."""
         if self.kind == "causal_lm":
             return None
+        if self.kind == "question_answering":
+            return 2
         return len(self.label_names) if self.label_names else 1
 
 
@@ -68,7 +73,10 @@ def load(task: Task, classes: Sequence[str] | None = None) -> Data:
         sums = {name: sha256(*places) for name, places in files.items()}
     except OSError as error:
         raise RequestError(f"{error.filename} cannot be read: {error.strerror}") from error
-    return _last.of(repr((task, source, files, sums, classes)), lambda: _load(task, source, files, sums, classes))
+    data = _last.of(repr((task, source, files, sums, classes)), lambda: _load(task, source, files, sums, classes))
+    for level, line in data.said:
+        log.log(level, "%s", line)
+    return data
 
 
 def _load(
@@ -77,12 +85,19 @@ def _load(
     frames = {name: read(places, task.encoding) for name, places in files.items()}
     for name, frame in frames.items():
         check_columns(frame, task, called(files[name]))
-    for key, names in (("validation_fraction", task.validation_splits), ("test_fraction", task.test_splits)):
-        if getattr(task, key) and names[0] in files:
-            log.warning("task.%s=%g holds nothing out: %s is there", key, getattr(task, key), called(files[names[0]]))
+    said = [
+        (logging.WARNING, f"task.{key}={share:g} holds nothing out: {called(files[names[0]])} is there")
+        for key, share, names in (
+            ("validation_fraction", task.validation_fraction, task.validation_splits),
+            ("test_fraction", task.test_fraction, task.test_splits),
+        )
+        if share and names[0] in files
+    ]
     lacking = [name for name in (*task.validation_splits, *task.test_splits) if name not in files]
     if lacking:
-        frames |= hold_out(frames[task.train_split], task, called(files[task.train_split]), lacking)
+        held, lines = hold_out(frames[task.train_split], task, called(files[task.train_split]), lacking)
+        frames |= held
+        said += [(logging.INFO, line) for line in lines]
     from_of = {name: name if name in files else task.train_split for name in frames}
     file_of = {name: called(files[source]) for name, source in from_of.items()}
     training = frames[task.train_split]
@@ -98,12 +113,16 @@ def _load(
             # Fixed, not seeded: every seed and every method sees the same examples.
             rows = np.sort(generator(0, f"subset/{name}").permutation(len(frame))[:limit])
             frame = frame.iloc[rows]
-        if task.kind == "causal_lm":
-            splits[name] = responses(name, frame, task, file_of[name])
+        if task.extracts:
+            splits[name] = questions(name, frame, task, file_of[name])
+        elif task.kind == "causal_lm":
+            shown = None if name == task.train_split else examples_of(task)
+            splits[name] = responses(name, frame, task, file_of[name], shown)
         else:
             splits[name] = labelled(name, frame, task, classes, file_of[name])
         if name != task.train_split:
-            splits[name] = replace(splits[name], groups=groups_of(frame, task, file_of[name]))
+            groups = groups_of(frame, task, file_of[name])
+            splits[name] = replace(splits[name], groups=groups or splits[name].groups)
             check_numbers(splits[name], task, file_of[name])
     label_names = classes.names if classes else None
     weights = None
@@ -145,13 +164,14 @@ def _load(
         kind=task.kind,
         unlike=classes.unlike if classes else "",
         class_weights=weights,
+        said=tuple(said),
     )
 
 
 def _undefined(task: Task, splits: Mapping[str, Split]) -> dict[str, dict[str, str]]:
     """Of each split to score the metrics that say nothing of it, and why."""
     found: dict[str, dict[str, str]] = {}
-    for name in (*task.validation_splits, *task.test_splits) if task.kind != "causal_lm" else ():
+    for name in (*task.validation_splits, *task.test_splits) if task.kind in ("classification", "regression") else ():
         labels = set(splits[name].labels.tolist())
         why = {metric: undefined(metric, labels, splits[name].roles) for metric in task.metrics}
         found[name] = {metric: reason for metric, reason in why.items() if reason}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,11 @@ from rankbench.tasks.token_cache import Ids, tokenised
 if TYPE_CHECKING:
     import torch
 
+    from rankbench.tasks.spans import Windows
 
+log = logging.getLogger("rankbench")
+
+TARGETS = ("labels", "start_positions", "end_positions")  # of a batch, what no forward reads
 IGNORED = -100  # torch's cross-entropy leaves a target of this value out
 
 
@@ -30,11 +35,11 @@ class Encoded:
     For a causal_lm task the labels are ragged too, in `features`: IGNORED at the prompt's tokens, else the token.
     `prompts` are what a response is generated from, `references` the accepted answers, `packs` the examples in each row
     where several were packed into one. `cut` rows were longer than they may be. `roles` are
-    the split's, as are the `groups` of its rows.
+    the split's, as are the `groups` of its rows. Where a row is read in several `windows`, it has no features itself.
     """
 
     name: str
-    features: dict[str, list[list[int]]]
+    features: dict[str, list[Any]]
     labels: np.ndarray
     index: np.ndarray
     lengths: np.ndarray
@@ -44,9 +49,19 @@ class Encoded:
     cut: int = 0
     roles: ClassRoles = field(default_factory=ClassRoles)
     groups: tuple[str, ...] = ()
+    windows: Windows | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def inputs(self) -> Encoded:
+        """What a model reads: these rows, or their windows, whose labels are places (w, 2)."""
+        return self.windows.rows if self.windows else self
+
+    def summed(self, values: np.ndarray) -> np.ndarray:
+        """The sum (n,) of each row's values, of which there is one for each of `inputs`."""
+        return np.bincount(self.windows.of, values, len(self)) if self.windows else values
 
     @property
     def examples(self) -> np.ndarray:
@@ -76,6 +91,7 @@ class Encoded:
             tuple(some(self.references)) if self.references else (),
             roles=self.roles,
             groups=tuple(some(self.groups)) if self.groups else (),
+            windows=self.windows.take(rows) if self.windows else None,
         )
 
 
@@ -102,7 +118,7 @@ def encode_responses(split: Split, tokenizer: Any, max_length: int, ids: Callabl
     if split.chats:
         found = chat_template.rows(split.chats, _placed(split), tokenizer, ids)
     else:
-        found = _answered(split, tokenizer, ids)
+        found = _answered(split, tokenizer, max_length, ids)
     begins = [row.scored.index(True) for row in found]  # the answer, or the first of them
     too_long = [i for i, begin in enumerate(begins) if not 0 < begin < max_length]
     if too_long:
@@ -110,7 +126,7 @@ def encode_responses(split: Split, tokenizer: Any, max_length: int, ids: Callabl
         raise RequestError(
             f"{split.name} row {split.index[i]} (from 0): a prompt of {begins[i]} tokens leaves no room for "
             f"a response in {max_length} (so do {len(too_long) - 1} others); raise task.max_length if the model reads "
-            "more"
+            f"more{', or lower task.shots' if split.leads and split.leads.rows[i].shots else ''}"
         )
     cut = sum(len(row.tokens) > max_length for row in found)
     rows = [row.tokens[:max_length] for row in found]
@@ -125,10 +141,10 @@ def encode_responses(split: Split, tokenizer: Any, max_length: int, ids: Callabl
     return Encoded(split.name, features, none, split.index, lengths, prompts, accepted, cut=cut, groups=groups)
 
 
-def _answered(split: Split, tokenizer: Any, ids: Callable[..., Ids]) -> list[Row]:
+def _answered(split: Split, tokenizer: Any, max_length: int, ids: Callable[..., Ids]) -> list[Row]:
     """Prompts and responses, tokenised apart."""
     _end_mark(tokenizer)
-    prompts = encode_prompts(split, tokenizer, ids)
+    prompts = encode_prompts(split, tokenizer, max_length, ids)
     responses = ids(tokenizer, [split.texts[1]], add_special_tokens=False)["input_ids"]
     return [
         Row(
@@ -140,17 +156,32 @@ def _answered(split: Split, tokenizer: Any, ids: Callable[..., Ids]) -> list[Row
     ]
 
 
-def encode_prompts(split: Split, tokenizer: Any, ids: Callable[..., Ids] = tokenised) -> list[list[int]]:
+def encode_prompts(
+    split: Split, tokenizer: Any, max_length: int | None = None, ids: Callable[..., Ids] = tokenised
+) -> list[list[int]]:
     """The tokens of prompts alone: as the chat template has them, or behind the mark that begins a text, if any.
 
-    Where prompt and response are separated the end-of-text token comes last.
+    Where prompt and response are separated the end-of-text token comes last. Worked examples go, the last first, where
+    prompt and response would be longer than `max_length`; that is warned of.
     """
     if split.chats:
         return chat_template.prompts(split.chats, _placed(split), tokenizer, ids)
     begin = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
     end = [_end_mark(tokenizer)] if split.separated else []
-    prompts = ids(tokenizer, [split.texts[0]], add_special_tokens=False)["input_ids"]
-    return [[*begin, *prompt, *end] for prompt in prompts]
+
+    def tokens(texts: list[str]) -> list[list[int]]:
+        own = ids(tokenizer, [texts], add_special_tokens=False)["input_ids"]
+        return [[*begin, *prompt, *end] for prompt in own]
+
+    if split.leads is None:
+        return tokens(split.texts[0])
+    prompts, fewer = split.leads.prompts(split.texts[0], tokens, max_length)
+    if fewer:
+        log.warning(
+            "%s: %s of %s prompts have fewer examples than task.shots, so as to leave room in %d tokens",
+            *(split.name, f"{fewer:,}", f"{len(prompts):,}", max_length),
+        )
+    return tokens(prompts)
 
 
 def _end_mark(tokenizer: Any) -> int:
@@ -216,7 +247,7 @@ def collate(data: Encoded, rows: np.ndarray, pad_id: int) -> dict[str, torch.Ten
     """A batch padded on the right to its longest row: `input_ids`, `attention_mask` (n, t), `labels` (n,).
 
     Ragged labels give `labels` (n, s), the targets of the last s positions, where s just holds every scored token.
-    Packed rows have `position_ids` instead of a mask.
+    Packed rows have `position_ids` instead of a mask, windows `start_positions` and `end_positions` (n,) as labels.
     """
     import torch
 
@@ -234,6 +265,8 @@ def collate(data: Encoded, rows: np.ndarray, pad_id: int) -> dict[str, torch.Ten
         del batch["attention_mask"]
     if "labels" in batch:
         batch["labels"] = batch["labels"][:, int((batch["labels"] != IGNORED).any(axis=0).argmax()) :]
+    elif data.labels.ndim > 1:
+        batch["start_positions"], batch["end_positions"] = data.labels[rows].T.copy()
     else:
         batch["labels"] = data.labels[rows]
     return {key: torch.from_numpy(value) for key, value in batch.items()}

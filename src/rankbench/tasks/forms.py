@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from string import ascii_uppercase
 
 _SLOT = re.compile(r"\s*([^\[\],]+?)\s*\[([^\[\]]*)\]\s*(?:,|$)")
 _NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}
@@ -37,7 +39,33 @@ def _lowered(part: str) -> str:
     return " : ".join([triple[0], triple[1].lower(), triple[2]]) if len(triple) == 3 else part
 
 
-FORMS = {"e2e": e2e, "dart": dart}
+def lettered(text: str) -> str:
+    """A list of texts, as JSON, as a line for each behind its letter. Raises ValueError for another text."""
+    try:
+        listed = json.loads(text)
+    except ValueError:
+        listed = None
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed) or not 0 < len(listed) <= 26:
+        raise ValueError('is no list of texts, such as ["one", "two"]')
+    return "\n".join(f"{mark}. {one}" for mark, one in zip(ascii_uppercase, listed, strict=False))
+
+
+def letter(text: str) -> str:
+    """The letter of a place in a list, from 0; a letter stays. Raises ValueError for another text."""
+    text = text.strip()
+    if text in ascii_uppercase and len(text) == 1:
+        return text
+    if text.isdecimal() and int(text) < len(ascii_uppercase):
+        return ascii_uppercase[int(text)]
+    raise ValueError(f"is {text!r}, neither a place in a list, from 0, nor a letter")
+
+
+def words(text: str) -> str:
+    """The words of a name that joins them by underlines."""
+    return text.replace("_", " ")
+
+
+FORMS = {"e2e": e2e, "dart": dart, "lettered": lettered, "letter": letter, "words": words}
 
 
 class Cell(str):
@@ -46,3 +74,13 @@ class Cell(str):
     def __format__(self, form: str) -> str:
         """The text in that form; as it is for none."""
         return FORMS[form](str(self)) if form else str(self)
+
+
+class Listed(Cell):
+    """A list of texts, as JSON, which has no text but in the form that writes one."""
+
+    def __format__(self, form: str) -> str:
+        """The list in that form. Raises ValueError for another one."""
+        if form != "lettered":
+            raise ValueError("is a list of texts, which the form {column:lettered} writes")
+        return lettered(str(self))

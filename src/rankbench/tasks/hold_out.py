@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,11 +19,11 @@ from rankbench.tasks.references import prompts_of
 if TYPE_CHECKING:
     import pandas as pd
 
-log = logging.getLogger("rankbench")
 
-
-def hold_out(frame: pd.DataFrame, task: Task, file: str, lacking: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """The training split less those that it lacks, by a hash of the text, and these.
+def hold_out(
+    frame: pd.DataFrame, task: Task, file: str, lacking: Sequence[str]
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """The training split less those that it lacks, by a hash of the text, and these; and what to say of it.
 
     The same rows whatever the seed, and equal texts on one side. Validation is of the low hashes and the test of the
     high ones, so that neither changes with the other. Raises RequestError.
@@ -33,7 +32,7 @@ def hold_out(frame: pd.DataFrame, task: Task, file: str, lacking: Sequence[str])
         raise RequestError("task.validation_fraction holds out one split; name one in task.validation_splits")
     texts = _told_apart(frame, task, file)
     draws = {text: int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") / 2**64 for text in texts}
-    found, taken = {}, np.zeros(len(frame), dtype=bool)
+    found, taken, said = {}, np.zeros(len(frame), dtype=bool), []
     for name in lacking:
         test = name in task.test_splits
         fraction = task.test_fraction if test else task.validation_fraction
@@ -48,19 +47,23 @@ def hold_out(frame: pd.DataFrame, task: Task, file: str, lacking: Sequence[str])
             )
         found[name] = frame[held]
         repeated = f"; its {len(frame):,} rows have {len(draws):,} texts" if len(draws) < len(frame) else ""
-        log.info(
-            "hold out %s of %s rows of %s%s (%.0f %%%s) by a hash of each text, so that equal texts stay together%s",
-            *(f"{held.sum():,}", f"{len(frame):,}", file, f" as {name}" if task.test_splits else ""),
-            *(100 * held.mean(), ", that share of each class" if task.validation_stratified else "", repeated),
+        named = f" as {name}" if task.test_splits else ""
+        shares = ", that share of each class" if task.validation_stratified else ""
+        said.append(
+            f"hold out {held.sum():,} of {len(frame):,} rows of {file}{named} ({100 * held.mean():.0f} %{shares}) by a "
+            f"hash of each text, so that equal texts stay together{repeated}"
         )
-    return {task.train_split: frame[~taken], **found}
+    return {task.train_split: frame[~taken], **found}, said
 
 
 def _told_apart(frame: pd.DataFrame, task: Task, file: str) -> list[str]:
-    """The text by which a row is drawn: all that it reads, or the prompt alone where a prompt has several rows."""
+    """The text by which a row is drawn: all that it reads, or the prompt alone where a prompt has several rows.
+
+    Of questions it is the context, so that all questions of one stay together.
+    """
     if task.references_columns:
         return prompts_of(frame, task, file)
-    columns = task.text_columns
+    columns = [task.context_column] if task.extracts else task.text_columns
     if task.kind == "causal_lm":
         columns = [task.messages_column] if task.messages_column else columns_of(*(task.prompts or []), task.response)
     return ["\x1f".join(map(_or_empty, row)) for row in frame[columns].itertuples(index=False, name=None)]

@@ -28,19 +28,22 @@ def tell(
     """Log rows and labels of each split, and warn of what would mislead; returns the counts by split.
 
     `encoded` are the training split, those to score and those for the end, in order, cut at `limit` tokens. The counts:
-    `cut` texts, and for a split to score those `in_train`, which stand in the training split too; for a test split
-    those `in_validation` too. `ends` are the tokens that end a response.
+    `cut` texts, `windows` of contexts, and for a split to score those `in_train`, which stand in the training split
+    too; for a test split those `in_validation` too. `ends` are the tokens that end a response.
     """
     splits = (data.train, *data.validation, *data.test)
     width = max(len(split.name) for split in splits)
     found: dict[str, dict[str, int]] = {}
+    key = "task.max_length"
     for split, rows in zip(splits, encoded, strict=True):
-        log.info("%s  %s", split.name.ljust(width), _contents(split, data))
-        found[split.name] = {"cut": rows.cut}
+        log.info("%s  %s", split.name.ljust(width), _questions(split, rows) if rows.windows else _contents(split, data))
+        found[split.name] = {"cut": rows.cut, **({"windows": len(rows.inputs)} if rows.windows else {})}
         if rows.cut > CUT * len(split):
             log.warning(
-                "%s: %s of %s texts (%.0f %%) are cut at %d tokens; raise task.max_length if the model reads more",
-                *(split.name, f"{rows.cut:,}", f"{len(split):,}", 100 * rows.cut / len(split), limit),
+                "%s: %s of %s %s (%.0f %%) are cut at %d tokens; raise %s if the model reads more",
+                *(split.name, f"{rows.cut:,}", f"{len(split):,}", "questions" if rows.windows else "texts"),
+                100 * rows.cut / len(split),
+                *((rows.windows.task.max_query_length, "task.max_query_length") if rows.windows else (limit, key)),
             )
         _warn_of_ends(rows, ends or {})
         if split is not data.train:
@@ -98,6 +101,15 @@ def _contents(split: Split, data: Data) -> str:
     shown = on_one_line(", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:SHOWN]))
     more = f", and {len(counts) - SHOWN} classes more" if len(counts) > SHOWN else ""
     return f"{rows}: {shown}{more}"
+
+
+def _questions(split: Split, rows: Encoded) -> str:
+    """Questions, those without an answer, and how many windows hold none."""
+    unanswered = sum(not own for own in split.references)
+    windows = rows.inputs
+    without = int((windows.labels == 0).all(1).sum())
+    told = f", {unanswered:,} without an answer" if unanswered else ""
+    return f"{len(split):,} questions{told}, in {len(windows):,} windows, {without:,} of them without one"
 
 
 def _warn_of_ends(rows: Encoded, ends: Mapping[int, str]) -> None:

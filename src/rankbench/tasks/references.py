@@ -11,7 +11,7 @@ import numpy as np
 from rankbench.errors import RequestError
 from rankbench.settings.references import REFERENCE
 from rankbench.settings.task import Task
-from rankbench.tasks.columns import columns_of, filled, lacks, prompt_of, references_column
+from rankbench.tasks.columns import filled, lacks, prompt_of, references_column, templates_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +48,7 @@ def merged(frame: pd.DataFrame, task: Task, file: str) -> pd.DataFrame:
 
 def prompts_of(frame: pd.DataFrame, task: Task, file: str) -> list[str]:
     """The prompt of each row. Raises RequestError for a row that no template fits."""
-    templates = [(template, columns_of(template)) for template in task.prompts or []]
+    templates = templates_of(task)
     rows = zip(frame.index, frame.to_dict("records"), strict=True)
     return [prompt_of(templates, filled(values), f"{file} row {row} (from 0)") for row, values in rows]
 

@@ -15,10 +15,11 @@ from rankbench.tasks import metrics
 def score(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> float:
     """A metric of n predictions: a share or correlation from 0 to 1, NIST, CIDEr and errors in their own unit.
 
-    For texts, `references` hold for each row the list of its accepted texts, or one text. For classes both are class
-    numbers from 0, of which 1 is the positive one; metrics of probabilities take a row of them for each prediction. For
-    values both are numbers. Rows go by their place; the index of a Series is not read. Raises RequestError for an
-    unknown metric, for none or unlike numbers of rows, and for what is no text or number.
+    SQuAD's f1 and exact_match are in percent, as its scripts print them. For texts, `references` hold for each row the
+    list of its accepted texts, or one text; for SQuAD 2.0 an empty list where there is no answer. For classes both are
+    class numbers from 0, of which 1 is the positive one; metrics of probabilities take a row of them for each
+    prediction. For values both are numbers. Rows go by their place; the index of a Series is not read. Raises
+    RequestError for an unknown metric, for none or unlike numbers of rows, and for what is no text or number.
     """
     if name not in METRICS:
         raise RequestError(f"{name!r} is no metric; known are {', '.join(METRICS)}")
@@ -34,14 +35,17 @@ def score(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> f
         )
     if not len(predictions):
         raise RequestError(f"{name} of no predictions is undefined; give one or more")
-    if measure.generated:
+    if measure.of_nulls:
+        raise RequestError(f"{name} is of a model's own null scores; a run of task=squad_v2 scores it, texts do not")
+    if measure.of_texts:
         column: Any = np.array([*map(_text, predictions, range(len(predictions)))], dtype=object)
-        found = metrics.score([name], {"prediction": column}, [_accepted(*row) for row in enumerate(references)])
+        accepted = [_accepted(row, given, name) for row, given in enumerate(references)]
+        found = metrics.score([name], {"prediction": column}, accepted)
     elif measure.kind == "causal_lm":
         raise RequestError(f"{name} is of a language model's own probabilities; a run scores it, and texts do not")
     else:
         found = _of_numbers(name, predictions, references)
-    return found[name]
+    return 100 * found[name] if measure.percent else found[name]
 
 
 def _text(given: Any, row: int) -> str:
@@ -50,14 +54,15 @@ def _text(given: Any, row: int) -> str:
     raise RequestError(f"prediction {row} is {given!r:.60}, which is no text; give a text, '' for none")
 
 
-def _accepted(row: int, given: Any) -> list[str]:
+def _accepted(row: int, given: Any, name: str) -> list[str]:
     own = [given] if isinstance(given, str) else given
     if not hasattr(own, "__len__") or isinstance(own, bytes | Mapping | Set) or hasattr(own, "columns"):
         raise RequestError(f"references {row} is {given!r:.60}; give a text, or the list of the accepted ones")
     if wrong := [text for text in own if not isinstance(text, str)]:
         raise RequestError(f"references {row} has {wrong[0]!r:.60}, which is no text")
-    if not len(own):
-        raise RequestError(f"references {row} has no text to compare with; give one or more")
+    if not len(own) and not name.startswith("squad_v2_"):
+        other = f", or take {name.replace('squad_', 'squad_v2_')}" if name.startswith("squad_") else ""
+        raise RequestError(f"references {row} has no text to compare with; give one or more{other}")
     return [_whole(text, f"references {row}") for text in own]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from rankbench.errors import RequestError
 from rankbench.settings.metrics import METRICS, ClassRoles, of_positive
 from rankbench.settings.task import Separator, Task
 from rankbench.tasks import chats
-from rankbench.tasks.columns import columns_of, filled, prompt_of
+from rankbench.tasks.columns import filled, prompt_of, response_of, templates_of
 from rankbench.tasks.labels import (
     NOT_CLASSES,
     Classes,
@@ -27,6 +27,7 @@ from rankbench.tasks.labels import (
     written,
 )
 from rankbench.tasks.references import ACCEPTED
+from rankbench.tasks.shots import Examples, Leads, leads_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +40,7 @@ class Split:
     For a causal_lm task `texts` are the prompts and the responses, `references` the accepted answers of each row, and
     `labels` are empty; where the chat template makes the texts, `chats` are what it is given. `roles` say which of its
     classes is the positive one, `groups` of which group each row is, where the task has some. With `separated` the
-    end-of-text token stands between prompt and response.
+    end-of-text token stands between prompt and response; `leads` are what stands before each prompt.
     """
 
     name: str
@@ -51,36 +52,46 @@ class Split:
     chats: tuple[chats.Chat, ...] = ()
     groups: tuple[str, ...] = ()
     separated: bool = False
+    leads: Leads | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
 
-def responses(name: str, frame: pd.DataFrame, task: Task, file: str) -> Split:
-    """Prompts and responses from the templates, or whole conversations.
+def responses(name: str, frame: pd.DataFrame, task: Task, file: str, examples: Examples | None = None) -> Split:
+    """Prompts and responses from the templates, each prompt behind its `examples`; or whole conversations.
 
     The accepted answers are the response, or the last turn, and its aliases. Raises RequestError.
     """
     if task.messages_column is not None:
         return _conversations(name, frame, task, file)
-    templates = [(template, columns_of(template)) for template in task.prompts or []]
+    templates = templates_of(task)
     prompts, responses, references = [], [], []
-    for row, values in zip(frame.index, frame.to_dict("records"), strict=True):
+    rows, places = frame.to_dict("records"), [f"{file} row {row} (from 0)" for row in frame.index]
+    for row, values, place in zip(frame.index, rows, places, strict=True):
         texts = filled(values)
-        prompts.append(prompt_of(templates, texts, f"{file} row {row} (from 0)"))
-        wrong = [column for column in columns_of(task.response) if column not in texts]
-        if wrong:
-            found = values[wrong[0]]
-            what = "is empty" if found is None else f"holds {found!r}, not text"
-            raise RequestError(f"{file} row {row} (from 0): '{wrong[0]}' {what}; correct or remove the row")
-        responses.append(task.response.format(**texts))
+        prompts.append(prompt_of(templates, texts, place))
+        responses.append(response_of(task, values, texts, place))
         if task.references_columns:
             references.append(tuple(task.response.format(reference=text).strip() for text in values[ACCEPTED]))
         else:
             references.append((responses[-1].strip(), *_aliases(values, task, file, row)))
-    talks = tuple(map(partial(chats.instructed, task), prompts, responses)) if task.chats else ()
-    split = _written(name, frame, (prompts, responses), references, talks)
-    return replace(split, separated=task.separator is Separator.eos)
+    split = _written(name, frame, (prompts, responses), references, ())
+    return behind(replace(split, separated=task.separator is Separator.eos), task, rows, places, examples)
+
+
+def behind(
+    split: Split, task: Task, rows: Sequence[Mapping[Any, Any]], places: Sequence[str], examples: Examples | None
+) -> Split:
+    """The split with its header and examples before each prompt, as `rows` of cells have them; in a chat, whole."""
+    leads = leads_of(task, rows, places, examples) if task.header or task.shots else None
+    if not task.chats:
+        return replace(split, leads=leads)
+    prompts, *others = split.texts
+    if leads is not None:
+        prompts = [lead(task.shots) + prompt for lead, prompt in zip(leads.rows, prompts, strict=True)]
+    talks = map(partial(chats.instructed, task), prompts, *others)
+    return replace(split, texts=(prompts, *others), chats=tuple(talks))
 
 
 def check_numbers(split: Split, task: Task, file: str) -> None:

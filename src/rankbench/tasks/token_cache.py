@@ -32,11 +32,20 @@ Ids = dict[str, list[list[int]]]
 def tokenised(tokenizer: Any, columns: Sequence[list[str]], **options: Any) -> Ids:
     """The token ids of each row of one or two columns of texts, and their types where the model reads those.
 
-    With `truncation`, `cut` holds a 1 for each row that was longer, else a 0.
+    With `truncation`, `cut` holds a 1 for each row that was longer, else a 0. With `return_overflowing_tokens` there
+    are windows instead: `of` holds the row of each, `begins` and `ends` where in the second text each token stands,
+    counted from 1; 0 twice for what is no part of it.
     """
     encoded = tokenizer(*columns, padding=False, return_attention_mask=False, **options)
     found = {key: encoded[key] for key in KEYS if key in encoded}
-    if options.get("truncation"):
+    if options.get("return_overflowing_tokens"):
+        found["of"] = [[row] for row in encoded["overflow_to_sample_mapping"]]
+        found["begins"], found["ends"] = [], []
+        for window, places in enumerate(encoded["offset_mapping"]):
+            second = [part == 1 for part in encoded.sequence_ids(window)]
+            for key, side in (("begins", 0), ("ends", 1)):
+                found[key].append([place[side] + 1 if own else 0 for place, own in zip(places, second, strict=True)])
+    elif options.get("truncation"):
         fast = getattr(encoded, "encodings", None)
         found["cut"] = (
             [[int(bool(row.overflowing))] for row in fast] if fast else _cut(tokenizer, columns, found, options)
@@ -119,9 +128,10 @@ def _read(file: Path, rows: int) -> Ids | None:
             arrays = {key: stored[key].tolist() for key in stored.files}
         lengths = arrays.pop("lengths")
         ends = [0, *accumulate(lengths)]
-        cut = arrays.pop("cut", None)
-        whole = len(lengths) == rows and "input_ids" in arrays and all(len(v) == ends[-1] for v in arrays.values())
-        if not whole or (cut is not None and len(cut) != rows):
+        single = {key: arrays.pop(key) for key in ("cut", "of") if key in arrays}
+        of_all = len(set(single["of"])) if "of" in single else len(lengths)
+        whole = of_all == rows and "input_ids" in arrays and all(len(v) == ends[-1] for v in arrays.values())
+        if not whole or any(len(values) != len(lengths) for values in single.values()):
             raise ValueError("it holds other rows")
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -129,4 +139,4 @@ def _read(file: Path, rows: int) -> Ids | None:
         log.warning("%s is damaged (%s); its texts are tokenised again", file, str(error) or type(error).__name__)
         return None
     found = {key: [values[i:j] for i, j in pairwise(ends)] for key, values in arrays.items()}
-    return found if cut is None else found | {"cut": [[value] for value in cut]}
+    return found | {key: [[value] for value in values] for key, values in single.items()}

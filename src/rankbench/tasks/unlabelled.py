@@ -10,8 +10,9 @@ import numpy as np
 from rankbench.errors import RequestError
 from rankbench.settings.task import Separator, Task
 from rankbench.tasks import chats
-from rankbench.tasks.columns import check_text, columns_of, filled, lacks, prompt_of
-from rankbench.tasks.splits import Split
+from rankbench.tasks.columns import check_text, columns_of, columns_of_texts, filled, lacks, prompt_of, templates_of
+from rankbench.tasks.shots import examples_of
+from rankbench.tasks.splits import Split, behind
 
 
 def check_names(task: Task, names: Sequence[str], file: str) -> None:
@@ -38,26 +39,27 @@ def unlabelled(task: Task, names: Sequence[str], rows: Sequence[Sequence[Any]], 
         talks = tuple(chats.asked(chats.chat_of(cell, task, place)) for cell, place in zip(cells, places, strict=True))
         texts: tuple[list[str], ...] = (list(map(chats.told, talks)),)
     elif task.kind == "causal_lm":
-        templates = [(template, columns_of(template)) for template in task.prompts or []]
+        templates = templates_of(task)
         used = [(place, name) for place, name in enumerate(names) if name in columns_read(task)]
-        texts = (
-            [
-                prompt_of(templates, filled({name: row[place] for place, name in used}), _place(file, number))
-                for number, row in enumerate(rows, first)
-            ],
-        )
-        talks = tuple(chats.instructed(task, prompt) for prompt in texts[0]) if task.chats else ()
+        cells_of = [{name: row[place] for place, name in used} for row in rows]
+        places = [_place(file, number) for number in index.tolist()]
+        prompts = [prompt_of(templates, filled(cells), place) for cells, place in zip(cells_of, places, strict=True)]
+        split = Split(file, (prompts,), np.zeros(len(rows), np.int64), index, separated=task.separator is Separator.eos)
+        return behind(split, task, cells_of, places, examples_of(task))
     else:
-        texts = tuple(_column(column, names, rows, file, first) for column in task.text_columns)
-    separated = task.separator is Separator.eos
-    return Split(file, texts, np.zeros(len(rows), np.int64), index, chats=talks, separated=separated)
+        texts = tuple(_column(column, names, rows, file, first, task.extracts) for column in columns_of_texts(task))
+    labels = np.zeros((len(rows), 2) if task.extracts else len(rows), np.int64)
+    return Split(file, texts, labels, index, chats=talks)
 
 
 def columns_read(task: Task) -> list[str]:
     """The columns of a task's texts, or all that its templates name."""
     if task.messages_column is not None:
         return [task.messages_column]
-    return columns_of(*(task.prompts or [])) if task.kind == "causal_lm" else task.text_columns
+    if task.kind != "causal_lm":
+        return columns_of_texts(task)
+    shared = [task.shots_column] if task.shots and task.shots_column else []
+    return list(dict.fromkeys([*columns_of(*(task.prompts or []), task.header), *shared]))
 
 
 def one_column(task: Task) -> str | None:
@@ -65,22 +67,24 @@ def one_column(task: Task) -> str | None:
     if task.kind != "causal_lm" or task.messages_column is not None:
         columns = columns_read(task)
         return columns[0] if len(columns) == 1 else None
-    return next((columns[0] for columns in map(columns_of, task.prompts or []) if len(columns) == 1), None)
+    return next((columns[0] for _, columns in templates_of(task) if len(columns) == 1), None)
 
 
 def _needed(task: Task, names: Sequence[str]) -> list[str]:
     """The columns to look for: of templates, those of one that is all there, or else of the last."""
     if task.kind != "causal_lm" or task.messages_column is not None:
         return columns_read(task)
-    templates = [columns_of(template) for template in task.prompts or []]
+    templates = [columns for _, columns in templates_of(task)]
     return next((columns for columns in templates if set(columns) <= set(names)), templates[-1])
 
 
-def _column(column: str, names: Sequence[str], rows: Sequence[Sequence[Any]], file: str, first: int) -> list[str]:
+def _column(
+    column: str, names: Sequence[str], rows: Sequence[Sequence[Any]], file: str, first: int, whole: bool
+) -> list[str]:
     place = names.index(column) if column in names else None
     cells: list[Any] = [None if place is None else row[place] for row in rows]
     for number, cell in enumerate(cells, first):
-        check_text(cell, _place(file, number), column)
+        check_text(cell, _place(file, number), column, whole)
     return cells
 
 

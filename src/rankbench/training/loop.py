@@ -23,6 +23,7 @@ from rankbench.system.progress import Progress
 from rankbench.tasks.encoding import Encoded, collate, epoch_batches
 from rankbench.training import checkpoints
 from rankbench.training.checkpoints import Progression
+from rankbench.training.compiled import Layers
 from rankbench.training.samplers import Draw, draw, draw_rows
 from rankbench.training.selection import Judge
 
@@ -135,6 +136,8 @@ def train(
     past = checkpoints.restore(folder, trained, optimizer, accelerator)
     for entry in past.losses:
         observe(entry)
+    layers = Layers(adapter, settings.compile)
+    layers.start()
     progress = Progress(plan.steps, past.step, folder / "progress.json")
     began = time.perf_counter() - past.seconds
     recent = torch.tensor(past.pending_loss if processes.first() else 0.0, device=accelerator.device)
@@ -210,7 +213,8 @@ def train(
             observe(past.losses[-1])
             progress.show(past.step, mean, submodel, past.examples / past.seconds)
         if evaluates:
-            found = measure(model)
+            with layers.paused():
+                found = measure(model)
             past.evaluations += [{"step": past.step, **value} for value in found]
             settled = adapter.settled(past.step, plan.steps) or (last and past.best is None)
             if judge is not None and settled and _judged(past, judge, found) and keeps:
@@ -231,6 +235,7 @@ def train(
         if past.stopped:
             break
     stopping.release()
+    layers.stop()
     progress.close()
     checkpoints.put_back(folder, trained, past)
     return model, past

@@ -13,13 +13,15 @@ from rankbench.settings import arithmetic as settings
 __all__ = ["Arithmetic", "put"]
 
 
-def put(model: nn.Module, asked: settings.Arithmetic, seed: int) -> Arithmetic | None:
+def put(
+    model: nn.Module, asked: settings.Arithmetic, seed: int, kind: type[Arithmetic] = Arithmetic
+) -> Arithmetic | None:
     """Have the model's linear, layer-norm and embedding layers compute as asked; None where that is in floats.
 
     Weights, names and saved files stay as they were. What a subclass of these layers computes, and the output layer of
     a language model, stays in floats. Returns what the layers share.
     """
-    arithmetic = Arithmetic(asked, seed) if asked.integer else None
+    arithmetic = kind(asked, seed) if asked.integer else None
     output = getattr(model, "get_output_embeddings", lambda: None)()
     found: list[tuple[str, Any]] = list(model.named_modules())
     for name, module in found:

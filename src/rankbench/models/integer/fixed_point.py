@@ -6,32 +6,84 @@ its bits. Rounding that reaches 2^(b-1) is clamped.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from rankbench.models.integer.products import largest
 
 SMALLEST = -120  # exponents of scales stay above it, so that 2^-s is a float: below, small numbers have fewer bits
+BLOCK = 2**17  # numbers that a CPU maps at a time: they stay in its cache
+Draws = tuple[torch.Tensor, torch.Tensor]  # noise frac(rows + columns), as `Noise.of` gives it
+
+
+def storage(bits: int) -> torch.dtype:
+    """The smallest dtype of integers of so many bits."""
+    return torch.int8 if bits <= 8 else torch.int16
+
+
+def magnitude(x: torch.Tensor, by_row: bool = False) -> torch.Tensor:
+    """The largest |x|, in float32: (), or (..., 1) by row. It is NaN where one of the numbers is."""
+    if not x.numel() and not by_row:
+        return x.new_zeros((), dtype=torch.float32)
+    low, high = (x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)) if by_row else torch.aminmax(x)
+    return torch.maximum(high, -low).float()
 
 
 def mapped(
-    x: torch.Tensor, bits: int, by_row: bool = False, noise: torch.Tensor | None = None, top: torch.Tensor | None = None
+    x: torch.Tensor,
+    bits: int,
+    by_row: bool = False,
+    noise: Draws | None = None,
+    top: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Integers `q` of `bits` (8: int8, else int16) for `x` (..., k), and float32 scales 2^s: (), or (..., 1) by row.
+    """Integers `q` of `bits` for `x` (..., k), and float32 scales 2^s: (), or (..., 1) by row.
 
-    They are the nearest ones, ties to even; with `noise` in [0, 1), which broadcasts, floor(x 2^-s + noise). `top` is
-    the largest magnitude where it is known. Raises FloatingPointError where `x` is not finite; on a GPU, which would
-    have to wait for that, the scale is NaN then, and so is what comes of it.
+    They are the nearest ones, ties to even; with `noise` u in [0, 1), floor(x 2^-s + u). `top` is the largest magnitude
+    where it is known, `dtype` that of `q` (default: `storage(bits)`; float32 holds them too). Raises FloatingPointError
+    where `x` is not finite; on a GPU, which would have to wait for that, the scale is NaN then, and so is what comes of
+    it.
     """
     x = x.float()
-    if top is None:
-        top = x.abs().amax(-1, keepdim=True) if by_row else x.abs().amax() if x.numel() else x.new_zeros(())
-    if top.device.type == "cpu" and not torch.isfinite(top).all():
+    q = torch.empty(x.shape, dtype=dtype or storage(bits), device=x.device)
+    top = magnitude(x, by_row) if top is None else top
+    on_cpu = x.device.type == "cpu"
+    if on_cpu and top.numel() and not math.isfinite(float(top.max())):
         raise FloatingPointError("integer arithmetic: a number is not finite; lower train.learning_rate")
-    exponent = torch.frexp(top).exponent - 1 - (bits - 2)
-    scale = torch.ldexp(torch.ones_like(top), exponent.clamp(min=SMALLEST))
-    scale = torch.where(top == 0, torch.ones_like(scale), scale)
-    y = x * scale.reciprocal()
-    y = y.round_() if noise is None else y.add_(noise).floor_()
-    most = largest(bits)
-    q = y.clamp_(-most, most).to(torch.int8 if bits <= 8 else torch.int16)
-    return q, torch.where(torch.isfinite(top), scale, torch.nan)
+    scale = _scale(top, bits)
+    if x.numel():
+        inverse = scale.reciprocal().view(-1, 1) if by_row else 1 / float(scale) if on_cpu else scale.reciprocal()
+        _fill(q, x, inverse, largest(bits), noise, BLOCK if on_cpu else x.numel())
+    return q, scale if on_cpu else torch.where(torch.isfinite(top), scale, torch.nan)
+
+
+def _scale(top: torch.Tensor, bits: int) -> torch.Tensor:
+    """2^s by the exponent of the largest magnitude; 1 for zeros."""
+    if not top.dim() and top.device.type == "cpu":
+        value = float(top)
+        return torch.tensor(2.0 ** max(math.frexp(value)[1] + 1 - bits, SMALLEST) if value else 1.0)
+    exponent = torch.frexp(top).exponent.add_(1 - bits).clamp_(min=SMALLEST)
+    return torch.where(top > 0, torch.ldexp(torch.ones_like(top), exponent), 1.0)
+
+
+def _fill(
+    q: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor | float, most: int, noise: Draws | None, together: int
+) -> None:
+    """Put the integers of `x` into `q`, about so many `together`, in one buffer."""
+    width = x.shape[-1]
+    flat, out = x.reshape(-1, width), q.view(-1, width)
+    step = max(1, together // width)
+    buffer = None if q.dtype is torch.float32 else x.new_empty(min(step, len(flat)), width)
+    for start in range(0, len(flat), step):
+        rows = slice(start, start + step) if len(flat) > step else ...
+        target = out[rows]
+        y = target if buffer is None else buffer[: len(target)]
+        torch.mul(flat[rows], inverse[rows] if isinstance(inverse, torch.Tensor) and inverse.dim() else inverse, out=y)
+        if noise is None:
+            y.round_()
+        else:
+            y.add_(torch.add(noise[0].view(-1, 1)[rows], noise[1]).frac_()).floor_()
+        y.clamp_(-most, most)
+        if buffer is not None:
+            target.copy_(y)

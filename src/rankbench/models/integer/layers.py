@@ -2,58 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from rankbench.models.integer.arithmetic import Arithmetic
-from rankbench.models.integer.products import product
+from rankbench.models.integer.arithmetic import Arithmetic, Scaled
+from rankbench.models.integer.fixed_point import magnitude
+from rankbench.models.integer.products import FP32, largest
 
-SAMPLED = 1024  # of a frozen weight's numbers, by which a merge is noticed
-Scaled = tuple[torch.Tensor, torch.Tensor]  # integers and their scales
+SAMPLED = 1024  # of a weight's numbers, by which a merge is noticed
 
 
 class Integer:
-    """What the layers share: the arithmetic, the layer's name, and a frozen weight's integers, mapped once."""
+    """What the layers share: the arithmetic, the layer's name, and what is kept of a weight that does not change."""
 
     arithmetic: Arithmetic
     name: str
     weight: Any
     training: bool
-    _kept: tuple[Any, Scaled] | None
+    _kept: tuple[Any, Any] | None
 
-    def map(self, x: torch.Tensor, role: str, whole: bool = True) -> Scaled:
-        """Integers of `x` as this layer's weight, activation or gradient."""
-        return self.arithmetic.map(x, role, self.name, self.training, whole)
+    @property
+    def learns(self) -> bool:
+        """Whether the weight changes with every step."""
+        return self.training and bool(self.weight.requires_grad)
+
+    def activation(self, x: torch.Tensor, whole: bool, dtype: torch.dtype) -> Scaled:
+        """Integers of this layer's input."""
+        return self.arithmetic.activation(x, self.name, self.training, whole, dtype)
+
+    def gradient(self, x: torch.Tensor, whole: bool, dtype: torch.dtype = torch.float32) -> Scaled:
+        """Integers of the gradient of this layer's output."""
+        return self.arithmetic.map(x, "gradient", self.name, self.training, whole, dtype)
 
     def integers(self) -> Scaled:
-        """The weight's integers: the nearest ones, and kept, while it is frozen and unchanged.
+        """The weight's integers; the nearest ones, and kept, unless it learns."""
+        return self.kept(lambda weight: self.arithmetic.map(weight, "weight", self.name, self.learns))
+
+    def kept(self, made: Callable[[torch.Tensor], Any]) -> Any:
+        """What is `made` of the weight; kept while it is the same, unless it learns.
 
         What changes `weight.data`, as PEFT's merge does, leaves its version as it was, so outside of training some of
         its numbers are compared too.
         """
-        weight = self.weight
-        if weight.requires_grad:
-            return self.map(weight.detach(), "weight")
-        state: tuple[Any, ...] = (weight.data_ptr(), weight._version, weight.device)
+        weight = self.weight.detach()
+        if self.learns:
+            self._kept = None
+            return made(weight)
+        state = self.arithmetic.state(self.weight)
         if not self.training:
-            some = weight.detach().flatten()[:: max(1, weight.numel() // SAMPLED)]
-            state = (*state, tuple(some.tolist()))
-        elif self._kept is not None and self._kept[0][:3] == state:
+            state = (*state, tuple(weight.flatten()[:: max(1, weight.numel() // SAMPLED)].tolist()))
+        elif self._kept is not None and self._kept[0][: len(state)] == state:
             return self._kept[1]
         if self._kept is None or self._kept[0] != state:
-            self._kept = (state, self.arithmetic.map(weight.detach(), "weight", self.name, training=False))
+            self._kept = (state, made(weight))
         return self._kept[1]
+
+    def grows(self) -> bool:
+        """Whether the weight will have a gradient of what is computed now."""
+        return bool(self.weight.requires_grad) and torch.is_grad_enabled()
 
     def whole(self) -> bool:
         """Whether activations and gradients have one scale: in training where asked for, and for a weight's gradient.
 
         In evaluation rows never share one, so no row's result depends on another.
         """
-        wanted = self.arithmetic.one_scale and self.training
-        return wanted or (self.weight.requires_grad and torch.is_grad_enabled())
+        return (self.arithmetic.one_scale and self.training) or self.grows()
 
 
 class IntegerLinear(nn.Linear, Integer):
@@ -61,7 +78,7 @@ class IntegerLinear(nn.Linear, Integer):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out)."""
-        return _Product.apply(input, self.weight, self.bias, self, self.whole(), True)
+        return _Product.apply(input, self.weight, self.bias, self, self.whole(), self.grows(), True)
 
 
 class IntegerConv1D(Conv1D, Integer):
@@ -69,11 +86,11 @@ class IntegerConv1D(Conv1D, Integer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out)."""
-        return _Product.apply(x, self.weight, self.bias, self, self.whole(), False)
+        return _Product.apply(x, self.weight, self.bias, self, self.whole(), self.grows(), False)
 
 
 class IntegerEmbedding(nn.Embedding, Integer):
-    """Rows of the table's integers; the backward adds integers, in any order."""
+    """Rows of the table's integers, mapped as they are read; the backward adds integers, in any order."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(...) -> (..., width)."""
@@ -90,15 +107,16 @@ class IntegerLayerNorm(nn.LayerNorm, Integer):
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: Any, bias: Any, layer: Any, whole: bool, turned: bool) -> Any:
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: Any, bias: Any, layer: Any, whole: bool, grows: bool, turned: bool
+    ) -> Any:
         arithmetic = layer.arithmetic
-        qx, sx = layer.map(x, "activation", whole)
+        qx, sx = layer.activation(x, whole, arithmetic.form("activation", x.device))
         qw, sw = layer.integers()
         ctx.layer, ctx.turned, ctx.whole, ctx.shape, ctx.dtype = layer, turned, whole, x.shape, x.dtype
-        ctx.save_for_backward(qx if weight.requires_grad else None, sx, qw, sw)
-        flat = qx.flatten(0, -2)
-        bits = arithmetic.bits("activation", "weight")
-        y = product(flat, qw.t() if turned else qw, bits).mul_(sx if whole else sx.view(-1, 1)).mul_(sw)
+        ctx.save_for_backward(arithmetic.stored(qx) if grows else None, sx, qw, sw)
+        y = arithmetic.product(qx.flatten(0, -2), qw.t() if turned else qw, "activation", "weight")
+        y.mul_(sx if whole else sx.view(-1, 1)).mul_(sw)
         if bias is not None:
             y += bias
         return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
@@ -107,67 +125,89 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         layer, arithmetic = ctx.layer, ctx.layer.arithmetic
         qx, sx, qw, sw = ctx.saved_tensors
-        qg, sg = layer.map(grads[0], "gradient", ctx.whole)
+        qg, sg = layer.gradient(grads[0], ctx.whole, arithmetic.form("gradient", grads[0].device))
         g, scale = qg.flatten(0, -2), sg if ctx.whole else sg.view(-1, 1)
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
-            dx = product(g, qw if ctx.turned else qw.t(), arithmetic.bits("gradient", "weight"))
+            dx = arithmetic.product(g, qw if ctx.turned else qw.t(), "gradient", "weight")
             dx = dx.mul_(scale).mul_(sw).view(ctx.shape).to(ctx.dtype)
         if ctx.needs_input_grad[1]:
             x = qx.flatten(0, -2)
-            left, right = (g, x) if ctx.turned else (x, g)
-            dw = product(left.t().contiguous(), right, arithmetic.bits("gradient", "activation")).mul_(sg).mul_(sx)
+            pairs = ((g, "gradient"), (x, "activation"))
+            (left, one), (right, other) = pairs if ctx.turned else pairs[::-1]
+            dw = arithmetic.product(left.t(), right, one, other).mul_(sg).mul_(sx)
         if ctx.needs_input_grad[2]:
-            db = (g * scale).sum(0) if not ctx.whole else g.sum(0, dtype=torch.int64).float() * sg
-        return dx, dw, db, None, None, None
+            db = g.sum(0, dtype=torch.float64).float() * sg if ctx.whole else (g * scale).sum(0)
+        return dx, dw, db, None, None, None, None
 
 
 class _Lookup(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ids: torch.Tensor, weight: Any, layer: Any) -> torch.Tensor:
-        q, scale = layer.integers()
         ctx.layer, ctx.count = layer, weight.shape[0]
         ctx.save_for_backward(ids)
-        return q[ids].float().mul_(scale).to(weight.dtype)
+        q, scale = layer.arithmetic.map(
+            weight.detach()[ids], "weight", layer.name, layer.learns, True, torch.float32, layer.kept(magnitude), ids
+        )
+        return q.mul_(scale).to(weight.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        """The gradient of each word that was read: its sums in float64 are exact for 2^38 tokens of 16 bits."""
         (ids,) = ctx.saved_tensors
-        q, scale = ctx.layer.map(grads[0], "gradient")
-        sums = q.new_zeros(ctx.count, q.shape[-1], dtype=torch.int64)
-        sums.index_add_(0, ids.flatten(), q.flatten(0, -2).long())
+        q, scale = ctx.layer.gradient(grads[0], True)
+        read, place = ids.unique(return_inverse=True)
+        sums = q.new_zeros(len(read), q.shape[-1], dtype=torch.float64)
+        sums.index_add_(0, place.flatten(), q.flatten(0, -2).double())
         if ctx.layer.padding_idx is not None:
-            sums[ctx.layer.padding_idx] = 0
-        return None, sums.float().mul_(scale), None
+            sums[read == ctx.layer.padding_idx] = 0
+        dense = q.new_zeros(ctx.count, q.shape[-1])
+        dense[read] = sums.float().mul_(scale)
+        return None, dense, None
 
 
 class _Normalized(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, gain: Any, bias: Any, layer: Any) -> torch.Tensor:
-        whole = layer.arithmetic.one_scale and layer.training
-        q, scale = layer.map(x, "activation", whole)
+        arithmetic = layer.arithmetic
+        whole = arithmetic.one_scale and layer.training
+        q, scale = layer.activation(x, whole, torch.float32)
         n = q.shape[-1]
-        q, scale = q.double(), scale.double()  # exact: n q^2 summed stays below 2^53
-        total = q.sum(-1, keepdim=True)
-        spread = n * q.square().sum(-1, keepdim=True) - total.square()
-        root = (spread + layer.eps * n**2 / scale.square()).sqrt_()
-        xhat = ((n * q - total) / root).float()
+        wide = q if n * largest(arithmetic.bits("activation")) ** 2 < FP32 else q.double()  # sums without rounding
+        total = wide.sum(-1, keepdim=True)
+        squares = (wide * wide).sum(-1, keepdim=True).double()
+        spread = n * squares - total.double().square()
+        root = (spread + layer.eps * n**2 / scale.double().square()).sqrt_()
         ctx.layer, ctx.whole, ctx.dtype = layer, whole, x.dtype
-        ctx.save_for_backward(xhat, (n / (root * scale)).float(), gain)
-        y = xhat if gain is None else xhat * gain
-        return (y if bias is None else y + bias).to(x.dtype)
+        ctx.save_for_backward(arithmetic.stored(q), total, root.reciprocal(), n / (root * scale), gain)
+        y = _centred(wide, total, root.reciprocal())
+        if gain is not None:
+            y *= gain
+        if bias is not None:
+            y += bias
+        return y.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        xhat, inverse, gain = ctx.saved_tensors
-        q, scale = ctx.layer.map(grads[0], "gradient", ctx.whole)
-        g = q * scale
-        inner = g if gain is None else g * gain
-        dx = inner - inner.mean(-1, keepdim=True) - xhat * (inner * xhat).mean(-1, keepdim=True)
+        q, total, inverse, steep, gain = ctx.saved_tensors
+        g, scale = ctx.layer.gradient(grads[0], ctx.whole)
+        g.mul_(scale)
+        xhat = _centred(q.to(total.dtype), total, inverse)
+        inner = g * xhat
         over = tuple(range(g.dim() - 1))
-        dgain = (g * xhat).sum(over) if ctx.needs_input_grad[1] else None
+        dgain = inner.sum(over) if ctx.needs_input_grad[1] else None
         dbias = g.sum(over) if ctx.needs_input_grad[2] else None
-        return dx.mul_(inverse).to(ctx.dtype), dgain, dbias, None
+        if gain is not None:
+            inner *= gain
+            g *= gain
+        xhat *= inner.mean(-1, keepdim=True)
+        dx = g.sub_(g.mean(-1, keepdim=True)).sub_(xhat).mul_(steep.float())
+        return dx.to(ctx.dtype), dgain, dbias, None
+
+
+def _centred(q: torch.Tensor, total: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+    """(n q - total) / root in float32; the difference is exact."""
+    return (q * q.shape[-1]).sub_(total).float().mul_(inverse.float())
 
 
 KINDS: dict[type[nn.Module], type[nn.Module]] = {

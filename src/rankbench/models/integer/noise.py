@@ -23,12 +23,19 @@ class Noise:
         """The next forward and backward are of this optimizer step and of these rows of the data, on their device."""
         self.step, self.rows = step, rows
 
-    def of(self, layer: str, shape: torch.Size, device: torch.device) -> torch.Tensor:
-        """Noise in [0, 1) of a tensor (..., k); row i of the batch draws by its number, wherever it is read."""
+    def of(
+        self, layer: str, shape: torch.Size, device: torch.device, places: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """u (..., 1) and v (k,) of a tensor (..., k).
+
+        Row i of the batch draws by its number, wherever it is read; what is no batch has numbers of its own as
+        `places` (...).
+        """
         key = seeds.integer(self.seed, f"rounding {layer}", self.step)
-        tokens = _uniform(self._places(shape[:-1], device), key).unsqueeze(-1)
-        columns = _uniform(torch.arange(shape[-1], device=device), ~key)
-        return torch.frac(tokens + columns)
+        places = (self._places(shape[:-1], device) if places is None else places).reshape(-1)
+        counters = torch.cat([places, torch.arange(shape[-1], device=device)])
+        tokens, columns = _uniform(counters, key, len(places)).split([len(places), shape[-1]])
+        return tokens.view(*shape[:-1], 1), columns
 
     def _places(self, shape: torch.Size, device: torch.device) -> torch.Tensor:
         """A number for each token; a tensor that has not the batch's rows first counts its own places."""
@@ -39,17 +46,25 @@ class Noise:
         return (self.rows << 24).view(-1, *(1,) * (len(shape) - 1)) + within
 
 
-def _uniform(counters: torch.Tensor, key: int) -> torch.Tensor:
-    """A uniform number in [0, 1) of 24 bits for each counter (splitmix64's mixing of key and counter)."""
-    z = counters.long() * _signed(0x9E3779B97F4A7C15) + _signed(key & 0xFFFFFFFFFFFFFFFF)
-    z = (z ^ _right(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _right(z, 27)) * _signed(0x94D049BB133111EB)
-    return _right(z ^ _right(z, 31), 40).float() * 2.0**-24
+def _uniform(counters: torch.Tensor, key: int, first: int) -> torch.Tensor:
+    """A uniform number in [0, 1) of 24 bits for each counter; those after the `first` have another key.
+
+    Splitmix64's mixing of key and counter.
+    """
+    z = counters * _signed(0x9E3779B97F4A7C15)
+    z[:first] += _signed(key & 0xFFFFFFFFFFFFFFFF)
+    z[first:] += _signed(~key & 0xFFFFFFFFFFFFFFFF)
+    z ^= _right(z, 30)
+    z *= _signed(0xBF58476D1CE4E5B9)
+    z ^= _right(z, 27)
+    z *= _signed(0x94D049BB133111EB)
+    z ^= _right(z, 31)
+    return _right(z, 40).float().mul_(2.0**-24)
 
 
 def _right(z: torch.Tensor, by: int) -> torch.Tensor:
     """A logical shift to the right, which torch has for no signed number."""
-    return (z >> by) & ((1 << (64 - by)) - 1)
+    return (z >> by).bitwise_and_((1 << (64 - by)) - 1)
 
 
 def _signed(word: int) -> int:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterator
 
 import torch
 
 INT32, FP32, FP64 = 2**31 - 1, 2**24, 2**53  # the largest sum that each way holds without rounding
 WAYS = ("int8", "fp32", "fp64")
+FEW, MANY = 3, 64  # parts of float32 products that cost less than a float64 one, and chunks that are tried as parts
 
 
 def largest(bits: int) -> int:
@@ -30,8 +32,8 @@ def longest(way: str, bits: tuple[int, int]) -> int:
 def matmul_exact(a: torch.Tensor, b: torch.Tensor, bits: tuple[int, int], way: str | None = None) -> torch.Tensor:
     """`a` (m, k) times `b` (k, n), integers of so many bits in any dtype, without any rounding.
 
-    Returns whole numbers (m, n) in the dtype of the way: int32, float32 (then below 2^24) or float64. A sum that is too
-    long for float32 is cut into parts that are not. Raises ValueError where the way `asked` for is not proved.
+    Returns whole numbers (m, n) in the dtype of the way: int32, float32 (then below 2^24) or float64. Raises
+    ValueError where the way asked for is not proved.
     """
     inner = a.shape[1]
     way = way or _chosen(inner, bits, a.device.type)
@@ -44,21 +46,46 @@ def matmul_exact(a: torch.Tensor, b: torch.Tensor, bits: tuple[int, int], way: s
     return _fp32(a, b)
 
 
-def in_parts(a: torch.Tensor, b: torch.Tensor, bits: tuple[int, int]) -> torch.Tensor:
-    """As `matmul_exact` for sums that are too long for float32: parts that are not, added in float64."""
-    part = longest("fp32", bits)
-    total = _fp32(a[:, :part], b[:part]).double()
-    for start in range(part, a.shape[1], part):
-        total += _fp32(a[:, start : start + part], b[start : start + part])
-    return total
+def in_parts(a: torch.Tensor, b: torch.Tensor, bits: tuple[int, int], most: int | None = None) -> torch.Tensor | None:
+    """As `matmul_exact` for sums that float32 is not proved for: parts of them that it is, added in float64.
+
+    The proof is of the numbers at hand: no partial sum is larger than the largest number of `a`'s bits times the sum of
+    a column's magnitudes in `b`. None where it takes more than `most` parts.
+    """
+    b = b.float()
+    cuts = [*_cuts(b, largest(bits[0]), longest("fp32", bits)), len(b)]
+    if most is not None and len(cuts) > most + 1:
+        return None
+    parts = [_fp32(a[:, start:end], b[start:end]) for start, end in itertools.pairwise(cuts)]
+    return parts[0] if len(parts) == 1 else functools.reduce(torch.add, (part.double() for part in parts))
+
+
+def _cuts(b: torch.Tensor, factor: int, step: int) -> list[int]:
+    """Where parts of the sums begin that stay below 2^24, each of `step` products or more."""
+    cuts = [0]
+    reach = torch.zeros(b.shape[1], device=b.device)
+    for place, rows in enumerate(b.split(step)):
+        more = rows.abs().sum(0)
+        reach = reach + more
+        if place and float(reach.max()) * factor >= FP32:
+            cuts.append(place * step)
+            reach = more
+    return cuts
 
 
 def product(a: torch.Tensor, b: torch.Tensor, bits: tuple[int, int]) -> torch.Tensor:
     """`matmul_exact` in the way that is fastest here, as float32: whole numbers, rounded once where they need it."""
-    inner, whole = a.shape[1], longest("fp32", bits)
-    if _chosen(inner, bits, a.device.type) == "fp64" and whole and inner <= 16 * whole:
-        return in_parts(a, b, bits).float()
+    inner, step = a.shape[1], longest("fp32", bits)
+    if _chosen(inner, bits, a.device.type) == "fp64" and inner <= MANY * step:
+        sums = in_parts(a, b, bits, FEW)
+        if sums is not None:
+            return sums.float()
     return matmul_exact(a, b, bits).float()
+
+
+def form(bits: int, device: str) -> torch.dtype:
+    """The dtype that products here want integers in: int8, or float32, which holds up to 24 bits."""
+    return torch.int8 if bits <= 8 and has_int8(device) else torch.float32
 
 
 def _chosen(inner: int, bits: tuple[int, int], device: str) -> str:

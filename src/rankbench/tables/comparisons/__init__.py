@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from rankbench.records.record import Paths
 from rankbench.tables.comparisons.depth import soft_vs_early_exit
+from rankbench.tables.comparisons.integer import integer
 from rankbench.tables.comparisons.nlg import nlg
 from rankbench.tables.comparisons.ranks import (
     distribution,
@@ -23,6 +24,7 @@ COMPARISONS: dict[str, Callable[[Paths, str | None], list[Block]]] = {
     "glue": glue,
     "nlg": nlg,
     "qdylora_vs_qlora": qdylora_vs_qlora,
+    "integer": integer,
     "distribution": distribution,
     "loss": loss,
     "flop": flop,

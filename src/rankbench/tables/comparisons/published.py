@@ -72,6 +72,21 @@ def qdylora() -> list[Block]:
     return [_QDYLORA()]
 
 
+def integer() -> list[Block]:
+    """What the abstracts of integer fine-tuning say of their widths, which is all that is known of its tables."""
+    rows = {
+        f"{row['method']}, {row['place']}": [row["value"]] for row in _rows() if row["paper"] == "Integer fine-tuning"
+    }
+    return [
+        Block(
+            f"{NOT_OURS}: Tayaranian et al. 2023, points that BERT in integers loses to floats on average, by "
+            "its abstracts. They average SQuAD 1.1 and 2.0 with GLUE; the first version has ViT's images too, and "
+            "both train every weight. No table a task, no hyper-parameter and no number of seeds is known here.",
+            frame(rows, ["difference"], "width"),
+        )
+    ]
+
+
 def sorted_llama() -> list[Block]:
     """Tables 2 to 5 of Sorted LLaMA: quality by exit as a judge saw it, decoding, and what training took."""
 

@@ -21,10 +21,10 @@ def score(
 ) -> dict[str, float]:
     """Each metric over n rows, as a share or correlation (not percent), or in nats.
 
-    `columns` hold `prediction` (n,), for metrics of probabilities `scores` (n, classes), or `loss` and `tokens` (n,)
-    for the metrics of a language model's loss; `references` are the n labels, or the accepted texts of each row. Where
-    `columns` hold those that a metric keeps, it is computed from them.
-    `roles` say how many classes there are and which is the positive one (default: class 1 of two).
+    `columns` hold `prediction` (n,), for metrics of probabilities `scores` (n, classes), for SQuAD 2.0's best ones
+    `null_difference` (n,) too, or `loss` and `tokens` (n,) for the metrics of a language model's loss; `references` are
+    the n labels, or the accepted texts of each row. Where `columns` hold those that a metric keeps, it is computed from
+    them. `roles` say how many classes there are and which is the positive one (default: class 1 of two).
     """
     result: dict[str, float] = {}
     for name in names:
@@ -32,7 +32,9 @@ def score(
             result[name] = of_sums(name, np.array([columns[key] for key in kept]).T)
             continue
         metric = _made(load(METRICS[name].implementation))
-        more = {"roles": roles or ClassRoles()} if METRICS[name].of_classes else {}
+        more: dict[str, Any] = {"roles": roles or ClassRoles()} if METRICS[name].of_classes else {}
+        if METRICS[name].of_nulls:
+            more["null_difference"] = np.asarray(columns["null_difference"])
         if isinstance(metric, Loss):
             found = metric.compute(predictions=np.asarray(columns["loss"]), references=np.asarray(columns["tokens"]))
         else:

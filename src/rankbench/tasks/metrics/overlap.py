@@ -25,32 +25,35 @@ class ChrF(TextPairs):
     @staticmethod
     def against(references: References) -> Rows:
         """The n-grams of a text, of its best reference, and those that both have."""
-        wanted = [[_characters(text) for text in row] for row in references]
 
         def rows(texts: Sequence[str]) -> np.ndarray:
-            return np.array([_best(_characters(text), own) for text, own in zip(texts, wanted, strict=True)])
+            return np.array([_best(text, own) for text, own in zip(texts, references, strict=True)])
 
         return rows
 
 
-def _characters(text: str) -> tuple[int, Counter[str]]:
-    """How many characters a text has, and its n-grams."""
-    letters = "".join(text.split())
-    return len(letters), Counter([letters[i : i + n] for n in ORDERS for i in range(len(letters) - n + 1)])
-
-
-def _best(made: tuple[int, Counter[str]], references: list[tuple[int, Counter[str]]]) -> np.ndarray:
+def _best(text: str, references: Sequence[str]) -> np.ndarray:
     """The counts (18,) against the reference of the highest chrF, of equals the first."""
-    rows = []
-    for length, wanted in references:
-        matched = [0] * len(ORDERS)
-        for gram in made[1].keys() & wanted.keys():
-            own, its = made[1][gram], wanted[gram]
-            matched[len(gram) - 1] += own if own < its else its
-        counts = [max(0, made[0] - n + 1) * (length >= n) for n in ORDERS], [max(0, length - n + 1) for n in ORDERS]
-        rows.append([*counts[0], *counts[1], *matched])
-    found = np.array(rows, dtype=float)
+    counts = list(_characters([text, *references]))
+    made = np.array([table.sum(1) for table in counts]).T
+    matched = np.array([np.minimum(table[0], table[1:]).sum(1) for table in counts]).T
+    found = np.concatenate([made[0] * (made[1:] > 0), made[1:], matched], 1).astype(float)
     return np.asarray(found[int(chrf(found, 1).argmax())])
+
+
+def _characters(texts: Sequence[str]) -> Iterator[np.ndarray]:
+    """For each n how often each n-gram of characters is in each text, (texts, n-grams)."""
+    letters = ["".join(text.split()) for text in texts]
+    owner = np.repeat(np.arange(len(texts)), [len(own) for own in letters])
+    codes = np.frombuffer("".join(letters).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.int64)
+    starts, gram = np.arange(len(owner)), np.zeros(len(owner), np.int64)
+    for n in ORDERS:
+        starts = starts[starts + n <= len(owner)]
+        starts = starts[owner[starts] == owner[starts + n - 1]]
+        # A gram is the one before it, by its number, and one character more: below 2^53 for any text.
+        names, gram[starts] = np.unique(gram[starts] << 21 | codes[starts + n - 1], return_inverse=True)
+        places = owner[starts] * len(names) + gram[starts]
+        yield np.bincount(places, minlength=len(texts) * len(names)).reshape(len(texts), len(names))
 
 
 def _both(one: Mapping[Any, int], other: Mapping[Any, int]) -> int:

@@ -1,4 +1,4 @@
-"""SQuAD's exact match and F1, of version 1.1 and of 2.0, as the official scripts compute them, in percent."""
+"""SQuAD's exact match and F1, of version 1.1 and of 2.0, as the official scripts compute them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
+from rankbench.tasks.metrics.text import References, Rows, TextPairs
 
 _DELETED = str.maketrans("", "", string.punctuation)
 Measured = Callable[[list[str], list[str]], float]  # of an answer's words and the accepted one's
@@ -54,15 +56,10 @@ def _best(said: str, accepted: Sequence[str], measure: Measured, v2: bool) -> fl
     return max(measure(words, text.split()) for text in texts)
 
 
-def thresholded(raw: np.ndarray, answered: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """Scores of 2.0 where a no-answer probability above `threshold` means that nothing is answered."""
-    return np.where(probabilities > threshold, (~answered).astype(float), raw)
-
-
 def best_threshold(
     raw: np.ndarray, predictions: Sequence[str], answered: np.ndarray, probabilities: np.ndarray
 ) -> tuple[float, float]:
-    """The best mean score over all thresholds in percent, and the probability at which it is (0 for none answered).
+    """The best mean score over all thresholds, as a share, and the probability at which it is (0 for none answered).
 
     `answered` says which questions have an answer. As the official walk has it: a question without one costs 1 where
     anything is said, so the best can lie below the mean of `raw`.
@@ -72,22 +69,95 @@ def best_threshold(
     order = np.argsort(probabilities, kind="stable")
     walk = float((~answered).sum()) + np.concatenate([[0.0], np.cumsum(gains[order])])
     best = int(walk.argmax())
-    return 100 * float(walk[best]) / len(raw), float(probabilities[order[best - 1]]) if best else 0.0
+    return float(walk[best]) / len(raw), float(probabilities[order[best - 1]]) if best else 0.0
 
 
-def summary(
-    predictions: Sequence[str], answers: Sequence[Sequence[str]], probabilities: Sequence[float] | None = None
-) -> dict[str, Any]:
-    """What SQuAD 2.0's script prints: exact, f1, of questions with and without an answer, and the best thresholds."""
-    answered = np.array([any(map(normalized, own)) for own in answers])
-    found: dict[str, Any] = {}
-    raw = {name: of_rows(predictions, answers, how, True) for name, how in (("exact", exact), ("f1", f1_v2))}
-    for start, rows in (("", np.full(len(answered), True)), ("HasAns_", answered), ("NoAns_", ~answered)):
-        if rows.any():
-            found |= {f"{start}{name}": 100 * float(own[rows].mean()) for name, own in raw.items()}
-            found[f"{start}total"] = int(rows.sum())
-    if probabilities is not None:
-        chances = np.asarray(probabilities, dtype=float)
-        for name, own in raw.items():
-            found[f"best_{name}"], found[f"best_{name}_thresh"] = best_threshold(own, predictions, answered, chances)
-    return found
+class _Answers(TextPairs):
+    """The mean over questions of the best over a question's accepted answers."""
+
+    measure: Measured
+    v2 = False
+
+    @classmethod
+    def against(cls, references: References) -> Rows:
+        """What a text scores, from 0 to 1."""
+        return lambda texts: of_rows(texts, references, cls.measure, cls.v2)[:, None]
+
+
+class F1(_Answers):
+    """SQuAD 1.1's F1 of words."""
+
+    key = "squad_f1"
+    description = "F1 of the words of the best accepted answer, as SQuAD 1.1's script"
+    measure = staticmethod(f1)
+
+
+class ExactMatch(_Answers):
+    """SQuAD 1.1's exact match."""
+
+    key = "squad_exact_match"
+    description = "share of texts equal to an accepted answer, normalised as SQuAD 1.1's script"
+    measure = staticmethod(exact)
+
+
+class F1V2(_Answers):
+    """SQuAD 2.0's F1 of words."""
+
+    key = "squad_v2_f1"
+    description = "F1 of the words of the best accepted answer, as SQuAD 2.0's script"
+    measure = staticmethod(f1_v2)
+    v2 = True
+
+
+class ExactMatchV2(_Answers):
+    """SQuAD 2.0's exact match."""
+
+    key = "squad_v2_exact_match"
+    description = "share of texts equal to an accepted answer, normalised as SQuAD 2.0's script"
+    measure = staticmethod(exact)
+    v2 = True
+
+
+class _Best(TextPairs):
+    """The best of all thresholds of the null difference, above which a question is answered by nothing."""
+
+    measure: Measured
+    part = 0  # of `best_threshold`
+
+    def _compute(self, predictions: Any, references: Any, null_difference: Any = ()) -> dict[str, float]:
+        raw = of_rows(predictions, references, type(self).measure, v2=True)
+        answered = np.array([bool(own) for own in references])
+        found = best_threshold(raw, predictions, answered, np.asarray(null_difference, dtype=float))
+        return {self.key: found[self.part]}
+
+
+class BestF1(_Best):
+    """SQuAD 2.0's best_f1, as a share."""
+
+    key = "squad_v2_best_f1"
+    description = "SQuAD 2.0's best_f1 over thresholds of the null difference"
+    measure = staticmethod(f1_v2)
+
+
+class BestF1Threshold(BestF1):
+    """SQuAD 2.0's best_f1_thresh."""
+
+    key = "squad_v2_best_f1_thresh"
+    description = "the null difference at which squad_v2_best_f1 is reached"
+    part = 1
+
+
+class BestExactMatch(_Best):
+    """SQuAD 2.0's best_exact, as a share."""
+
+    key = "squad_v2_best_exact_match"
+    description = "SQuAD 2.0's best_exact over thresholds of the null difference"
+    measure = staticmethod(exact)
+
+
+class BestExactMatchThreshold(BestExactMatch):
+    """SQuAD 2.0's best_exact_thresh."""
+
+    key = "squad_v2_best_exact_match_thresh"
+    description = "the null difference at which squad_v2_best_exact_match is reached"
+    part = 1
