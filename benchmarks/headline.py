@@ -5,7 +5,10 @@ Each length is one step at the largest rank and one at rank 1; the first that ru
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 from dataclasses import asdict
+from typing import Any
 
 import subject
 import timing
@@ -53,21 +56,24 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
 
-    found = []
+    found: list[dict[str, Any]] = []
     for length in asked.lengths:
         expected = step_memory.forecast(subject.with_length(run, length))
         _forget()
-        try:
+        peak = reserved = None
+        with contextlib.suppress(torch.cuda.OutOfMemoryError):
             step(length, -1)
             step(length, 0)
-        except torch.cuda.OutOfMemoryError:
-            found.append({"length": length, "forecast": asdict(expected), "peak": None})
+            peak, reserved = _peak(), _reserved()
+        found.append({"length": length, "forecast": asdict(expected), "peak": peak, "reserved": reserved})
+        _tell(asked, found)  # after each, so that what is cut off leaves the lengths before
+        if peak is None:
             break
-        found.append({"length": length, "forecast": asdict(expected), "peak": _peak(), "reserved": _reserved()})
-    rows = [
-        [str(f["length"]), *(_gib(value) for value in (_seen(f["forecast"]), f["peak"], f.get("reserved")))]
-        for f in found
-    ]
+
+
+def _tell(asked: argparse.Namespace, found: list[dict[str, Any]]) -> None:
+    sizes = [(_seen(f["forecast"]), f["peak"], f["reserved"]) for f in found]
+    rows = [[str(f["length"]), *map(_gib, own)] for f, own in zip(found, sizes, strict=True)]
     heading = f"tokens, {asked.model}, r={asked.r}, {asked.precision}, hardware={asked.hardware}"
     text = timing.table([heading, "forecast, GiB", "allocated, GiB", "reserved, GiB"], rows)
     timing.report(asked, text, {"lengths": found}, (asked.precision, "as asked"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -26,19 +27,38 @@ def alternate(
     """Seconds of every side, `repeats` each, in turns A B A B ... after `warmup` turns that do not count.
 
     What `prepare(repetition)` does itself is not timed. Turns let a slow spell of the machine fall on all sides alike;
-    where it is shared by other work, `time.process_time` counts what this process had of it.
+    where it is shared by other work, `time.process_time` counts what this process had of it. SIGTERM ends it with the
+    whole turns so far, if there are any.
     """
     seconds: Seconds = {name: [] for name in sides}
-    for i in range(-warmup, repeats):
-        for name, prepare in sides.items():
-            action = prepare(i + warmup)
-            _wait_for_device()
-            start = clock()
-            action()
-            _wait_for_device()
-            if i >= 0:
-                seconds[name].append(clock() - start)
+    before = signal.signal(signal.SIGTERM, _cut)
+    try:
+        for i in range(-warmup, repeats):
+            for name, prepare in sides.items():
+                action = prepare(i + warmup)
+                _wait_for_device()
+                start = clock()
+                action()
+                _wait_for_device()
+                if i >= 0:
+                    seconds[name].append(clock() - start)
+    except Cut:
+        whole = min(map(len, seconds.values()))
+        print(f"cut off after {whole} of {repeats} repetitions")
+        if not whole:
+            raise SystemExit(143) from None
+        return {name: values[:whole] for name, values in seconds.items()}
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return seconds
+
+
+class Cut(Exception):
+    """SIGTERM came."""
+
+
+def _cut(*_: object) -> None:
+    raise Cut
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> float:

@@ -14,7 +14,7 @@ from tiny import MODELS, a_batch, a_run, attached, encoded
 from rankbench import load_runs
 from rankbench.errors import RequestError
 from rankbench.methods.cuts import cut, spread
-from rankbench.methods.lora import ADAPTER
+from rankbench.methods.peft_model import ADAPTER
 from rankbench.methods.submodel import Submodel
 from rankbench.runs.life import execute
 from rankbench.scoring.evaluation import evaluate

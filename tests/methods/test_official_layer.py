@@ -12,7 +12,8 @@ from conftest import compose_run
 from torch import nn
 from transformers import PretrainedConfig
 
-from rankbench.methods.lora import ADAPTER, DyLora
+from rankbench.methods.lora import DyLora
+from rankbench.methods.peft_model import ADAPTER
 from rankbench.methods.submodel import Submodel
 from rankbench.training.loop import make_optimizer
 

@@ -13,7 +13,7 @@ from scipy import stats
 from tiny import a_batch, attached, encoded, logits, randomise, state
 
 from rankbench.methods import objective
-from rankbench.methods.lora import ADAPTER
+from rankbench.methods.peft_model import ADAPTER
 from rankbench.methods.reorder import reorder
 from rankbench.methods.submodel import Submodel
 from rankbench.settings.samplers import SAMPLERS, Sampler

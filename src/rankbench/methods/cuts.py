@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from rankbench.methods.lora import ADAPTER, DyLora
+from rankbench.methods.lora import DyLora
+from rankbench.methods.peft_model import ADAPTER
 
 
 @contextlib.contextmanager

@@ -19,11 +19,11 @@ from rankbench.errors import RequestError
 from rankbench.methods.base import FineTuning, Parameters
 from rankbench.methods.factors import FACTORS, Gated, factorise, linear
 from rankbench.methods.full import WHOLE, count_all
-from rankbench.methods.lora import (
+from rankbench.methods.lora import frozen
+from rankbench.methods.peft_model import (
     ADAPTER,
     choices,
     ends_with,
-    frozen,
     in_order,
     keep_ranks,
     refuse_unmatched,

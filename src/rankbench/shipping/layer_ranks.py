@@ -214,7 +214,7 @@ def _ways(tuning: DyLora, rank: int, svd: bool, chosen: list[int], costs: list[i
     ways: dict[str, Way] = {"chosen": (rank, chosen), f"rank {rank}": (rank, None)}
     if svd:
         from rankbench.methods.cuts import spread
-        from rankbench.methods.lora import ADAPTER
+        from rankbench.methods.peft_model import ADAPTER
 
         factors = [(m.lora_A[ADAPTER].weight.detach(), m.lora_B[ADAPTER].weight.detach()) for m in tuning.layers]
         ways["global"] = rank, spread([a.norm(dim=1) * b.norm(dim=0) for a, b in factors], costs, rank)
