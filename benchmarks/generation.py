@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 
 import subject
@@ -68,7 +69,16 @@ def main() -> None:
         if alike[k] < 1 and precision[0] == "fp32":
             raise SystemExit(f"K={k}: {1 - alike[k]:.0%} of the answers differ")
         timed[k] = timing.alternate({name: lambda i, side=side: side for name, side in sides.items()}, asked.repeats, 0)
+        _tell(asked, prompts, timed, alike, precision)  # after each, so that what is cut off leaves those before
 
+
+def _tell(
+    asked: argparse.Namespace,
+    prompts: list[list[int]],
+    timed: dict[int, timing.Seconds],
+    alike: dict[int, float],
+    precision: tuple[str, str],
+) -> None:
     tokens = {k: k * len(prompts) * asked.new_tokens for k in timed}
     rows = []
     for k, seconds in timed.items():

@@ -53,7 +53,7 @@ def alternate(
     return seconds
 
 
-class Cut(Exception):
+class Cut(BaseException):
     """SIGTERM came."""
 
 

@@ -28,6 +28,12 @@ def test_the_speed_is_measured() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_an_older_torch_that_cannot_say_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert precision.choose_precision(Precision.auto, Hardware.auto) == ("fp32", "no GPU is visible")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_the_default_stays_float32() -> None:
     chosen, why = precision.choose_precision(Precision.auto, Hardware.auto)
     assert chosen == "fp32" and why.startswith("no GPU is visible")

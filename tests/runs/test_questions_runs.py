@@ -16,6 +16,7 @@ from made_questions import question, words, write
 from peft import PeftModel
 from safetensors import safe_open
 from test_families import folder
+from tiny import randomise
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 import rankbench
@@ -193,7 +194,7 @@ METHODS: dict[str, list[str]] = {
 }
 
 
-@pytest.mark.parametrize("name", sample(METHODS, "exits", "heads of exits"))
+@pytest.mark.parametrize("name", sample(METHODS, "ranks and exits", "heads of exits"))
 def test_every_method_learns_scores_and_predicts(name: str, tmp_path: Path) -> None:
     given = words(write(tmp_path / "data"), tmp_path / "runs")
     run = compose_run(*given, "adapter.r=3", *METHODS[name])
@@ -207,7 +208,7 @@ def test_every_method_learns_scores_and_predicts(name: str, tmp_path: Path) -> N
         own = frame[frame["rank"].eq(sub["rank"]) if sub["rank"] else frame["rank"].isna()]
         own = own[own["depth"].eq(sub["depth"]) if sub["depth"] else own["depth"].isna()].sort_values("index")
         assert len(own) == sub["n"]
-        if sub["rank"] in (None, *record["submodels"][-1:][0].values()):
+        if sub["rank"] in (None, record["submodels"][-1]["rank"]):
             found = rankbench.load(run.folder, sub["rank"], sub["depth"]).predict(pairs, scores=True)[: sub["n"]]
             assert [text for text, _ in found] == own["prediction"].tolist(), sub
             assert [scores["score"] for _, scores in found] == pytest.approx(own["score"].tolist(), abs=1e-3)
@@ -241,6 +242,32 @@ def test_two_exits_share_a_forward_and_have_the_gradient_of_each(tmp_path: Path)
     for name, parameter in tuning.trained().items():
         if parameter.grad is not None:
             assert torch.allclose(parameter.grad, shared[name], atol=1e-6), name
+
+
+def test_ranks_stacked_in_one_forward_answer_as_one_by_one(tmp_path: Path) -> None:
+    from rankbench import methods
+    from rankbench.models import backbone
+    from rankbench.scoring.evaluation import evaluate
+    from rankbench.tasks import data, spans
+
+    run = compose_run(*words(write(tmp_path / "data", v2=True), tmp_path, v2=True))
+    body = backbone.load(run.model, 2, False, 0, extracts=True)
+    tuning = methods.attach(run, body.model)
+    randomise(tuning.model)
+    split = spans.encode(data.load(run.task).validation[0], run.task, body.tokenizer, 96)
+    found = {}
+    for most in (0, 10**6):
+        names, how = run.task.metrics, {"batch_size": 4, "pad_id": 0, "stack_tokens": most}
+        found[most] = evaluate(tuning.model, tuning, [split], tuning.family, names, **how)
+    said = set()
+    for alone, together in zip(*found.values(), strict=True):
+        one, other = (score.predictions["validation"] for score in (alone, together))
+        assert one["prediction"].tolist() == other["prediction"].tolist()
+        for name in ("score", "null_difference"):
+            assert other[name].tolist() == pytest.approx(one[name].tolist(), abs=1e-4)
+        assert alone.metrics == pytest.approx(together.metrics, abs=1e-4)
+        said.add(tuple(one["score"].tolist()))
+    assert len(said) == 3
 
 
 @pytest.mark.slow

@@ -28,10 +28,10 @@ def nowhere(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", [name for name, own in METRICS.items() if not own.java])
 def test_no_metric_writes_to_the_libraries_cache(name: str, nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(nowhere))
-    texts = METRICS[name].generated
+    texts = METRICS[name].of_texts
     values = np.array(["a", "b"]) if texts else np.array([0, 1])
     columns = {"prediction": values, "loss": np.array([0.1, 0.2]), "tokens": np.array([3, 4])}
-    columns["scores"] = np.array([[0.6, 0.4], [0.3, 0.7]])
+    columns |= {"scores": np.array([[0.6, 0.4], [0.3, 0.7]]), "null_difference": np.array([0.1, 0.2])}
     assert score([name], columns, [["a"], ["b"]] if texts else values)
 
 

@@ -262,7 +262,8 @@ def test_a_file_may_be_larger_than_memory(
 ) -> None:
     """20 MB in pieces of 400 kB; a model takes what it takes, so none is loaded."""
     data = as_file(tmp_path, ending, [{"id": i, "text": f"{i} " * 5000} for i in range(400)])
-    silent: Any = SimpleNamespace(task=word_run.task, classes=[], max_length=128, check=lambda split: None)
+    told = {"task": word_run.task, "classes": [], "columns": {"prediction": "text"}, "max_length": 128}
+    silent: Any = SimpleNamespace(**told, check=lambda split: None)
     monkeypatch.setattr(predict, "_columns", lambda _, data, piece, *more: ([["good"] * len(piece.rows)], 0))
     monkeypatch.setattr(predict, "_predictor", lambda *words: silent)
     monkeypatch.setattr(predict, "PIECE", 8)

@@ -17,6 +17,7 @@ from rankbench.errors import RequestError
 from rankbench.models.backbone import byte_tokenizer
 from rankbench.runs.life import execute
 from rankbench.scoring.responses import Choices
+from rankbench.system.files import sha256
 from rankbench.tasks import data
 from rankbench.tasks.encoding import encode_prompts
 from rankbench.tasks.forms import FORMS
@@ -128,6 +129,7 @@ def test_wrong_rows_are_refused(folder: Path, file: str, row: dict[str, Any], to
     [
         (["task.shots=-1"], "task.shots=-1 must not be negative"),
         (["task.shots_split=validation"], "is scored too, so a prompt would hold its own answer"),
+        (["task.shots_split=auxiliary_train", "task.validation_fraction=0.3"], "rows to score are held out of"),
         (["task.choices=[' A']"], "give two texts or more"),
         (["task.choices=[' A','A']"], "give two texts or more"),
         (["generation=beam"], "task.choices leave one token to choose"),
@@ -146,6 +148,16 @@ def test_examples_that_are_not_there_are_named(folder: Path) -> None:
     with pytest.raises(RequestError, match=r"has no dev.jsonl.*give task.shots=0"):
         data.load(compose_run(*words(folder)).task)
     assert data.load(compose_run(*words(folder, "task.shots=0")).task).validation[0].leads is not None  # the header
+
+
+def test_examples_that_change_are_read_again_and_recorded(folder: Path) -> None:
+    task = compose_run(*words(folder)).task
+    first = data.load(task)
+    assert first.origin["shots"] == {"file": "dev.jsonl", "sha256": sha256(folder / "dev.jsonl")}
+    write_jsonl(folder / "dev.jsonl", [question(i + 7, SUBJECTS[i % 2]) for i in range(10)])
+    second = data.load(task)
+    assert first.validation[0].leads != second.validation[0].leads
+    assert first.origin["shots"] != second.origin["shots"]
 
 
 def test_a_list_without_a_form_is_refused_by_its_row(folder: Path) -> None:

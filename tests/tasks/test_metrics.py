@@ -15,7 +15,7 @@ from rankbench.settings.metrics import METRICS, ClassRoles
 from rankbench.settings.outside import load
 from rankbench.tasks.metrics import score
 
-LABELLED = [name for name in METRICS if METRICS[name].kind != "causal_lm"]
+LABELLED = [name for name in METRICS if METRICS[name].kind in ("classification", "regression")]
 RANDOM = np.random.default_rng(11)
 TWO, TWO_GUESSED = RANDOM.integers(0, 2, 200), RANDOM.integers(0, 2, 200)
 THREE, THREE_GUESSED = RANDOM.integers(0, 3, 200), RANDOM.integers(0, 3, 200)

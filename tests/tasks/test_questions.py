@@ -105,7 +105,7 @@ def test_a_file_of_version_2_given_to_squad_names_squad_v2(tmp_path: Path) -> No
     assert found.validation[0].references[2] == () and found.train.labels[0].tolist() == [-1, -1]
 
 
-@pytest.mark.parametrize("form", ["csv", "parquet", "json", "objects"])
+@pytest.mark.parametrize("form", ["csv", "parquet", "json", "objects", "official"])
 def test_every_form_of_file_holds_answers(form: str, tmp_path: Path) -> None:
     import pandas as pd
 
@@ -120,12 +120,18 @@ def test_every_form_of_file_holds_answers(form: str, tmp_path: Path) -> None:
         elif form == "parquet":
             pd.DataFrame(rows).to_parquet(tmp_path / f"{split}.parquet")
         else:
-            if form == "objects":  # as the official files have them
+            if form != "json":  # as the official files have them
                 keys = ("text", "answer_start")
                 split_up = [
                     [dict(zip(keys, p, strict=True)) for p in zip(*r["answers"].values(), strict=True)] for r in rows
                 ]
                 rows = [r | {"answers": own} for r, own in zip(rows, split_up, strict=True)]
+            if form == "official":
+                qas = [
+                    {"context": r["context"], "qas": [{k: r[k] for k in ("id", "question", "answers")}]} for r in rows
+                ]
+                halves = [{"title": "a", "paragraphs": qas[:5]}, {"title": "b", "paragraphs": qas[5:]}]
+                rows = {"version": "1.1", "data": halves}
             (tmp_path / f"{split}.json").write_text(json.dumps(rows))
     found = load(tmp_path)
     for own, its in ((found.train, expected.train), (found.validation[0], expected.validation[0])):

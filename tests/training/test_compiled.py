@@ -107,6 +107,7 @@ def test_several_exits_of_one_forward_are_compiled_and_tapped() -> None:
     layers.start()
     for own, its in zip(gradients(tuning, drawn, batch), expected, strict=True):
         torch.testing.assert_close(own, its, rtol=1e-4, atol=1e-6)
+    layers.stop()
 
 
 def test_an_evaluation_between_steps_is_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,5 +155,32 @@ def test_what_compiling_does_not_reach_is_refused(words: list[str], told: str) -
 def test_a_machine_without_a_compiler_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(RequestError, match=r"needs a C\+\+ compiler \(g\+\+ or clang\+\+\)"):
+    with pytest.raises(RequestError, match=r"needs a compiler \(g\+\+ or clang\+\+\)"):
         compiled.Layers(attached(), True)
+    with pytest.raises(RequestError, match="is for CPUs and NVIDIA's GPUs, and this is mps"):
+        compiled._refuse_without_compiler("mps")
+
+
+def test_kinds_of_batches_beyond_torchs_own_limit_are_compiled_too() -> None:
+    """With and without padding, of one row and more, ranks by row and of a batch: what needs a graph of its own."""
+    tuning = attached("adapter=dylora", "adapter.r=4", *STILL)
+    counted = Counted()
+    layers = compiled.Layers(tuning, True, counted)
+    tuning.model.train()
+    graphs = []
+    for rows in (4, 1):
+        for padded in (True, False):
+            for each in (True, False):
+                batch = a_batch(rows, 10 + rows)
+                batch["attention_mask"] = batch["attention_mask"] if padded else torch.ones_like(batch["input_ids"])
+                layers.start()
+                if each:
+                    tuning.activate_rows([tuning.family[i % 4] for i in range(rows)])
+                else:
+                    tuning.activate(tuning.family[1])
+                tuning.model(**batch).loss.backward()
+                layers.stop()
+                graphs.append(counted.graphs)
+    assert graphs[-1] > 8, "the limit is not reached, so nothing is shown"
+    assert graphs[-1] > graphs[-4]  # those after the eighth were compiled as well
+    assert torch._dynamo.config.recompile_limit == 8

@@ -27,7 +27,7 @@ def choose_precision(asked: Precision, hardware: Hardware, integer: bool = False
     if integer:
         return "fp32", "between layers that compute in integers"
     if not cuda:
-        return "fp32", why_fp32(torch.cpu.get_capabilities())
+        return "fp32", why_fp32(getattr(torch.cpu, "get_capabilities", dict)())
     if hardware is Hardware.v100:
         return "fp32", "hardware=v100: a V100 has no bf16, and fp16 is opt-in"
     if torch.cuda.get_device_capability() >= (8, 0):

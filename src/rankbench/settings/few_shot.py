@@ -30,6 +30,11 @@ def check(task: Task) -> None:
             f"task.shots_split={task.shots_split} is scored too, so a prompt would hold its own answer; name another "
             "split, or leave it out of the scored ones",
         )
+        require(
+            task.shots_split != task.train_split or not task.holds_out,
+            f"task.shots_split={task.shots_split} is the split that rows to score are held out of, so a prompt could "
+            "hold its own answer; give a split of examples alone, or files for what is scored",
+        )
     check_template(task.header)
     if task.choices is not None:
         _check_choices(task, task.choices)

@@ -68,7 +68,7 @@ class Task:
     shots: int = added(0)
     """Worked examples before each prompt to score or to predict: the first rows of `shots_split`."""
     shots_split: str = added("dev")
-    """The split of the examples, which is neither learnt nor scored."""
+    """The split of the examples, which is not scored."""
     shots_column: str | None = added(None)
     """A column whose value a row's examples share, such as a subject (default: every row has the same)."""
     groups_column: str | None = added(None)

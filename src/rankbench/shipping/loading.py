@@ -293,16 +293,20 @@ def _body(
     """The backbone under a fresh head, in float32 on the CPU or as the run stored it, and where it lies then."""
     import torch
 
+    from rankbench.methods.layer_stack import Stack
     from rankbench.models import backbone, integer, quantization
 
     run, model = found.run, _drawn_here(found)
-    if layers is not None:
+    drawn = locate("model", model).kind == "random"  # of fewer layers others would be drawn, so those are cut
+    if layers is not None and not drawn:
         model = dataclasses.replace(model, layers=layers)
     storage = quantization.PLAIN
     if as_stored:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         storage = quantization.storage(run.quantization, found.record["environment"]["precision"], device)
     body = backbone.load(model, num_labels, run.task.regression, run.seed, storage, run.task.extracts)
+    if layers is not None and drawn:
+        Stack(body.model).cut(layers)
     backbone.name_classes(body.model, found.label_names)
     if as_stored:
         integer.put(body.model, run.arithmetic, run.seed)

@@ -25,7 +25,7 @@ from rankbench.tasks.labels import Classes, counts
 from rankbench.tasks.questions import questions
 from rankbench.tasks.reading import called, read, split_files
 from rankbench.tasks.references import groups_of, merged, paired
-from rankbench.tasks.shots import examples_of
+from rankbench.tasks.shots import examples_of, files_of
 from rankbench.tasks.splits import Split, check_numbers, classes_of, labelled, of_one_class, responses, roles_of
 
 log = logging.getLogger("rankbench")
@@ -71,6 +71,8 @@ def load(task: Task, classes: Sequence[str] | None = None) -> Data:
     files = split_files(task, root / inside if source.kind == "hub" else root)
     try:
         sums = {name: sha256(*places) for name, places in files.items()}
+        if task.shots:
+            sums["shots"] = sha256(*files_of(task))
     except OSError as error:
         raise RequestError(f"{error.filename} cannot be read: {error.strerror}") from error
     data = _last.of(repr((task, source, files, sums, classes)), lambda: _load(task, source, files, sums, classes))
@@ -143,6 +145,7 @@ def _load(
         ),
         **({"class_weights": dict(zip(label_names, weights, strict=True))} if label_names and weights else {}),
         **({"undefined": nothing} if (nothing := _undefined(task, splits)) else {}),
+        **({"shots": {"file": called(files_of(task)), "sha256": sums["shots"]}} if task.shots else {}),
         "splits": {
             name: {
                 "file": file_of[name],

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankbench.errors import RequestError
 from rankbench.settings.task import Task
+from rankbench.tasks import official_squad
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -309,6 +310,8 @@ def _json(file: Path, encoding: str) -> Any:
 
 def _of_columns(file: Path, found: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of `{"column": [values]}`, or `{"column": {"row": value}}` as pandas writes it."""
+    if (questions := official_squad.rows(found)) is not None:
+        return questions
     inside = [name for name, value in found.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
     if inside:
         raise RequestError(f"{file} has its rows below '{inside[0]}'; save that list alone")

@@ -82,6 +82,14 @@ def examples_of(task: Task) -> Examples | None:
     """
     if not task.shots:
         return None
+    files = files_of(task)
+    return _last.of(repr((task, files, sha256(*files))), lambda: _read(task, files))
+
+
+def files_of(task: Task) -> list[Path]:
+    """The files of the split of examples, none where the task wants none. Raises RequestError where there are none."""
+    if not task.shots:
+        return []
     source = locate("task", task)
     inside = f"{task.hub_config}/" if task.hub_config else ""
     root = fetch("task", task, source, [f"{inside}{task.shots_split}-*.parquet"])
@@ -92,7 +100,7 @@ def examples_of(task: Task) -> Examples | None:
             f"{root} has no {task.shots_split}.jsonl, .csv, .tsv or .parquet, which task.shots={task.shots} takes its "
             "examples from; add it, name another with task.shots_split, or give task.shots=0"
         )
-    return _last.of(repr((task, source, files, sha256(*files))), lambda: _read(task, files))
+    return files
 
 
 def _read(task: Task, files: list[Path]) -> Examples:

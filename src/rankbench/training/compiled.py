@@ -15,6 +15,7 @@ from rankbench.errors import RequestError
 from rankbench.methods import FineTuning
 from rankbench.models import sharding
 
+LIMIT = 64  # graphs of one layer's code: torch's own 8 are soon reached, and what is beyond runs uncompiled
 COMPILERS = {"cpu": ("CXX", "g++", "clang++"), "cuda": ("CC", "gcc", "clang")}  # what the generated code is built with
 
 
@@ -22,7 +23,8 @@ class Layers:
     """The layers of a fine-tuning's model, compiled from `start` to `stop`; of none where it is not `on`.
 
     Each layer is compiled alone, so that its graph serves the others too, whatever the depth; and ranks are held in
-    tensors, so that it serves every rank. Sizes of batches are symbols in it. Raises RequestError.
+    tensors, so that it serves every rank. Sizes of batches are symbols in it. What takes another graph is a first layer
+    whose input has no gradient, a batch without padding, and a batch of one row. Raises RequestError.
     """
 
     def __init__(self, adapter: FineTuning, on: bool, backend: Any = "inductor") -> None:
@@ -34,6 +36,9 @@ class Layers:
 
     def start(self) -> None:
         """Put the compiled layers in place."""
+        if self._layers:
+            self._held = torch._dynamo.config.patch(recompile_limit=LIMIT)
+            self._held.__enter__()
         for layer, forward in zip(self._layers, self._compiled, strict=True):
             layer.forward = forward  # in a call, hooks and checkpointed activations stay outside
         self._adapter.hold_ranks_in_tensors(bool(self._layers))
@@ -42,6 +47,8 @@ class Layers:
         """Put back what was there."""
         for layer in self._layers:
             del layer.forward
+        if self._layers:
+            self._held.__exit__(None, None, None)
         self._adapter.hold_ranks_in_tensors(False)
 
     @contextlib.contextmanager
@@ -66,9 +73,10 @@ def layers_of(adapter: FineTuning) -> list[Any]:
 
 
 def _refuse_without_compiler(device: str) -> None:
+    if device not in COMPILERS:
+        raise RequestError(f"train.compile=true is for CPUs and NVIDIA's GPUs, and this is {device}; leave it out")
     variable, *names = COMPILERS[device]
     found = [name for name in (os.environ.get(variable), *names) if name and shutil.which(name)]
     if not found:
-        raise RequestError(
-            f"train.compile=true needs a C++ compiler ({' or '.join(names)}); install one, or leave it out"
-        )
+        needed = " or ".join(names)
+        raise RequestError(f"train.compile=true needs a compiler ({needed}); install one, or leave it out")
