@@ -170,7 +170,8 @@ QUICK = {
 def test_an_answer_that_needs_no_run_imports_nothing_heavy(command_line: Call, case: str) -> None:
     answer = command_line(*QUICK[case], python=("-X", "importtime"))
     imported = {line.rsplit("|", 1)[1].strip() for line in answer.said if line.startswith("import time:")}
-    assert "rankbench.settings.run" in imported
+    assert "rankbench.errors" in imported
+    assert "hydra" not in imported or case != "status"
     heavy = {
         "numpy",
         "torch",
@@ -184,6 +185,14 @@ def test_an_answer_that_needs_no_run_imports_nothing_heavy(command_line: Call, c
         "sklearn",
     }
     assert imported & heavy == set()
+
+
+def test_a_table_of_text_imports_what_it_shows_alone(command_line: Call) -> None:
+    records = Path(__file__).parents[1] / "benchmarks" / "results" / "sst2"
+    answer = command_line("table", "curve", str(records), python=("-X", "importtime"))
+    imported = {line.rsplit("|", 1)[1].strip() for line in answer.said if line.startswith("import time:")}
+    assert answer.rc == 0 and "pandas" in imported
+    assert imported & {"hydra", "scipy.stats", "matplotlib", "torch"} == set()
 
 
 def test_help_names_the_ways_to_call_and_every_group(command_line: Call) -> None:

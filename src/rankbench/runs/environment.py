@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rankbench.models import sharding
-from rankbench.system import processes
+from rankbench.system import processes, threads
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "hydra-core", "evaluate", "pandas", "numpy")
 
@@ -25,6 +25,7 @@ def environment(device: str, precision: str, reason: str, words: Iterable[str]) 
         "versions": versions(),
         "git": _git(),
         "device": device,
+        "threads": threads.told(),
         "processes": processes.count(),
         "sharded": bool(sharding.asked()),
         "precision": precision,

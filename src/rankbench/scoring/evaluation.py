@@ -25,7 +25,6 @@ from rankbench.settings.metrics import GENERATED, METRICS
 from rankbench.system import processes, stopping
 from rankbench.system.progress import Counted
 from rankbench.tasks.encoding import IGNORED, Encoded, collate, sorted_batches
-from rankbench.tasks.metrics import text
 
 # Stack ranks while a forward stays below this many tokens: small forwards are bound by overhead, large ones by
 # arithmetic, where stacking gains nothing. benchmarks/evaluation.py measures both sides.
@@ -97,6 +96,8 @@ def evaluate(
                 if responses is not None and set(metrics) & set(GENERATED):
                     columns["prediction"] = _answers(model, adapter, split, members, pad_id, responses, generated)
                 if "prediction" in columns and any(METRICS[name].kept for name in metrics):
+                    from rankbench.tasks.metrics import text
+
                     # The first alone: some of them take minutes, or start Java.
                     said = columns["prediction"]
                     kept = text.columns(metrics, said, split.references) if processes.first() else None

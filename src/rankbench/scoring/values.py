@@ -8,7 +8,6 @@ import numpy as np
 
 from rankbench.settings.metrics import METRICS
 from rankbench.tasks.encoding import Encoded
-from rankbench.tasks.metrics import score
 
 
 def named(metric: str, split: Encoded, splits: Sequence[Encoded]) -> str:
@@ -24,6 +23,8 @@ def of_splits(
     Where a split's rows are of groups, each group's metrics follow those of all rows, with its name behind theirs; less
     those over thresholds, which are of all rows alone.
     """
+    from rankbench.tasks.metrics import score  # which takes a second or two that no first step should wait for
+
     values: dict[str, float] = {}
     parted = [name for name in metrics if not METRICS[name].of_nulls]
     for split in splits:

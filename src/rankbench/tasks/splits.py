@@ -96,10 +96,10 @@ def behind(
 
 def check_numbers(split: Split, task: Task, file: str) -> None:
     """Refuse a row to score whose accepted answers have no number, where a metric is of that. Raises RequestError."""
-    from rankbench.tasks.metrics.numbers import final_number
-
     if "exact_number" not in task.metrics:
         return
+    from rankbench.tasks.metrics.numbers import final_number
+
     for row, answers in zip(split.index, split.references, strict=True):
         if all(final_number(answer) is None for answer in answers):
             raise RequestError(
