@@ -391,6 +391,14 @@ def test_a_wide_table_leaves_out_what_the_record_holds() -> None:
     assert fits(text) and "perplexity" in text and "seconds" not in text
 
 
+def test_metrics_beyond_eighty_columns_stand_in_a_table_below() -> None:
+    names = [f"squad_v2_best_{name}" for name in ("f1", "f1_thresh", "exact_match", "exact_match_thresh")]
+    text = summary(made_up_record(names))
+    assert fits(text) and all(f" {name}" in text for name in names)
+    heads = [line.split() for line in text.splitlines() if line.split()[:1] == ["rank"]]
+    assert heads == [["rank", *names[:2]], ["rank", *names[2:]]]
+
+
 def test_a_whole_model_has_no_rank_in_the_table() -> None:
     record = made_up_record(["accuracy"])
     record["submodels"] = [record["submodels"][0] | {"rank": None}]

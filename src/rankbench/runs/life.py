@@ -258,6 +258,7 @@ def summary(record: dict[str, Any]) -> str:
 
 
 def _table(rows: list[dict[str, Any]], metrics: list[tuple[str, list[float]]], costs: bool = False) -> list[str]:
+    """The lines of a table; metrics that do not fit beside the others stand in a further one below it."""
     family = [key for key in ("rank", "depth") if any(row.get(key) is not None for row in rows)] or ["rank"]
     columns = [[key, *("all" if row.get(key) is None else str(row[key]) for row in rows)] for key in family]
     for name, values in metrics:
@@ -267,10 +268,14 @@ def _table(rows: list[dict[str, Any]], metrics: list[tuple[str, list[float]]], c
         columns.append([f"{'parameters':>11}", *(f"{row['parameters']['trainable']:,}" for row in rows)])
         columns.append(["seconds", *(f"{row['eval_seconds']:.1f}" for row in rows)])
     widths = [max(map(len, column)) for column in columns]
-    while sum(widths) + 2 * (len(widths) - 1) > 80 and len(columns) > len(family) + len(metrics):
-        del columns[-1], widths[-1]  # the record has them
-    lines = zip(*columns, strict=True)
-    return ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    while sum(widths) + 2 * (len(widths) - 1) > 80 and len(columns) > len(family) + 1:
+        del columns[-1], widths[-1]  # of the costs first, which the record has
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in zip(*columns, strict=True)
+    ]
+    rest = metrics[len(columns) - len(family) :]
+    return [*lines, *(["", *_table(rows, rest)] if rest else [])]
 
 
 def _out_of_memory(error: BaseException) -> bool:
