@@ -11,7 +11,7 @@ from rankbench.settings.metrics import METRICS
 from rankbench.tasks.metrics.text import columns
 
 SLOW = ("ter", "ter_webnlg")
-FAST = [name for name, own in METRICS.items() if own.kept and not own.java and name not in SLOW]
+FAST = [name for name, own in METRICS.items() if own.generated and own.kept and not own.java and name not in SLOW]
 
 
 def texts(rows: int, references: int) -> tuple[list[str], list[list[str]]]:

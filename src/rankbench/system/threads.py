@@ -8,7 +8,7 @@ from collections.abc import MutableMapping
 
 # A thread that is done first turns in a loop this often before it sleeps. libgomp's own 300,000 take the processor from
 # whoever else has work, the thread waited for among them; none at all pay for a sleep at every product.
-SPINS = 10_000
+SPINS = 1000
 OWN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "KMP_LIBRARY")  # by which a user says it
 
 

@@ -61,8 +61,8 @@ class NistE2E(TextPairs):
     def against(references: References) -> Rows:
         """The information of the matches by their n, length and the mean length of the references."""
         every = [[challenge_tokens(text) for text in row] for row in references]
-        wanted = [_Wanted(row, 5) for row in every]
-        seen = Counter(gram for row in every for words in row for gram in ngrams(words, 5))
+        seen: Counter[tuple[str, ...]] = Counter()
+        wanted = [_Wanted(row, 5, seen) for row in every]
         seen[()] = sum(len(words) for row in every for words in row)
         information = {gram: math.log2(seen[gram[:-1]] / count) for gram, count in seen.items() if gram}
         lengths = [sum(map(len, row)) / len(row) for row in every]
@@ -82,13 +82,17 @@ class NistE2E(TextPairs):
 class _Wanted:
     """The n-grams of a row's references, each as often as the one has it that has it most."""
 
-    def __init__(self, references: Sequence[Tokens], most: int) -> None:
+    def __init__(self, references: Sequence[Tokens], most: int, seen: Counter[tuple[str, ...]] | None = None) -> None:
+        """Of up to `most` tokens; all that the references have are counted in `seen` too."""
         self.most, self.lengths = most, [len(words) for words in references]
         self.counts: dict[tuple[str, ...], int] = {}
         for words in references:
-            for gram, count in Counter(ngrams(words, most)).items():
+            grams = ngrams(words, most)
+            for gram, count in Counter(grams).items():
                 if count > self.counts.get(gram, 0):
                     self.counts[gram] = count
+            if seen is not None:
+                seen.update(grams)
 
     def matches(self, words: Tokens) -> list[tuple[tuple[str, ...], int]]:
         """The n-grams of a text that are met, and how often."""
