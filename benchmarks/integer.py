@@ -65,7 +65,7 @@ def main() -> None:
     cpu = _flags()
     parts = [
         f"{source}; batches of {asked.batch}, {batches[0]['input_ids'].shape[1]} to "
-        f"{batches[-1]['input_ids'].shape[1]} tokens; bytes multiplied as bytes: {'yes' if has_int8('cpu') else 'no'}; "
+        f"{batches[-1]['input_ids'].shape[1]} tokens; bytes multiplied as bytes: {'yes' if _bytes() else 'no'}; "
         f"of {', '.join(FLAGS)} the CPU has {', '.join(cpu) or 'none'}",
         timing.table(["ms a step", "min", "median", "max", "ratio"], rows),
         timing.table(["kept for the backward", "MiB"], [[name, f"{size / 2**20:.1f}"] for name, size in kept.items()]),
@@ -82,7 +82,13 @@ def main() -> None:
         columns = list(next(iter(shares.values())))
         rows = [[name, *(f"{of[column]:.3f}" for column in columns)] for name, of in shares.items()]
         parts.append(timing.table(["share of a step", *columns], rows))
-    figures = {"source": source, "flags": cpu, "int8_products": has_int8("cpu"), "seconds": seconds, "ratio": ratios}
+    figures = {
+        "source": source,
+        "flags": cpu,
+        "int8_products": _bytes(),
+        "seconds": seconds,
+        "ratio": ratios,
+    }
     figures |= {"kept_bytes": kept, "map_ns": maps, "shares": shares, "outlier_error": outlier}
     timing.report(asked, "\n\n".join(parts), figures, ("fp32", "as the sides say"))
 
@@ -137,7 +143,10 @@ def _sides(run: Run, arithmetic: str) -> dict[str, Side]:
 def _act(model: nn.Module, optimizer: Any, bf16: bool, before: Any, batch: Batch) -> None:
     if before is not None:
         before()
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16), torch.set_grad_enabled(optimizer is not None):
+    with (
+        torch.autocast(subject.device().type, torch.bfloat16, enabled=bf16),
+        torch.set_grad_enabled(optimizer is not None),
+    ):
         loss = model(**batch).loss
     if optimizer is not None:
         loss.backward()
@@ -155,7 +164,8 @@ def _batches(run: Run, size: int) -> list[Batch]:
     """Batches of like lengths, from the shortest to the longest."""
     read = load(run.task)
     data, tokenizer = subject.encode(run, read.train)
-    found = [collate(data, rows, tokenizer.pad_token_id) for rows in sorted_batches(data.lengths, size)]
+    padded = (collate(data, rows, tokenizer.pad_token_id) for rows in sorted_batches(data.lengths, size))
+    found = [{name: tensor.to(subject.device()) for name, tensor in batch.items()} for batch in padded]
     return sorted((b for b in found if len(b["input_ids"]) == size), key=lambda b: b["input_ids"].shape[1])
 
 
@@ -240,6 +250,11 @@ def _outlier() -> dict[str, dict[str, float]]:
             error = float((holder(x)[1:] - exact).norm() / exact.norm())
             found.setdefault(arithmetic, {})[scale] = error
     return found
+
+
+def _bytes() -> bool:
+    """Whether bytes are multiplied as bytes here."""
+    return has_int8(subject.device().type)
 
 
 def _flags() -> list[str]:

@@ -171,3 +171,9 @@ def test_measuring_says_how_far_it_is(budget, monkeypatch, caplog):
     told = [line.split("  ") for line in caplog.messages]
     assert len(told) > 2 and {line[0] for line in told} == {"measuring 8 sub-models on validation, answers"}
     assert told[-1][1] == "296/296" and told[-1][2] == "0:00 left" and told[0][2] != "0:00 left"
+
+
+def test_no_rank_pays_for_what_all_share():
+    """The first of a batch embeds it for all of them."""
+    found = measured(attached(), stack_tokens=0)
+    assert len({score.seconds for score in found}) == 1 and found[0].seconds > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
 import math
@@ -191,6 +192,7 @@ def _predict(
     batches = list(sorted_batches(data.lengths, batch_size))[_part(adapter)]
     counts = [int(data.examples[rows].sum()) for rows in batches]
     told = _told("measuring", split, members, sum(counts))
+    alike = collections.Counter(member.depth for member in members)
     with shared(adapter, not split.prompts and not split.windows):
         for rows, count in zip(batches, counts, strict=True):
             stopping.check()
@@ -207,8 +209,9 @@ def _predict(
                     shape = (len(members), len(data), *found.shape[2:])
                     whole = results.setdefault(column, np.zeros(shape, found.dtype))
                     whole[i : i + len(group), rows] = found
-                for member in group:
-                    seconds[member] += (time.perf_counter() - start) / len(group)
+                took = time.perf_counter() - start
+                for member in members:  # those of a depth share what its first forward does for all of them
+                    seconds[member] += took / alike[member.depth] if member.depth == group[0].depth else 0.0
                 told.add(len(group) * count)
     told.close()
     parts = [part for part in _gathered(adapter, results) if part]

@@ -31,7 +31,9 @@ def shared(adapter: FineTuning, classifies: bool) -> Iterator[None]:
     with contextlib.ExitStack() as opened:
         first: list[nn.Module] = []
         # Integers are scaled by all the numbers of a tensor, so no token may be left out.
-        if classifies and adapter.arithmetic is None and _reads_first_token(adapter):
+        # So does bitsandbytes' int8, which looks for outlying columns among them.
+        scaled_alone = adapter.arithmetic is None and adapter.run.quantization.name != "int8"
+        if classifies and scaled_alone and _reads_first_token(adapter):
             first = opened.enter_context(_encoder(adapter.model))
         opened.enter_context(merged(adapter, first))
         yield

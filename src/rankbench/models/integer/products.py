@@ -53,15 +53,15 @@ def in_parts(a: torch.Tensor, b: torch.Tensor, bits: tuple[int, int], most: int 
     a column's magnitudes in `b`. None where it takes more than `most` parts.
     """
     b = b.float()
-    cuts = [*_cuts(b, largest(bits[0]), longest("fp32", bits)), len(b)]
+    cuts = [*_cuts(b, largest(bits[0]), longest("fp32", bits), most), len(b)]
     if most is not None and len(cuts) > most + 1:
         return None
     parts = [_fp32(a[:, start:end], b[start:end]) for start, end in itertools.pairwise(cuts)]
     return parts[0] if len(parts) == 1 else functools.reduce(torch.add, (part.double() for part in parts))
 
 
-def _cuts(b: torch.Tensor, factor: int, step: int) -> list[int]:
-    """Where parts of the sums begin that stay below 2^24, each of `step` products or more."""
+def _cuts(b: torch.Tensor, factor: int, step: int, most: int | None = None) -> list[int]:
+    """Where parts of the sums begin that stay below 2^24, each of `step` products or more; not all beyond `most`."""
     cuts = [0]
     reach = torch.zeros(b.shape[1], device=b.device)
     for place, rows in enumerate(b.split(step)):
@@ -70,13 +70,16 @@ def _cuts(b: torch.Tensor, factor: int, step: int) -> list[int]:
         if place and float(reach.max()) * factor >= FP32:
             cuts.append(place * step)
             reach = more
+            if most is not None and len(cuts) > most:
+                break
     return cuts
 
 
 def product(a: torch.Tensor, b: torch.Tensor, bits: tuple[int, int]) -> torch.Tensor:
     """`matmul_exact` in the way that is fastest here, as float32: whole numbers, rounded once where they need it."""
     inner, step = a.shape[1], longest("fp32", bits)
-    if _chosen(inner, bits, a.device.type) == "fp64" and inner <= MANY * step:
+    # A GPU would wait for each part's largest sum, and the cards for this multiply float64 as fast as float32.
+    if a.device.type == "cpu" and _chosen(inner, bits, "cpu") == "fp64" and inner <= MANY * step:
         sums = in_parts(a, b, bits, FEW)
         if sums is not None:
             return sums.float()
