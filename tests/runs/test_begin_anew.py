@@ -31,11 +31,11 @@ def done(make_run: Callable[..., Run]) -> Run:
     return make_run(*QUICK, "fresh=true")
 
 
-def refuses_the_model(*_: object) -> None:
+def refuses_the_model(*_: object, **__: object) -> None:
     raise RequestError("no such weights")
 
 
-def breaks(*_: object) -> None:
+def breaks(*_: object, **__: object) -> None:
     raise RuntimeError("the card fell out")
 
 
