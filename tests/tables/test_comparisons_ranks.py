@@ -321,8 +321,6 @@ PAIRED = ("soft_vs_early_exit", "integer")  # tables of runs of two kinds
 
 
 @pytest.mark.parametrize("name", ["curve", *(name for name in report.NAMES if name not in PAIRED)])
-    "name", ["curve", *(name for name in report.NAMES if name not in ("soft_vs_early_exit", "integer"))]
-)
 def test_a_table_of_one_split_names_the_others(name: str, tmp_path: Path) -> None:
     a_record(tmp_path, submodels=scored_by({"f1_dev_a": 0.5, "accuracy_dev_a": 0.6, "f1_dev_b": 0.7}))
     assert "f1_dev_a is of dev_a alone; the others: --metric f1_dev_b." in words(name, tmp_path)
