@@ -1,4 +1,4 @@
-"""A model's layers compiled while it trains (torch.compile): one graph for all layers and all ranks."""
+"""A model's layers compiled while it trains (torch.compile): its layers and all ranks share graphs."""
 
 from __future__ import annotations
 
