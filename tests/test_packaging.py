@@ -122,7 +122,8 @@ def test_the_wheel_offers_the_console_script(wheel: Path) -> None:
 
 @pytest.mark.slow
 def test_the_installed_package_is_the_one_that_runs(installed: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-c", "import rankbench.__main__ as m; print(m.__file__, m.CONF)"]
+    code = "import rankbench.__main__ as m; from rankbench.settings.compose import CONF; print(m.__file__, CONF)"
+    words = [sys.executable, "-c", code]
     env = os.environ | {"PYTHONPATH": str(installed)}
     out = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=True).stdout
     assert out.split() == [str(installed / "rankbench" / "__main__.py"), str(installed / "rankbench" / "conf")]
