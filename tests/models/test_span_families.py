@@ -57,6 +57,25 @@ def test_a_folder_is_trained_scored_and_shipped(family: str, tmp_path: Path) -> 
     assert len(trained) == 3 * record["submodels"][0]["n"]
 
 
+@pytest.mark.parametrize("adapter", ["full", "head", "flop", "lora"])
+@pytest.mark.parametrize("family", sample(FAMILIES, "llama"))
+def test_a_whole_model_is_saved_under_the_names_that_its_class_looks_for(
+    family: str, adapter: str, tmp_path: Path
+) -> None:
+    base = folder(tmp_path / "base", family)
+    run = asked(tmp_path, base, f"adapter={adapter}", "adapter.target_modules=all-linear", "evaluate.baselines=false")
+    execute(run)
+    export.main([str(run.folder), "--to", str(tmp_path / "shipped"), *(["--merge"] if adapter == "lora" else [])])
+    stock, told = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "shipped", output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"]
+    batch = AutoTokenizer.from_pretrained(tmp_path / "shipped")("Where?", "Ann lives in Oslo.", return_tensors="pt")
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        ours, theirs = rankbench.load(run.folder)(**inputs), stock.eval()(**inputs)
+    assert torch.allclose(ours.start_logits, theirs.start_logits, atol=1e-4)
+    assert torch.allclose(ours.end_logits, theirs.end_logits, atol=1e-4)
+
+
 @pytest.mark.parametrize("family", sample(("bert", "modernbert", "llama"), "bert"))
 def test_the_head_trains_whole_and_holds_no_adapter(family: str, tmp_path: Path) -> None:
     from rankbench import methods

@@ -188,7 +188,8 @@ def _pretrained(
     folder: Path, kind: Any, head: dict[str, Any], storage: quantization.Storage, options: dict[str, Any]
 ) -> nn.Module:
     config = _config(folder, **options)
-    options = {**options, **head, **heads.renamed(kind, config), "use_safetensors": True, "dtype": storage.dtype}
+    renamed = heads.renamed(kind, config)
+    options = {**options, **head, **renamed, "use_safetensors": True, "dtype": storage.dtype}
     options["ignore_mismatched_sizes"] = True  # a head of another width is replaced; anything else is refused below
     packed = "gguf_file" in options
     if packed:
@@ -207,6 +208,8 @@ def _pretrained(
         else:
             model, told = kind.from_pretrained(folder, **options, output_loading_info=True)
             drawn.mark(model, told, folder, bool(head))
+            if renamed:
+                heads.keep_names(model)
     if storage.quantized:
         if not streamed:
             quantization.quantize(model, storage)

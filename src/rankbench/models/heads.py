@@ -50,3 +50,8 @@ def renamed(kind: Any, config: Any) -> dict[str, Any]:
         return {}
     named = kind._model_mapping.get(type(config), None)
     return {"key_mapping": BODY} if getattr(named, "base_model_prefix", None) == "transformer" else {}
+
+
+def keep_names(model: Any) -> None:
+    """Have a `renamed` model saved under its own names, which its class looks for; transformers would turn them back."""
+    model._weight_conversions = None

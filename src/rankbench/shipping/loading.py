@@ -139,7 +139,11 @@ def whole(found: Finished, layers: int | None) -> Any:
         if found.factorised:
             model = _with_factors(found, kind, trust)
         else:
-            model = kind.from_pretrained(found.adapter, trust_remote_code=trust, **options)
+            model, told = kind.from_pretrained(
+                found.adapter, trust_remote_code=trust, output_loading_info=True, **options
+            )
+            if told["missing_keys"]:
+                raise ValueError(f"it lacks {sorted(told['missing_keys'])[0]}")
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         cause = str(error).splitlines()[0]
         raise RequestError(f"{found.adapter} is damaged ({cause}); run it again with fresh=true") from error
