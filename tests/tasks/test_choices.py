@@ -111,9 +111,14 @@ def test_examples_go_from_the_last_where_a_prompt_is_too_long(folder: Path, capl
 @pytest.mark.parametrize(
     ("file", "row", "told"),
     [
-        ("validation", question(1, answer=4), r"validation.jsonl row 0 .*the response is ' E', none of task.choices"),
+        ("validation", question(1, answer=4), r"row 0 .*'answer' is '4', .* no place in .* \('choices' has 4,"),
+        ("validation", question(1, choices=["2", "3"], answer=2), r"row 0 .*'answer' is '2', .* \('choices' has 2,"),
+        ("validation", question(1, choices=["2", "3"], answer="C"), r"row 0 .*'answer' is 'C', .* \('choices' has 2,"),
+        ("dev", question(1, choices=["2", "3"], answer=3), r"dev.jsonl row 0 .*'answer' is '3', .*'choices' has 2"),
+        ("validation", question(1, choices=list("abcde"), answer=4), r"the response is ' E', none of task.choices"),
+        ("validation", question(1, choices=["x"] * 27), r"'choices' has 27 texts, and there are 26 letters"),
         ("validation", question(1, answer="no"), r"row 0 .*'answer' is 'no', neither a place in a list, from 0, nor"),
-        ("validation", question(1, choices="2, 3"), r"row 0 .*'question, choices' is no list of texts"),
+        ("validation", question(1, choices="2, 3"), r"row 0 .*'choices' is no list of texts"),
         ("validation", question(1, "sociology"), r"no row of dev has 'sociology' in 'subject'"),
         ("dev", question(1), r"dev.jsonl has 1 rows whose 'subject' is 'abstract_algebra', fewer than task.shots=5"),
     ],

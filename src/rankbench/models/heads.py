@@ -53,5 +53,5 @@ def renamed(kind: Any, config: Any) -> dict[str, Any]:
 
 
 def keep_names(model: Any) -> None:
-    """Have a `renamed` model saved under its own names, which its class looks for; transformers would turn them back."""
+    """Have a `renamed` model saved under its class's names; transformers would give it back the files'."""
     model._weight_conversions = None

@@ -14,7 +14,7 @@ import numpy as np
 
 from rankbench.errors import RequestError
 from rankbench.settings.task import Task
-from rankbench.tasks.forms import Cell, Listed
+from rankbench.tasks.forms import Cell, Listed, letter
 from rankbench.tasks.labels import number
 from rankbench.tasks.reading import other_separator, shown
 
@@ -90,6 +90,22 @@ def columns_of(*templates: str) -> list[str]:
     return list(dict.fromkeys(fields))
 
 
+def _formed(template: str, form: str) -> list[str]:
+    """The columns that a template writes in this form."""
+    return [name for _, name, spec, _ in Formatter().parse(template) if name and spec == form]
+
+
+def _unwritable(template: str, texts: Mapping[str, str]) -> str:
+    """The first column whose text cannot be written in the template's form."""
+    for _, name, spec, _ in Formatter().parse(template):
+        if name:
+            try:
+                format(texts[name], spec or "")
+            except ValueError:
+                return name
+    return ", ".join(columns_of(template))
+
+
 def templates_of(task: Task) -> list[tuple[str, list[str]]]:
     """The templates of a task's prompts, each with its columns."""
     return [(template, columns_of(template)) for template in task.prompts or []]
@@ -108,9 +124,9 @@ def prompt_of(templates: Sequence[tuple[str, list[str]]], texts: Mapping[str, st
             try:
                 return template.format(**texts)
             except ValueError as error:  # a form that a text cannot be written in
-                what = ", ".join(columns)
                 raise RequestError(
-                    f"{place}: '{what}' {error}; correct the row, or write it otherwise in task.prompts"
+                    f"{place}: '{_unwritable(template, texts)}' {error}; correct the row, or write it otherwise in "
+                    "task.prompts"
                 ) from error
     empty = ", ".join(column for column in templates[-1][1] if not texts.get(column, "").strip())
     raise RequestError(f"{place}: {empty} is empty, so no template of task.prompts fits")
@@ -126,13 +142,27 @@ def response_of(task: Task, values: Mapping[Any, Any], texts: Mapping[str, str],
     try:
         response = task.response.format(**texts)
     except ValueError as error:
-        raise RequestError(f"{place}: '{columns_of(task.response)[0]}' {error}; correct the row") from error
+        raise RequestError(f"{place}: '{_unwritable(task.response, texts)}' {error}; correct the row") from error
+    _check_letters(task, texts, place)
     if task.choices is not None and response not in task.choices:
         raise RequestError(
             f"{place}: the response is {response!r}, none of task.choices ({', '.join(map(repr, task.choices))}); "
             "correct the row, or the choices"
         )
     return response
+
+
+def _check_letters(task: Task, texts: Mapping[str, str], place: str) -> None:
+    """Refuse a letter that the lists of the row's prompt do not reach. Raises RequestError."""
+    listed = [column for template in task.prompts or [] for column in _formed(template, "lettered")]
+    lengths = {column: len(json.loads(texts[column])) for column in listed if column in texts}
+    for column in _formed(task.response, "letter") if lengths else []:
+        if ord(letter(texts[column])) - ord("A") >= max(lengths.values()):
+            said = ", ".join(f"'{name}' has {length}" for name, length in lengths.items())
+            raise RequestError(
+                f"{place}: '{column}' is {str(texts[column])!r}, which is no place in the row's list ({said}, the "
+                "first is 0 or A); correct the row"
+            )
 
 
 def _cell(value: Any) -> Cell | None:

@@ -45,8 +45,10 @@ def lettered(text: str) -> str:
         listed = json.loads(text)
     except ValueError:
         listed = None
-    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed) or not 0 < len(listed) <= 26:
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed) or not listed:
         raise ValueError('is no list of texts, such as ["one", "two"]')
+    if len(listed) > len(ascii_uppercase):
+        raise ValueError(f"has {len(listed)} texts, and there are {len(ascii_uppercase)} letters")
     return "\n".join(f"{mark}. {one}" for mark, one in zip(ascii_uppercase, listed, strict=False))
 
 
