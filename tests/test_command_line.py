@@ -276,6 +276,22 @@ def test_a_failing_run_exits_with_one_and_its_record_says_how(call_main: Call, t
     assert record["status"] == "failed" and record["traceback"].startswith("Traceback")
 
 
+def test_a_panic_of_a_native_library_is_a_failure(
+    call_main: Call, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PanicException(BaseException):  # as Rust's libraries raise it
+        pass
+
+    def panic(*_: Any, **__: Any) -> None:
+        raise PanicException("stride must be less")
+
+    monkeypatch.setattr("rankbench.runs.work.carry_out", panic)
+    answer = call_main(*tiny)
+    assert answer.rc == 1 and "stride must be less" in answer.said[-1]
+    record = json.loads((compose_run(*tiny).folder / "record.json").read_text())
+    assert record["status"] == "failed" and record["traceback"].startswith("Traceback")
+
+
 @pytest.mark.parametrize(
     ("word", "environment", "says"),
     [

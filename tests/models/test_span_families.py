@@ -57,7 +57,7 @@ def test_a_folder_is_trained_scored_and_shipped(family: str, tmp_path: Path) -> 
     assert len(trained) == 3 * record["submodels"][0]["n"]
 
 
-@pytest.mark.parametrize("adapter", ["full", "head", "flop", "lora"])
+@pytest.mark.parametrize("adapter", sample(("full", "head", "flop", "sorted_ft", "lora"), "full", "lora"))
 @pytest.mark.parametrize("family", sample(FAMILIES, "llama"))
 def test_a_whole_model_is_saved_under_the_names_that_its_class_looks_for(
     family: str, adapter: str, tmp_path: Path

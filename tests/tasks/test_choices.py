@@ -199,6 +199,7 @@ def test_choices_that_no_token_tells_apart_are_refused() -> None:
     [
         ("lettered", '["x", "y\\nz"]', "A. x\nB. y\nz"),
         ("letter", "2", "C"),
+        ("letter", "2.0", "C"),
         ("letter", " D ", "D"),
         ("words", "high_school_biology", "high school biology"),
     ],

@@ -13,7 +13,7 @@ from made_questions import question, words, write
 
 from rankbench.errors import RequestError
 from rankbench.models import backbone
-from rankbench.tasks import data, spans
+from rankbench.tasks import data, questions, spans
 from rankbench.tasks.data import Data
 from rankbench.tasks.encoding import Encoded, collate
 from rankbench.tasks.splits import Split
@@ -54,6 +54,13 @@ def learnt(encoded: Encoded) -> list[str]:
 
 
 # Rows
+
+
+def test_a_place_may_be_a_float_that_is_whole() -> None:
+    answers = {"text": ["Oslo"], "answer_start": [13.0]}
+    assert questions._answers(answers, "row 0") == [("Oslo", 13)]
+    with pytest.raises(RequestError, match=r"13\.5, which is no whole number"):
+        questions._answers(answers | {"answer_start": [13.5]}, "row 0")
 
 
 @pytest.mark.parametrize(
@@ -249,6 +256,15 @@ def test_a_question_longer_than_its_limit_is_cut_and_counted() -> None:
         task = compose_run("model=tiny_bert", "task=squad", *SMALL).task
         split = Split("t", ([asked], ["a b c"]), np.array([[2, 3]]), np.arange(1), (("b",),))
         spans.encode(split, task, backbone.byte_tokenizer(), 50)
+
+
+@pytest.mark.parametrize("most", [3, 4, 30, 31])
+def test_a_question_is_cut_before_a_character_of_several_tokens(most: int) -> None:
+    task = compose_run("model=tiny_bert", "task=squad", *SMALL[:-1], f"task.max_query_length={most}").task
+    split = Split("t", (["\U0001f600" * 40], ["a b c"]), np.array([[2, 3]]), np.arange(1), (("b",),))
+    encoded = spans.encode(split, task, backbone.byte_tokenizer(), most + 24 + 3 + 1)
+    ids = encoded.inputs.features["input_ids"][0]
+    assert encoded.cut == 1 and backbone.byte_tokenizer().decode(ids[1:]).count("\U0001f600") == most // 4
 
 
 def test_a_context_of_more_than_a_thousand_tokens_is_read_whole() -> None:

@@ -114,7 +114,7 @@ def test_an_evaluation_between_steps_is_not_compiled(tmp_path: Path, monkeypatch
     counted = Counted()
     made = torch.compile
     monkeypatch.setattr(
-        torch, "compile", lambda f, **kw: made(f, **kw | {"backend": counted})
+        torch, "compile", lambda f, **kw: made(f, **kw | {"backend": counted, "options": None})
     )  # the graphs as they are
     tuning = attached("train.compile=true", "train.batch_size=8", "train.max_steps=4", "train.eval_steps=2", *STILL)
     seen = []
@@ -132,9 +132,10 @@ def test_an_evaluation_between_steps_is_not_compiled(tmp_path: Path, monkeypatch
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler is here")
-def test_a_compiled_run_ends_where_an_uncompiled_one_does(tiny_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("further", [[], ["train.gradient_checkpointing=true"]])  # with dropout, too
+def test_a_compiled_run_ends_where_an_uncompiled_one_does(further: list[str], tiny_data: Path, tmp_path: Path) -> None:
     words = ["model=tiny_bert", "task=classification", f"task.data_dir={tiny_data}", "adapter=dylora", "adapter.r=2"]
-    words += [*STILL, f"runs_dir={tmp_path}", "train.max_steps=6", "train.batch_size=8", "train.log_steps=1"]
+    words += [*further, f"runs_dir={tmp_path}", "train.max_steps=6", "train.batch_size=8", "train.log_steps=1"]
     plain, other = compose_run(*words), compose_run(*words, "train.compile=true")
     assert plain.folder != other.folder
     losses = [[entry["loss"] for entry in execute(run)["training"]["loss_curve"]] for run in (plain, other)]

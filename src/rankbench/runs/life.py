@@ -182,7 +182,10 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str], anew
         if processes.first():
             places.leave_nothing(folder)
         raise
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):  # by hand or by a signal: the checkpoint goes on, the tracker is closed
+        tracker.finish(base | {"status": "stopped"}, None)
+        raise
+    except BaseException as error:  # a native library's panic is no Exception
         stopping.over()
         status = "oom" if _out_of_memory(error) else "failed"
         reason = _advice(error, status) + ("; what was done before still stands" if stands else "")
@@ -200,9 +203,6 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str], anew
         tracker.finish(record, None)
         log.error("rankbench: %s %s: %s", folder, status, reason)
         raise RunFailed(f"{folder}: {reason}") from error
-    except BaseException:  # stopped by hand or by a signal: the checkpoint goes on, the tracker is closed
-        tracker.finish(base | {"status": "stopped"}, None)
-        raise
 
 
 def _let_go(error: BaseException | None) -> None:

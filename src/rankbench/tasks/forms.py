@@ -57,6 +57,7 @@ def letter(text: str) -> str:
     text = text.strip()
     if text in ascii_uppercase and len(text) == 1:
         return text
+    text = text.removesuffix(".0")  # pandas has a float where other rows are missing
     if text.isdecimal() and int(text) < len(ascii_uppercase):
         return ascii_uppercase[int(text)]
     raise ValueError(f"is {text!r}, neither a place in a list, from 0, nor a letter")

@@ -74,9 +74,14 @@ def _answers(cell: Any, place: str) -> Answers:
             raise RequestError(f"{place} has {text!r:.60}, which is no text; correct the row")
         if not text.strip():
             raise RequestError(f"{place} has an empty text; a question without an answer has an empty list")
-        if start is not None and (not isinstance(start, int) or isinstance(start, bool)):
+        if start is not None and not _whole(start):
             raise RequestError(f"{place} has the answer_start {start!r:.60}, which is no whole number; correct the row")
-    return list(zip(texts, starts, strict=True))
+    return [(text, None if start is None else int(start)) for text, start in zip(texts, starts, strict=True)]
+
+
+def _whole(start: Any) -> bool:
+    """Whether it is a whole number, as a float too, which pandas makes of one where others are missing."""
+    return not isinstance(start, bool) and (isinstance(start, int) or (isinstance(start, float) and start.is_integer()))
 
 
 def _check_place(text: str, start: int | None, context: str, task: Task, place: str, needed: bool) -> None:

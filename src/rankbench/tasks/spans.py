@@ -143,8 +143,15 @@ def _asked(split: Split, task: Task, tokenizer: Any, limit: int) -> tuple[list[s
                 "task.doc_stride or task.max_query_length, or raise task.max_length if the model reads more"
             )
         cut += len(tokens) > size
-        asked.append(text[: tokens[size - 1][1]] if len(tokens) > size else text)
+        asked.append(_shortened(text, tokens[size - 1][1], size, tokenizer) if len(tokens) > size else text)
     return asked, cut
+
+
+def _shortened(text: str, end: int, most: int, tokenizer: Any) -> str:
+    """The text up to `end`, or less where that alone has more than `most` tokens, as half a character's tokens do."""
+    while end and len(tokenizer(text[:end], add_special_tokens=False)["input_ids"]) > most:
+        end -= 1
+    return text[:end]
 
 
 class _Document:

@@ -32,7 +32,12 @@ class Layers:
         self._layers = layers_of(adapter) if on else []
         if on and backend == "inductor":
             _refuse_without_compiler(next(adapter.model.parameters()).device.type)
-        self._compiled = [torch.compile(layer.forward, dynamic=True, backend=backend) for layer in self._layers]
+        options: dict[str, Any] | None = (
+            {"fallback_random": True} if backend == "inductor" else None
+        )  # the dropout of an uncompiled step
+        self._compiled = [
+            torch.compile(layer.forward, dynamic=True, backend=backend, options=options) for layer in self._layers
+        ]
 
     def start(self) -> None:
         """Put the compiled layers in place."""
