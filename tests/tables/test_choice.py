@@ -20,6 +20,7 @@ from rankbench.settings.identity import settings
 from rankbench.tables import choice, stats
 from rankbench.tables.layout import Block
 from rankbench.tasks import metrics
+from rankbench.tasks.metrics import text
 
 N = 400
 Place = tuple[int | None, int | None]  # rank, depth
@@ -637,3 +638,21 @@ def test_unfinished_runs_and_other_metrics_are_left_out_and_told(tmp_path: Path)
     change_record(last, {"status": "failed"})
     lines = choice.choose_rank(tmp_path, margin=90)[1]
     assert any(line.startswith("Left out: 1 of 3 runs, not done") for line in lines)
+
+
+@pytest.mark.parametrize("metric", ["rouge_l_e2e", "bleu_e2e"])
+def test_ranks_are_compared_without_the_texts_where_sums_are_kept(metric: str, tmp_path: Path) -> None:
+    accepted = [[f"the {i} place serves food by the river"] for i in range(N)]
+    made = [[f"the {i} place serves food", f"the {i} place is cheap by the sea"] for i in range(N)]
+    said = np.array([[texts[i % 2] for i, texts in enumerate(made)], [f"the {i} place serves" for i in range(N)]])
+    kept = text.columns([metric], said, accepted)
+    columns = {
+        (rank, None): {"prediction": said[i]} | {name: values[i] for name, values in kept.items()}
+        for i, rank in enumerate((1, 2))
+    }
+    whole = a_run(tmp_path / "whole", columns, np.array([one for (one,) in accepted]), (metric,), accepted)
+    bare = Path(shutil.copytree(whole, tmp_path / "bare"))
+    frame = pd.read_parquet(bare / "predictions.parquet").drop(columns=["prediction", "reference"])
+    frame.to_parquet(bare / "predictions.parquet", index=False)
+    tables = [rankbench.table("choose_rank", run).ours[0].frame for run in (whole, bare)]
+    pd.testing.assert_frame_equal(*tables)

@@ -209,7 +209,7 @@ def _whole(record: dict[str, Any]) -> dict[str, Any]:
 
 def _word(value: Any) -> Any:
     if isinstance(value, dict):
-        return json.dumps(value, sort_keys=True, separators=(",", ":"))
+        return json.dumps(value, sort_keys=True, separators=(",", ":")) if value else None  # no entry is no setting
     return json.dumps(value) if isinstance(value, list) else value
 
 
@@ -226,8 +226,14 @@ def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+GIVEN_UP = ("model", "train", "evaluate")  # first
+
+
 def _telling(configs: dict[str, dict[str, Any]]) -> list[str]:
-    """The fewest keys, training settings given up first, that separate these runs as all keys but the seed do."""
+    """The fewest keys that separate these runs as all keys but the seed do.
+
+    Those of the model are given up first, then of training and of measuring: a method is called by its own settings.
+    """
 
     def groups(keys: list[str]) -> set[tuple[str, ...]]:
         found: dict[tuple[Any, ...], list[str]] = {}
@@ -238,7 +244,7 @@ def _telling(configs: dict[str, dict[str, Any]]) -> list[str]:
     every = {key for config in configs.values() for key in config if not _silent(key)}
     keys = sorted(key for key in every if len({config.get(key) for config in configs.values()}) > 1)
     target = groups(keys)
-    for key in sorted(keys, key=lambda key: (not key.startswith("model."), not key.startswith("train."), key)):
+    for key in sorted(keys, key=lambda key: (*(not key.startswith(f"{first}.") for first in GIVEN_UP), key)):
         fewer = [other for other in keys if other != key]
         if groups(fewer) == target:
             keys = fewer

@@ -267,6 +267,8 @@ def _columns(
     frame = frame.fillna({"rank": 0, "depth": 0, "cut": ""}).sort_values(["cut", "depth", "rank", "index"])
     shape = len(places), -1
     answered = ("prediction",) if base in MATCHES and base not in frame else metric_sums.needs(base)
+    if "reference" not in frame and not {"prediction", "scores"} & set(answered):
+        frame = frame.assign(reference="")  # texts that nobody else may read were taken out, and sums need none
     keys = ("cut", "depth", "rank", "index", "reference", *(key for key in answered if key != "scores"))
     found: dict[str, npt.NDArray[Any]] = {key: frame[key].to_numpy().reshape(shape) for key in keys}
     if "scores" in answered:
