@@ -100,7 +100,7 @@ def test_a_method_of_another_package_whose_name_is_none_is_left_out(monkeypatch:
         metadata.EntryPoint(name, "rankbench.settings.methods.base:Method", "rankbench.methods")
         for name in ("mine", "my method", "a/b")
     ]
-    monkeypatch.setattr(outside.metadata, "entry_points", lambda group: points)
+    monkeypatch.setattr(outside, "_points", lambda: metadata.EntryPoints(points))
     with pytest.warns(UserWarning, match="is left out: a name is of letters") as warned:
         assert list(outside.installed("rankbench.methods", Method, [])) == ["mine"]
     assert len(warned) == 2

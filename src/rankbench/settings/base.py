@@ -10,6 +10,7 @@ from typing import Any
 
 from rankbench.errors import RequestError
 
+MISSING: Any = "???"  # OmegaConf's own; a table of records needs none of the rest of it
 _DEFAULT = object()
 
 

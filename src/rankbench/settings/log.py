@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from omegaconf import MISSING
-
 from rankbench.settings import names
-from rankbench.settings.base import require
+from rankbench.settings.base import MISSING, require
 
 _PROJECT = 128  # characters that W&B takes
 

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
-
 from rankbench.errors import RequestError
 from rankbench.settings import names
-from rankbench.settings.base import added, require
+from rankbench.settings.base import MISSING, added, require
 from rankbench.settings.sources import fingerprint, hub_of, locate
 from rankbench.system.files import expanded
 

@@ -19,13 +19,19 @@ NAMED = ("rankbench.methods", "rankbench.samplers")  # whose names a run's folde
 GROUPS = (*NAMED, "rankbench.metrics")
 
 
+@functools.cache
+def _points() -> Any:
+    """Those of all packages, of any group: each look reads a file of every package."""
+    return metadata.entry_points()
+
+
 def installed(group: str, kind: type, taken: Collection[str]) -> dict[str, Any]:
     """The settings that other packages offer under a group, by name; `kind` is what they must be, or a class of it.
 
     One that cannot be loaded, or whose name is `taken` or none, is left out, with a warning that names its package.
     """
     found = {}
-    for point in metadata.entry_points(group=group):
+    for point in _points().select(group=group):
         try:
             if point.name in taken:
                 raise ValueError("rankbench has one of that name")
@@ -53,7 +59,7 @@ def conf_folders() -> list[str]:
     """Where these packages keep their YAML: the folder `conf` in the top package that an entry point names."""
     folders = []
     for group in GROUPS:
-        for point in metadata.entry_points(group=group):
+        for point in _points().select(group=group):
             spec = find_spec(point.module.split(".")[0])
             for place in (spec.submodule_search_locations or []) if spec else []:
                 if (folder := Path(place) / "conf").is_dir():

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from omegaconf import MISSING
-
-from rankbench.settings.base import added, require
+from rankbench.settings.base import MISSING, added, require
 
 if TYPE_CHECKING:
     from rankbench.settings.run import Run

@@ -7,10 +7,8 @@ from enum import Enum
 from string import Formatter
 from typing import Any
 
-from omegaconf import MISSING
-
 from rankbench.settings import few_shot, names, references, spans
-from rankbench.settings.base import added, finite, require
+from rankbench.settings.base import MISSING, added, finite, require
 from rankbench.settings.metrics import METRICS
 from rankbench.settings.stock import STOCK, Stock
 

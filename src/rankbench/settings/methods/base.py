@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from omegaconf import MISSING
+from rankbench.settings.base import MISSING
 
 if TYPE_CHECKING:
     from rankbench.settings.run import Run

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from omegaconf import MISSING
-
-from rankbench.settings.base import added, finite, require
+from rankbench.settings.base import MISSING, added, finite, require
 
 if TYPE_CHECKING:
     from rankbench.settings.run import Run
