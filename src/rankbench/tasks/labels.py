@@ -23,7 +23,12 @@ def written(value: Any) -> str | None:
     """A label's name: one for 1, 1.0 and "1", and one for true and "True"; None for a label that is not there."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    text = str(value).strip()
+    return _written(str(value))
+
+
+@functools.lru_cache(2 * MOST)  # a column has few labels and many rows
+def _written(text: str) -> str | None:
+    text = text.strip()
     if text.lower() in ("true", "false"):
         return text.capitalize()
     if _WHOLE.fullmatch(text):
