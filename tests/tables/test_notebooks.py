@@ -27,6 +27,9 @@ EXPORTED = {
         for task in ("alpaca", "sst2", "triviaqa")
         for ending in ("csv", "html", "tex")
     ],
+    "text_from_data": [
+        f"text_from_data{part}.{ending}" for part in ("", "_choice") for ending in ("csv", "html", "tex")
+    ],
     "choose_a_rank": [f"choose_a_rank.{ending}" for ending in ("csv", "html", "tex")],
 }
 NAMES = sorted(EXPORTED)
