@@ -17,6 +17,7 @@ from rankbench.errors import RequestError
 from rankbench.models.backbone import byte_tokenizer
 from rankbench.runs.life import execute
 from rankbench.scoring.responses import Choices
+from rankbench.settings.compose import composed
 from rankbench.system.files import sha256
 from rankbench.tasks import data
 from rankbench.tasks.encoding import encode_prompts
@@ -192,6 +193,17 @@ def test_choices_that_no_token_tells_apart_are_refused() -> None:
     for wrong in (["a", "ab"], ["ab", "ac", "acd"]):
         with pytest.raises(RequestError, match="tells apart"):
             Choices.of(wrong, Letters())
+
+
+def test_a_typed_line_break_is_one(folder: Path) -> None:
+    typed = [r'task.header="On {subject:words}:\n\n"', r"task.prompts=['Q: {question}\nA:']"]
+    typed += [r'task.response="\n{answer:letter}"', r"task.choices=['\nA','\nB','\nC','\nD']"]
+    runs = [composed(words(folder, *more)) for more in (typed, [word.replace("\\n", "\n") for word in typed])]
+    assert runs[0].run_id == runs[1].run_id
+    loaded = data.load(runs[0].task)
+    row = json.loads((folder / "validation.jsonl").read_text().splitlines()[0])
+    assert loaded.validation[0].texts[0][0].endswith(f"Q: {row['question']}\nA:")
+    assert runs[0].task.header == "On {subject:words}:\n\n"
 
 
 @pytest.mark.parametrize(

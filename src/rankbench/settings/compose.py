@@ -67,6 +67,7 @@ def build(config: DictConfig, words: Sequence[str]) -> Run:
         raise
     assert isinstance(run, Run)
     run.runs_dir = os.path.expanduser(run.runs_dir)
+    run.task.break_lines()
     if run.model.preset == auto.NAME:
         auto.settle(run)
     else:

@@ -137,6 +137,12 @@ class Task:
     max_eval_examples: int | None = None
     """Score so many rows, the same for every seed (default: all)."""
 
+    def break_lines(self) -> None:
+        """Have `\\n` in a template be a line break: a command line has none."""
+        self.header, self.response = _broken(self.header), _broken(self.response)
+        self.prompts = self.prompts and [_broken(prompt) for prompt in self.prompts]
+        self.choices = self.choices and [_broken(choice) for choice in self.choices]
+
     @property
     def kind(self) -> str:
         """causal_lm, question_answering, regression or classification."""
@@ -286,3 +292,7 @@ class Task:
             any(name for _, name, _, _ in Formatter().parse(self.response)),
             "task.response names no column; give the template of the response, such as ' {answer}'",
         )
+
+
+def _broken(text: str) -> str:
+    return text.replace("\\n", "\n")
