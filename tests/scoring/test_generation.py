@@ -130,12 +130,16 @@ def test_longer_sequences_leave_room_for_fewer_rows(monkeypatch):
     assert module.rows_that_fit(tuning.model, cpu, 100) == 1
 
 
-def test_the_seconds_are_shared_among_the_ranks():
+def test_the_seconds_are_shared_among_the_ranks_after_each_batch():
     tuning = a_decoder("tiny_llama")
     spent: dict[Submodel, float] = dict.fromkeys(RANKS, 0.0)
+    batches = []
 
-    def add(member, seconds):
-        spent[member] += seconds
+    def add(batch, each):
+        batches.append(len(batch))
+        for member in batch:
+            spent[member] += each
 
-    generate(tuning.model, tuning, prompts(), RANKS, spent=add, **GREEDY)
+    generate(tuning.model, tuning, prompts(), RANKS, rows=4, spent=add, **GREEDY)
     assert all(seconds > 0 for seconds in spent.values())
+    assert sum(batches) == len(prompts()) * len(RANKS) and set(batches[:-1]) == {4}

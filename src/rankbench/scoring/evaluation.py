@@ -126,9 +126,10 @@ def _answers(
     prompts = split.prompts[_part(adapter)]
     told = _told("generating", split, members, len(prompts))
 
-    def spent(member: Submodel, share: float) -> None:
-        seconds[member] += share
-        told.add()
+    def spent(batch: list[Submodel], each: float) -> None:
+        for member in batch:
+            seconds[member] += each
+        told.add(len(batch))
 
     tokens = generate(
         model,

@@ -59,12 +59,13 @@ def generate(
     *,
     pad_id: int,
     rows: int | None = None,
-    spent: Callable[[Submodel, float], None] = lambda member, seconds: None,
+    spent: Callable[[list[Submodel], float], None] = lambda members, each: None,
 ) -> list[list[list[int]]]:
     """The response of each member to each prompt: [member][prompt] -> tokens, without the end mark.
 
     `rows` responses are decoded together, by default as many as memory holds; a GPU that runs full gets half as many.
-    The tokens do not depend on it, up to rounding in the arithmetic. `spent` hears each member's share of the seconds.
+    The tokens do not depend on it, up to rounding in the arithmetic. `spent` hears, after each batch, of whom
+    its responses are and the seconds of one.
     Raises FloatingPointError when a logit is not finite.
     """
     if not prompts:  # a process may have none
@@ -103,7 +104,7 @@ def generate(
             share = (time.perf_counter() - start) / len(batch)
             for job, answer in zip(batch, tokens, strict=True):
                 answers[job.member][job.prompt] = answer
-                spent(members[job.member], share)
+            spent([members[job.member] for job in batch], share)
     return answers
 
 
@@ -128,9 +129,9 @@ def speeds(
     for turn in range(4):  # the first warms up
         for member in members:
 
-            def spent(member: Submodel, share: float, turn: int = turn) -> None:
+            def spent(members: list[Submodel], each: float, turn: int = turn) -> None:
                 if turn:
-                    seconds[member].append(share)
+                    seconds[members[0]].append(each)
 
             generate(model, adapter, [prompt], [member], endless, pad_id=pad_id, rows=1, spent=spent)
     return {member: tokens / statistics.median(own) for member, own in seconds.items()}

@@ -209,7 +209,7 @@ class Predictor:
             responses,
             pad_id=self.tokenizer.pad_token_id,
             rows=self.together,
-            spent=lambda *_: done(1),
+            spent=lambda batch, _: done(len(batch)),
         )
         return {"prediction": [responses.text(answer) for answer in tokens]}
 
