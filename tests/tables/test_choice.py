@@ -191,6 +191,16 @@ def test_of_a_loss_the_lowest_is_best(tmp_path: Path) -> None:
     assert choice.choose_rank(tmp_path / "run", "perplexity", 0.01)[1][0].startswith("Rank 4: better than every")
 
 
+def test_losses_of_other_tokens_are_not_compared(tmp_path: Path) -> None:
+    for name, tokens in (("a", 4), ("c", 5)):
+        columns: dict[Place, dict[str, np.ndarray]] = {
+            (rank, None): {"loss": np.linspace(4, 12, N) * rank, "tokens": np.full(N, tokens)} for rank in (1, 2)
+        }
+        a_run(tmp_path / name, columns, np.zeros(N), ("loss",))
+    with pytest.raises(RequestError, match=r"a and .*c have other tokens for the same responses"):
+        choice.choose_rank([tmp_path / "a", tmp_path / "c"])
+
+
 def test_nothing_is_named_where_no_answer_is_right(tmp_path: Path) -> None:
     wanted = np.array(["Paris", "a dog", "Oslo", "no"] * (N // 4), dtype=object)
     for right in (0, 1):

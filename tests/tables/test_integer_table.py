@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,19 @@ def test_other_settings_are_no_width(runs: Path) -> None:
     a_run(runs, "mrpc", "float", 0, {2: hits(0.5)}, "dylora")
     values = made(runs)[0][0]
     assert values.caption.startswith("a model, dylora: mrpc") and values.caption.endswith("Not here: rte: int8 alone.")
+
+
+def test_answers_that_are_all_alike_tell_nothing_and_other_seeds_are_named(tmp_path: Path) -> None:
+    for name, seed in (("float", 0), ("int16", 0), ("int8", 3)):
+        a_run(tmp_path, "rte", name, seed, 0.6)
+    for file in tmp_path.glob("*int16*/record.json"):
+        record = json.loads(file.read_text())
+        record["submodels"][0]["one_class"] = "no"
+        file.write_text(json.dumps(record))
+    (_, differences), _ = made(tmp_path)
+    assert "Of other seeds than floats: int8 of rte (3; float 0)." in differences.caption
+    assert differences.caption.endswith("which tells nothing (?): int16 of rte.")
+    assert list(differences.frame["within 1"]) == ["?", "yes"]
 
 
 def test_without_floats_or_integers_it_says_what_to_run(tmp_path: Path) -> None:

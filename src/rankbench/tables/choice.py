@@ -184,8 +184,9 @@ def _block(runs: Runs, measured: Measured, found: Found, halves: stats.Halves, m
         family = {key: [str(member.sub[key]) for member in members] for key in keys}
     frame = pd.DataFrame(family | rows).set_index(next(iter(family)))
     record = next(iter(runs.values()))
+    models = ", ".join(dict.fromkeys(other["config"]["model"]["name"] for other in runs.values()))
     return Block(
-        f"{record['config']['task']['name']}, {record['config']['model']['name']}, {measured.sums.n} examples"
+        f"{record['config']['task']['name']}, {models}, {measured.sums.n} examples"
         f"{_over(measured)}: every {measured.kind} less {members[best]}, the best on them, with intervals and p that "
         f"hold together at {100 * (1 - ERROR):.0f} % over all pairs ({RESAMPLES:,} paired resamples"
         f"{' of examples and seeds' if measured.trainings else ''}), whether it is within {margin:g} of the best, "

@@ -204,6 +204,8 @@ def _whole(record: dict[str, Any]) -> dict[str, Any]:
     whole = _flatten(NEUTRAL | shared) | _flatten(config)
     if whole["train.keep"] == "last" and whole["train.patience"] is None:
         whole.pop("train.eval_steps", None)  # looking on changes nothing
+    if whole.get("arithmetic.name") == "float":  # of whose settings it has none
+        whole = {k: value for k, value in whole.items() if k == "arithmetic.name" or not k.startswith("arithmetic.")}
     return whole
 
 

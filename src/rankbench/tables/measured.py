@@ -222,7 +222,7 @@ def _read(folder: Path, record: dict[str, Any], metric: str) -> _Read:
 
 
 def _refuse_other_examples(runs: Runs, read: dict[Path, _Read]) -> None:
-    """Refuse runs that were scored on other examples than the first, or number their classes otherwise."""
+    """Refuse runs that were scored on other examples than the first, or number their classes or tokens otherwise."""
     (first, record), *others = runs.items()
     mine, said = read[first], record.get("data") or {}
     for folder, other in others:
@@ -233,6 +233,13 @@ def _refuse_other_examples(runs: Runs, read: dict[Path, _Read]) -> None:
             raise RequestError(
                 f"{first} and {folder} were scored on other examples ({len(mine.index)} and {len(its.index)}), so "
                 "they cannot be held against each other; give the runs over one data set"
+            )
+        if mine.metric in metric_sums.LOSSES and not np.array_equal(
+            its.columns["tokens"][0], mine.columns["tokens"][0]
+        ):
+            raise RequestError(
+                f"{mine.metric} is of a token, and {first} and {folder} have other tokens for the same responses "
+                "(another tokenizer, or task.max_length); compare them by another metric"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,7 @@ class Task:
     values: dict[str, dict[int, float]]
     sums: Means
     trainings: list[stats.Trainings]
+    idle: list[str]  # the widths that have one answer for every example
 
     def of(self, widths: list[str]) -> tuple[Means, list[stats.Trainings]]:
         """The metric and the trainings of these widths alone, in this order."""
@@ -138,7 +140,8 @@ def _task(name: str, runs: Runs, metric: str | None) -> Task | str:
     for record in runs.values():
         own = [sub["metrics"][metric] for sub in record["submodels"] if (sub["rank"], sub["depth"]) in shared]
         values[width(record)][record["config"]["seed"]] = statistics.mean(own)
-    return Task(name, metric, len(shared), values, Means(measured.sums, share), _trainings(measured, share))
+    idle = [one for column, one in enumerate(widths) if all(np.array(measured.idle)[share[:, column] > 0])]
+    return Task(name, metric, len(shared), values, Means(measured.sums, share), _trainings(measured, share), idle)
 
 
 def _where(member: Member) -> tuple[int | None, int | None]:
@@ -187,13 +190,14 @@ def _values(what: str, tasks: list[Task], lacking: list[str], shown: dict[str, s
 
 def _differences(what: str, tasks: list[Task], margin: float) -> Block:
     """A row for each width and task, then each width's mean over tasks."""
-    found = [(task.name, task.metric, list(task.values), [task.of(list(task.values))]) for task in tasks]
+    found = [(task.name, task.metric, list(task.values), [task.of(list(task.values))], task.idle) for task in tasks]
     averaged = _averaged(tasks)
     if len(averaged) > 1:
         every = [task.of(averaged) for task in tasks]
-        found.append((f"mean of {len(tasks)}", tasks[0].metric, averaged, every))
+        idle = [one for task in tasks for one in task.idle]
+        found.append((f"mean of {len(tasks)}", tasks[0].metric, averaged, every, idle))
     rows = {}
-    for name, metric, widths, parts in found:
+    for name, metric, widths, parts, idle in found:
         pairs, factor = stats.pairs_of_means(parts), times(metric)
         digits = 1 if factor > 1 else 3
         for place, one in enumerate(widths[1:], 1):
@@ -202,12 +206,25 @@ def _differences(what: str, tasks: list[Task], margin: float) -> Block:
                 f"{middle:+.{digits}f}",
                 f"{low:+.{digits}f} to {high:+.{digits}f}",
                 chance(pairs.p[place, 0]),
-                "yes" if stats.equivalent(low, high, margin) else "no",
+                "?" if {one, FLOAT} & {*idle} else "yes" if stats.equivalent(low, high, margin) else "no",
             ]
     few = [f"{one} of {task.name}" for task in tasks for one, seeds in task.values.items() if len(seeds) < 2]
     alone = f" One seed, whose luck no interval holds: {', '.join(few)}." if few else ""
+    other = [
+        f"{one} of {task.name} ({_listed(seeds)}; float {_listed(task.values[FLOAT])})"
+        for task in tasks
+        for one, seeds in task.values.items()
+        if set(seeds) != set(task.values[FLOAT])
+    ]
+    alone += f" Of other seeds than floats: {', '.join(other)}." if other else ""
+    alike = [f"{one} of {task.name}" for task in tasks for one in task.idle]
+    alone += f" One answer for every example, which tells nothing (?): {', '.join(alike)}." if alike else ""
     return Block(
         f"{what}: each width less float, with an interval over examples and seeds and a p that hold together for all "
         f"widths of a row's task at 95 %, and whether the interval lies within {margin:g} of 0.{alone}",
         frame(rows, ["difference", "interval", "p", f"within {margin:g}"], "width, task"),
     )
+
+
+def _listed(seeds: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(seeds)))
