@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 
 from rankbench.errors import RequestError
 from rankbench.settings.task import Task
-from rankbench.tasks.forms import Cell, Listed, letter
+from rankbench.tasks.forms import Cell, Listed, letter, texts_of
 from rankbench.tasks.labels import number
 from rankbench.tasks.reading import other_separator, shown
 
@@ -154,8 +155,11 @@ def response_of(task: Task, values: Mapping[Any, Any], texts: Mapping[str, str],
 
 def _check_letters(task: Task, texts: Mapping[str, str], place: str) -> None:
     """Refuse a letter that the lists of the row's prompt do not reach. Raises RequestError."""
-    listed = [column for template in task.prompts or [] for column in _formed(template, "lettered")]
-    lengths = {column: len(json.loads(texts[column])) for column in listed if column in texts}
+    lengths = {}
+    for column in (name for template in task.prompts or [] for name in _formed(template, "lettered")):
+        if column in texts:
+            with contextlib.suppress(ValueError):  # the prompt says what is wrong with it
+                lengths[column] = len(texts_of(texts[column]))
     for column in _formed(task.response, "letter") if lengths else []:
         if ord(letter(texts[column])) - ord("A") >= max(lengths.values()):
             said = ", ".join(f"'{name}' has {length}" for name, length in lengths.items())

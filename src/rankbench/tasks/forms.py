@@ -39,14 +39,20 @@ def _lowered(part: str) -> str:
     return " : ".join([triple[0], triple[1].lower(), triple[2]]) if len(triple) == 3 else part
 
 
-def lettered(text: str) -> str:
-    """A list of texts, as JSON, as a line for each behind its letter. Raises ValueError for another text."""
+def texts_of(text: str) -> list[str]:
+    """A list of texts, as JSON. Raises ValueError for another text."""
     try:
         listed = json.loads(text)
     except ValueError:
         listed = None
     if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed) or not listed:
         raise ValueError('is no list of texts, such as ["one", "two"]')
+    return listed
+
+
+def lettered(text: str) -> str:
+    """A list of texts, as JSON, as a line for each behind its letter. Raises ValueError for another text."""
+    listed = texts_of(text)
     if len(listed) > len(ascii_uppercase):
         raise ValueError(f"has {len(listed)} texts, and there are {len(ascii_uppercase)} letters")
     return "\n".join(f"{mark}. {one}" for mark, one in zip(ascii_uppercase, listed, strict=False))
