@@ -65,8 +65,7 @@ def generate(
 
     `rows` responses are decoded together, by default as many as memory holds; a GPU that runs full gets half as many.
     The tokens do not depend on it, up to rounding in the arithmetic. `spent` hears, after each batch, of whom
-    its responses are and the seconds of one.
-    Raises FloatingPointError when a logit is not finite.
+    its responses are and the seconds of one. Raises FloatingPointError when a logit is not finite.
     """
     if not prompts:  # a process may have none
         return [[] for _ in members]

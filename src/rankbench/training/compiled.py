@@ -32,9 +32,8 @@ class Layers:
         self._layers = layers_of(adapter) if on else []
         if on and backend == "inductor":
             _refuse_without_compiler(next(adapter.model.parameters()).device.type)
-        options: dict[str, Any] | None = (
-            {"fallback_random": True} if backend == "inductor" else None
-        )  # the dropout of an uncompiled step
+        # Draws of inductor's own would be another dropout than that of an uncompiled step.
+        options: dict[str, Any] | None = {"fallback_random": True} if backend == "inductor" else None
         self._compiled = [
             torch.compile(layer.forward, dynamic=True, backend=backend, options=options) for layer in self._layers
         ]
