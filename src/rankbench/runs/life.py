@@ -35,6 +35,8 @@ from rankbench.system.progress import quiet_libraries, speak, written_to
 
 log = logging.getLogger("rankbench")
 
+PANIC = "PanicException"  # of a library in Rust: a failure, though it is no Exception
+
 _ONE = threading.RLock()  # of two threads the second waits: torch's random numbers and Hydra's state are the process's
 
 
@@ -182,10 +184,10 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str], anew
         if processes.first():
             places.leave_nothing(folder)
         raise
-    except (KeyboardInterrupt, SystemExit):  # by hand or by a signal: the checkpoint goes on, the tracker is closed
-        tracker.finish(base | {"status": "stopped"}, None)
-        raise
-    except BaseException as error:  # a native library's panic is no Exception
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            tracker.finish(base | {"status": "stopped"}, None)  # by hand or by a signal: the checkpoint goes on
+            raise
         stopping.over()
         status = "oom" if _out_of_memory(error) else "failed"
         reason = _advice(error, status) + ("; what was done before still stands" if stands else "")

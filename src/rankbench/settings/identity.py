@@ -72,7 +72,7 @@ def identity(run: Run, at: Mapping[str, str] | None = None) -> dict[str, Any]:
     groups = [(group, values[name]) for name, group in vars(run).items() if is_dataclass(group)]
     for asked, kept in [(run, values), *groups]:
         for name, neutral in neutrals(asked).items():
-            if kept[name] == neutral:
+            if kept[name] == neutral or (neutral is None and kept[name] == {}):  # no entry is no setting
                 del kept[name]
     values = {name: kept for name, kept in values.items() if kept != {}}  # a group that came later
     for key in VOLATILE:
