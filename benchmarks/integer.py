@@ -16,7 +16,7 @@ from torch import nn
 
 from rankbench.methods.lora import DyLora
 from rankbench.models import integer
-from rankbench.models.integer import layers
+from rankbench.models.integer import kernels, layers
 from rankbench.models.integer.fixed_point import mapped
 from rankbench.models.integer.products import has_int8
 from rankbench.settings.run import Run
@@ -29,7 +29,14 @@ Batch = dict[str, torch.Tensor]
 FULL, FULL8, FULL16 = "full, float32", "full, {}", "full, bf16"
 LORA, LORA8, DYLORA8, LORA16 = "PEFT LoRA, float32", "PEFT LoRA over {}", "DyLoRA over {}", "PEFT LoRA, bf16"
 EVAL, EVAL8, EVAL16 = "evaluation, float32", "evaluation, {}", "evaluation, bf16"
-AGAINST = {FULL: (FULL8, FULL16), LORA: (LORA8, DYLORA8, LORA16), EVAL: (EVAL8, EVAL16)}
+AGAINST = {
+    FULL: (FULL8, FULL16),
+    LORA: (LORA8, DYLORA8, LORA16),
+    EVAL: (EVAL8, EVAL16),
+    FULL16: (FULL8,),
+    LORA16: (LORA8, DYLORA8),
+    EVAL16: (EVAL8,),
+}
 FLAGS = ("avx2", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 MAPS = ("by row", "whole", "whole, stochastic", "by row, step by step")
 
@@ -46,6 +53,7 @@ def main() -> None:
     if asked.threads:
         torch.set_num_threads(asked.threads)
 
+    timing.keep_freed()
     chosen, source = subject.task(asked.data_dir, asked.rows)
     run = subject.run("adapter=dylora", "adapter.r=8", "adapter.lora_alpha=16", *chosen)
     batches = _batches(run, asked.batch)
@@ -54,20 +62,26 @@ def main() -> None:
         {name: partial(_next, act, batches) for name, act in sides.items()}, asked.repeats, warmup=2
     )
     ratios = {
-        name.format(asked.arithmetic): timing.ratio(seconds[name.format(asked.arithmetic)], seconds[base])
+        base: {
+            name.format(asked.arithmetic): timing.ratio(seconds[name.format(asked.arithmetic)], seconds[base])
+            for name in others
+            if base in seconds
+        }
         for base, others in AGAINST.items()
-        for name in others
-        if name.format(asked.arithmetic) in seconds
     }
-    rows = [[name, *timing.spread(values, 1e-3), f"{ratios.get(name, 1):.3f}"] for name, values in seconds.items()]
+    rows = [
+        [name, *timing.spread(values, 1e-3), *(f"{of[name]:.3f}" if name in of else "" for of in _by_kind(ratios))]
+        for name, values in seconds.items()
+    ]
     kept = {name: _kept(sides[name].model, batches[-1]) for name in seconds if not name.startswith("evaluation")}
     maps = _maps(asked.repeats)
     cpu = _flags()
     parts = [
         f"{source}; batches of {asked.batch}, {batches[0]['input_ids'].shape[1]} to "
-        f"{batches[-1]['input_ids'].shape[1]} tokens; bytes multiplied as bytes: {'yes' if _bytes() else 'no'}; "
+        f"{batches[-1]['input_ids'].shape[1]} tokens; bytes multiplied as bytes: {'yes' if _bytes() else 'no'}, "
+        f"maps built by the C compiler: {'yes' if kernels.library() else 'no'}; "
         f"of {', '.join(FLAGS)} the CPU has {', '.join(cpu) or 'none'}",
-        timing.table(["ms a step", "min", "median", "max", "ratio"], rows),
+        timing.table(["ms a step", "min", "median", "max", "of float32's", "of bf16's"], rows),
         timing.table(["kept for the backward", "MiB"], [[name, f"{size / 2**20:.1f}"] for name, size in kept.items()]),
         timing.table(
             ["8-bit map, ns a number", "min", "median", "max"], [[k, *timing.spread(v)] for k, v in maps.items()]
@@ -86,11 +100,20 @@ def main() -> None:
         "source": source,
         "flags": cpu,
         "int8_products": _bytes(),
+        "built": kernels.library() is not None,
         "seconds": seconds,
         "ratio": ratios,
     }
     figures |= {"kept_bytes": kept, "map_ns": maps, "shares": shares, "outlier_error": outlier}
     timing.report(asked, "\n\n".join(parts), figures, ("fp32", "as the sides say"))
+
+
+def _by_kind(ratios: dict[str, dict[str, float]]) -> list[dict[str, float]]:
+    """Each side's ratio to float32, and to bf16."""
+    merged: list[dict[str, float]] = [{}, {}]
+    for base, of in ratios.items():
+        merged["bf16" in base] |= of
+    return merged
 
 
 class Side:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import platform
 import signal
@@ -59,6 +60,19 @@ class Cut(BaseException):
 
 def _cut(*_: object) -> None:
     raise Cut
+
+
+def keep_freed() -> None:
+    """Have glibc keep all freed memory, as it soon does by itself where one model trains.
+
+    Several models in a process leave gaps of each other's sizes, and whichever side is next pays for pages that come
+    and go.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        trim_threshold, mmap_threshold = -1, -3  # as malloc.h numbers them
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(mmap_threshold, 2**30) or libc.mallopt(mmap_threshold, 2**25)
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> float:

@@ -50,7 +50,7 @@ def test_every_way_gives_the_same_integers_where_it_is_proved_and_is_refused_els
             assert torch.equal(matmul_exact(*narrow, bits, way).long(), exact), way
     if longest("fp32", bits):
         assert torch.equal(in_parts(*narrow, bits).long(), exact)
-    assert torch.equal(product(*narrow, bits), exact.float())
+    assert torch.equal(product(*narrow, bits).float(), exact.float())
 
 
 def test_one_product_more_than_is_proved_is_no_longer_exact() -> None:

@@ -33,12 +33,16 @@ class Arithmetic:
         return self.asked.bits[role]
 
     def product(self, a: torch.Tensor, b: torch.Tensor, *roles: str) -> torch.Tensor:
-        """The exact product of integers in two roles, as float32."""
+        """The exact product of integers in two roles: whole numbers in the dtype that was fastest."""
         return products.product(a, b, (self.bits(roles[0]), self.bits(roles[1])))
+
+    def draws(self, role: str, training: bool) -> bool:
+        """Whether integers of a role are rounded by chance."""
+        return training and self.asked.rounding[role] == "stochastic"
 
     def activation(self, x: torch.Tensor, layer: str, training: bool, whole: bool, dtype: torch.dtype) -> Scaled:
         """Integers of an activation; those of the layer before where it read the same, as query, key and value do."""
-        if x.is_inference() or (training and self.asked.rounding["activation"] == "stochastic"):
+        if x.is_inference() or self.draws("activation", training):
             return self.map(x, "activation", layer, training, whole, dtype)
         key = (x._version, training, whole, dtype)
         if self._last is None or self._last[0]() is not x or self._last[1] != key:
@@ -79,7 +83,7 @@ class Arithmetic:
         A weight's noise is by its `places` (default: its rows).
         """
         noise = None
-        if training and self.asked.rounding[role] == "stochastic":
+        if self.draws(role, training):
             if role == "weight" and places is None:
                 places = torch.arange(x.shape[:-1].numel(), device=x.device).view(x.shape[:-1])
             noise = self.noise.of(f"{role} {layer}", x.shape, x.device, places)

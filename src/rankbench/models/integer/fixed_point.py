@@ -10,10 +10,11 @@ import math
 
 import torch
 
+from rankbench.models.integer import kernels
 from rankbench.models.integer.products import largest
 
 SMALLEST = -120  # exponents of scales stay above it, so that 2^-s is a float: below, small numbers have fewer bits
-BLOCK = 2**17  # numbers that a CPU maps at a time: they stay in its cache
+BLOCK = 2**18  # numbers that a CPU maps at a time: they stay in its cache
 Draws = tuple[torch.Tensor, torch.Tensor]  # noise frac(rows + columns), as `Noise.of` gives it
 
 
@@ -46,16 +47,25 @@ def mapped(
     it.
     """
     x = x.float()
+    made = kernels.mapped(x, bits, by_row, noise, top, dtype or storage(bits))
+    if made is not None:
+        check(made[2])
+        return made[:2]
     q = torch.empty(x.shape, dtype=dtype or storage(bits), device=x.device)
     top = magnitude(x, by_row) if top is None else top
     on_cpu = x.device.type == "cpu"
-    if on_cpu and top.numel() and not math.isfinite(float(top.max())):
-        raise FloatingPointError("integer arithmetic: a number is not finite; lower train.learning_rate")
+    check(not on_cpu or not top.numel() or math.isfinite(float(top.max())))
     scale = _scale(top, bits)
     if x.numel():
         inverse = scale.reciprocal().view(-1, 1) if by_row else 1 / float(scale) if on_cpu else scale.reciprocal()
         _fill(q, x, inverse, largest(bits), noise, BLOCK if on_cpu else x.numel())
     return q, scale if on_cpu else torch.where(torch.isfinite(top), scale, torch.nan)
+
+
+def check(finite: bool) -> None:
+    """Raises FloatingPointError."""
+    if not finite:
+        raise FloatingPointError("integer arithmetic: a number is not finite; lower train.learning_rate")
 
 
 def _scale(top: torch.Tensor, bits: int) -> torch.Tensor:

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from rankbench.models.integer import kernels
 from rankbench.models.integer.arithmetic import Arithmetic, Scaled
-from rankbench.models.integer.fixed_point import magnitude
-from rankbench.models.integer.products import FP32, largest
+from rankbench.models.integer.fixed_point import check, magnitude, storage
+from rankbench.models.integer.products import FP32, column_sums, largest
 
 SAMPLED = 1024  # of a weight's numbers, by which a merge is noticed
 
@@ -116,9 +117,7 @@ class _Product(torch.autograd.Function):
         ctx.layer, ctx.turned, ctx.whole, ctx.shape, ctx.dtype = layer, turned, whole, x.shape, x.dtype
         ctx.save_for_backward(arithmetic.stored(qx) if grows else None, sx, qw, sw)
         y = arithmetic.product(qx.flatten(0, -2), qw.t() if turned else qw, "activation", "weight")
-        y.mul_(sx if whole else sx.view(-1, 1)).mul_(sw)
-        if bias is not None:
-            y += bias
+        y = _scaled(y, sx if whole else sx.view(-1, 1), sw, bias)
         return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
 
     @staticmethod
@@ -130,15 +129,27 @@ class _Product(torch.autograd.Function):
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
             dx = arithmetic.product(g, qw if ctx.turned else qw.t(), "gradient", "weight")
-            dx = dx.mul_(scale).mul_(sw).view(ctx.shape).to(ctx.dtype)
+            dx = _scaled(dx, scale, sw).view(ctx.shape).to(ctx.dtype)
         if ctx.needs_input_grad[1]:
             x = qx.flatten(0, -2)
             pairs = ((g, "gradient"), (x, "activation"))
             (left, one), (right, other) = pairs if ctx.turned else pairs[::-1]
-            dw = arithmetic.product(left.t(), right, one, other).mul_(sg).mul_(sx)
+            dw = _scaled(arithmetic.product(left.t(), right, one, other), sg, sx)
         if ctx.needs_input_grad[2]:
-            db = g.sum(0, dtype=torch.float64).float() * sg if ctx.whole else (g * scale).sum(0)
+            db = column_sums(g, arithmetic.bits("gradient")).float() * sg if ctx.whole else (g * scale).sum(0)
         return dx, dw, db, None, None, None, None
+
+
+def _scaled(
+    product: torch.Tensor, rows: torch.Tensor, other: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The float32 result of a product of integers, from their scales: () or (m, 1), and ()."""
+    made = kernels.scaled(product, rows, other, bias)
+    if made is None:
+        made = product.float().mul_(rows).mul_(other)
+        if bias is not None:
+            made += bias
+    return made
 
 
 class _Lookup(torch.autograd.Function):
@@ -170,17 +181,25 @@ class _Normalized(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, gain: Any, bias: Any, layer: Any) -> torch.Tensor:
         arithmetic = layer.arithmetic
-        whole = arithmetic.one_scale and layer.training
+        bits, whole = arithmetic.bits("activation"), arithmetic.one_scale and layer.training
+        ctx.layer, ctx.whole, ctx.dtype = layer, whole, x.dtype
+        if not whole and not arithmetic.draws("activation", layer.training):
+            made = kernels.normalized(x, bits, storage(bits), layer.eps, gain, bias)
+            if made is not None:
+                q, y, total, inverse, steep, finite = made
+                check(finite)
+                ctx.save_for_backward(q, total, inverse, steep, gain)
+                return y
         q, scale = layer.activation(x, whole, torch.float32)
         n = q.shape[-1]
-        wide = q if n * largest(arithmetic.bits("activation")) ** 2 < FP32 else q.double()  # sums without rounding
+        wide = q if n * largest(bits) ** 2 < FP32 else q.double()  # sums without rounding
         total = wide.sum(-1, keepdim=True)
         squares = (wide * wide).sum(-1, keepdim=True).double()
         spread = n * squares - total.double().square()
         root = (spread + layer.eps * n**2 / scale.double().square()).sqrt_()
-        ctx.layer, ctx.whole, ctx.dtype = layer, whole, x.dtype
-        ctx.save_for_backward(arithmetic.stored(q), total, root.reciprocal(), n / (root * scale), gain)
-        y = _centred(wide, total, root.reciprocal())
+        inverse, steep = root.reciprocal(), n / (root * scale)
+        ctx.save_for_backward(arithmetic.stored(q), total.double(), inverse, steep, gain)
+        y = _centred(wide, total, inverse)
         if gain is not None:
             y *= gain
         if bias is not None:
@@ -191,17 +210,24 @@ class _Normalized(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         q, total, inverse, steep, gain = ctx.saved_tensors
         g, scale = ctx.layer.gradient(grads[0], ctx.whole)
-        g.mul_(scale)
-        xhat = _centred(q.to(total.dtype), total, inverse)
-        inner = g * xhat
-        over = tuple(range(g.dim() - 1))
-        dgain = inner.sum(over) if ctx.needs_input_grad[1] else None
-        dbias = g.sum(over) if ctx.needs_input_grad[2] else None
+        over, dgain, dbias = tuple(range(g.dim() - 1)), None, None
+        trains = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        inner = kernels.inner(g, scale, q, total, inverse, None if trains else gain)
+        if inner is None:
+            inner = g.mul_(scale) * _centred(q.double(), total, inverse)
+        elif not trains:
+            gain = None  # it is in already
+        if trains:
+            dgain = inner.sum(over) if ctx.needs_input_grad[1] else None
+            dbias = g.sum(over) if ctx.needs_input_grad[2] else None
         if gain is not None:
             inner *= gain
             g *= gain
-        xhat *= inner.mean(-1, keepdim=True)
-        dx = g.sub_(g.mean(-1, keepdim=True)).sub_(xhat).mul_(steep.float())
+        mean, slope = g.mean(-1, keepdim=True), inner.mean(-1, keepdim=True)
+        dx = kernels.descended(g, q, (total, inverse, steep), mean, slope)
+        if dx is None:
+            xhat = _centred(q.double(), total, inverse).mul_(slope)
+            dx = g.sub_(mean).sub_(xhat).mul_(steep.float())
         return dx.to(ctx.dtype), dgain, dbias, None
 
 

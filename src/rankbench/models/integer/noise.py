@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from rankbench.models.integer import kernels
 from rankbench.system import seeds
+
+ONES = 2**64 - 1  # the words of 64 bits that a key is taken from
 
 
 class Noise:
@@ -18,10 +23,11 @@ class Noise:
         self.seed = seed
         self.step = 0
         self.rows: torch.Tensor | None = None
+        self._known: tuple[tuple[Any, ...], torch.Tensor] | None = None
 
     def at(self, step: int, rows: torch.Tensor) -> None:
         """The next forward and backward are of this optimizer step and of these rows of the data, on their device."""
-        self.step, self.rows = step, rows
+        self.step, self.rows, self._known = step, rows, None
 
     def of(
         self, layer: str, shape: torch.Size, device: torch.device, places: torch.Tensor | None = None
@@ -31,14 +37,18 @@ class Noise:
         Row i of the batch draws by its number, wherever it is read; what is no batch has numbers of its own as
         `places` (...).
         """
-        key = seeds.integer(self.seed, f"rounding {layer}", self.step)
-        places = (self._places(shape[:-1], device) if places is None else places).reshape(-1)
-        counters = torch.cat([places, torch.arange(shape[-1], device=device)])
-        tokens, columns = _uniform(counters, key, len(places)).split([len(places), shape[-1]])
-        return tokens.view(*shape[:-1], 1), columns
+        key = seeds.integer(self.seed, f"rounding {layer}", self.step) & ONES
+        places = self._places(shape[:-1], device) if places is None else places
+        tokens = _uniform(places.reshape(-1), key)
+        return tokens.view(*shape[:-1], 1), _uniform(shape[-1], ~key & ONES, device)
 
     def _places(self, shape: torch.Size, device: torch.device) -> torch.Tensor:
         """A number for each token; a tensor that has not the batch's rows first counts its own places."""
+        if self._known is None or self._known[0] != (shape, device):
+            self._known = (shape, device), self._counted(shape, device)
+        return self._known[1]
+
+    def _counted(self, shape: torch.Size, device: torch.device) -> torch.Tensor:
         places = torch.arange(shape.numel(), device=device).view(shape)
         if self.rows is None or not shape or shape[0] != len(self.rows):
             return places
@@ -46,14 +56,14 @@ class Noise:
         return (self.rows << 24).view(-1, *(1,) * (len(shape) - 1)) + within
 
 
-def _uniform(counters: torch.Tensor, key: int, first: int) -> torch.Tensor:
-    """A uniform number in [0, 1) of 24 bits for each counter; those after the `first` have another key.
-
-    Splitmix64's mixing of key and counter.
-    """
-    z = counters * _signed(0x9E3779B97F4A7C15)
-    z[:first] += _signed(key & 0xFFFFFFFFFFFFFFFF)
-    z[first:] += _signed(~key & 0xFFFFFFFFFFFFFFFF)
+def _uniform(counters: torch.Tensor | int, key: int, device: torch.device | None = None) -> torch.Tensor:
+    """A uniform number in [0, 1) of 24 bits for each counter, or of 0 to n - 1: splitmix64's mix of it and the key."""
+    if device is None or device.type == "cpu":
+        made = kernels.uniform(counters, key)
+        if made is not None:
+            return made
+    z = torch.arange(counters, device=device) if isinstance(counters, int) else counters
+    z = z * _signed(0x9E3779B97F4A7C15) + _signed(key)
     z ^= _right(z, 30)
     z *= _signed(0xBF58476D1CE4E5B9)
     z ^= _right(z, 27)

@@ -76,14 +76,19 @@ def _cuts(b: torch.Tensor, factor: int, step: int, most: int | None = None) -> l
 
 
 def product(a: torch.Tensor, b: torch.Tensor, bits: tuple[int, int]) -> torch.Tensor:
-    """`matmul_exact` in the way that is fastest here, as float32: whole numbers, rounded once where they need it."""
+    """`matmul_exact` in the way that is fastest here: whole numbers in int32, float32 or float64."""
     inner, step = a.shape[1], longest("fp32", bits)
     # A GPU would wait for each part's largest sum, and the cards for this multiply float64 as fast as float32.
     if a.device.type == "cpu" and _chosen(inner, bits, "cpu") == "fp64" and inner <= MANY * step:
         sums = in_parts(a, b, bits, FEW)
         if sums is not None:
-            return sums.float()
-    return matmul_exact(a, b, bits).float()
+            return sums
+    return matmul_exact(a, b, bits)
+
+
+def column_sums(q: torch.Tensor, bits: int) -> torch.Tensor:
+    """The exact sums (k,) of integers (m, k), as a product with ones, which is quicker than a sum of bytes."""
+    return matmul_exact(q.new_ones(1, len(q)), q, (2, bits))[0]
 
 
 def form(bits: int, device: str) -> torch.dtype:
@@ -111,7 +116,7 @@ def has_int8(device: str) -> bool:
 def _int8(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     a, b = a.to(torch.int8), b.to(torch.int8)
     if a.device.type != "cuda":
-        return torch._int_mm(a.contiguous(), b)
+        return torch._int_mm(a, b)
     # A GPU wants more than 16 rows, the other sides in eights, and its second matrix turned.
     (m, k), n = a.shape, b.shape[1]
     a = torch.nn.functional.pad(a, (0, -k % 8, 0, max(0, 17 - m))).contiguous()
