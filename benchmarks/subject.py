@@ -58,8 +58,8 @@ def model(run: Run, num_labels: int) -> nn.Module:
     return backbone.load(run.model, num_labels, regression=False, seed=run.seed).model.to(device())
 
 
-def stock_lora(run: Run, num_labels: int) -> nn.Module:
-    """The same classifier under PEFT's LoRA and nothing else."""
+def stock_lora(run: Run, num_labels: int, body: nn.Module | None = None) -> nn.Module:
+    """The same classifier (default: a fresh one) under PEFT's LoRA and nothing else."""
     adapter = run.adapter
     settings = LoraConfig(
         r=adapter.r,
@@ -68,7 +68,7 @@ def stock_lora(run: Run, num_labels: int) -> nn.Module:
         target_modules=adapter.target_modules,
         task_type=TaskType.SEQ_CLS,
     )
-    return get_peft_model(model(run, num_labels), settings)
+    return get_peft_model(body or model(run, num_labels), settings)
 
 
 def tell_ranks_apart(adapter: methods.FineTuning) -> None:
