@@ -175,7 +175,7 @@ def test_the_layers_do_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Layers(torch.float32)
     integer.put(model, asked(8), 1)
     model(torch.arange(60).view(2, 30) % 50).sum().backward()
-    byte_products = {"scaled"} if has_int8("cpu") else set()
+    byte_products = {"scaled_32"} if has_int8("cpu") else set()
     assert used == {"mapped", "normalized", "inner", "descended", "uniform"} | byte_products
 
 

@@ -90,16 +90,33 @@ int mapped(const float *x, void *q, float *scale, count m, count k, int bits, in
 }
 
 /* z = y rows other + bias: the float32 result of a product of integers. */
-void scaled(const int32_t *y, float *z, count m, count n, const float *rows, int by_row, float other,
-            const float *bias) {
-#pragma omp parallel for if (m * n > ENOUGH)
-    for (count i = 0; i < m; i++) {
-        float scale = by_row ? rows[i] : rows[0];
-        const int32_t *from = y + i * n;
-        float *to = z + i * n;
-        for (count j = 0; !bias && j < n; j++) to[j] = (float)from[j] * scale * other;
-        for (count j = 0; bias && j < n; j++) to[j] = (float)from[j] * scale * other + bias[j];
+#define SCALED(NAME, TYPE)                                                                                             \
+    void NAME(const TYPE *y, float *z, count m, count n, const float *rows, int by_row, float other,                   \
+              const float *bias) {                                                                                     \
+        _Pragma("omp parallel for if (m * n > ENOUGH)") for (count i = 0; i < m; i++) {                                \
+            float scale = by_row ? rows[i] : rows[0];                                                                  \
+            const TYPE *from = y + i * n;                                                                              \
+            float *to = z + i * n;                                                                                     \
+            for (count j = 0; !bias && j < n; j++) to[j] = (float)from[j] * scale * other;                             \
+            for (count j = 0; bias && j < n; j++) to[j] = (float)from[j] * scale * other + bias[j];                    \
+        }                                                                                                              \
     }
+SCALED(scaled_32, int32_t)
+SCALED(scaled_64, int64_t)
+
+/* x = low + 256 high, both bytes with a sign. */
+void digits(const int16_t *x, int8_t *low, int8_t *high, count n) {
+#pragma omp parallel for if (n > ENOUGH)
+    for (count j = 0; j < n; j++) {
+        low[j] = (int8_t)x[j];
+        high[j] = (int8_t)((x[j] - low[j]) >> 8);
+    }
+}
+
+/* x = low + 256 middle + 65536 high, where there is a high. */
+void joined(const int32_t *low, const int32_t *middle, const int32_t *high, int64_t *x, count n) {
+#pragma omp parallel for if (n > ENOUGH)
+    for (count j = 0; j < n; j++) x[j] = low[j] + 256 * (int64_t)middle[j] + (high ? 65536 * (int64_t)high[j] : 0);
 }
 
 /* n q - sum, which 32 bits hold for rows of up to 2^14 numbers. */

@@ -30,7 +30,10 @@ Scaled = tuple[torch.Tensor, torch.Tensor]
 _P, _N, _I, _F, _D = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float, ctypes.c_double
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "mapped": (_P, _P, _P, _N, _N, _I, _I, _I, _P, _P, _P),
-    "scaled": (_P, _P, _N, _N, _P, _I, _F, _P),
+    "scaled_32": (_P, _P, _N, _N, _P, _I, _F, _P),
+    "scaled_64": (_P, _P, _N, _N, _P, _I, _F, _P),
+    "digits": (_P, _P, _P, _N),
+    "joined": (_P, _P, _P, _P, _N),
     "normalized": (_P, _P, _P, _P, _P, _P, _N, _N, _I, _I, _D, _P, _P),
     "inner": (_P, _I, _P, _P, _I, _P, _P, _P, _N, _N, _P),
     "descended": (_P, _P, _I, _P, _P, _P, _P, _P, _N, _N),
@@ -95,14 +98,38 @@ def mapped(
 
 
 def scaled(y: torch.Tensor, rows: torch.Tensor, other: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
-    """`y rows other + bias` in float32, of a product `y` (m, n) in int32 and scales `rows` () or (m, 1), `other` ()."""
-    built = here(y, rows, other, bias) if y.dtype is torch.int32 else None
+    """`y rows other + bias` in float32, of a product `y` (m, n) and scales `rows` () or (m, 1), `other` ()."""
+    built = here(y, rows, other, bias) if y.dtype in (torch.int32, torch.int64) else None
     if built is None or (bias is not None and bias.dtype is not torch.float32):
         return None
     z = torch.empty(y.shape)
     given = None if bias is None else bias.data_ptr()
-    built.scaled(y.data_ptr(), z.data_ptr(), *y.shape, rows.data_ptr(), rows.dim() > 0, float(other), given)
+    act = built.scaled_32 if y.dtype is torch.int32 else built.scaled_64
+    act(y.data_ptr(), z.data_ptr(), *y.shape, rows.data_ptr(), rows.dim() > 0, float(other), given)
     return z
+
+
+def digits(x: torch.Tensor) -> list[torch.Tensor] | None:
+    """Bytes `low` and `high` of integers x = low + 256 high in int16, laid out as `x`."""
+    turned = not x.is_contiguous()
+    flat = x.t() if turned and x.dim() == 2 else x
+    built = here(flat) if x.dtype is torch.int16 else None
+    if built is None:
+        return None
+    made = [torch.empty(flat.shape, dtype=torch.int8) for _ in range(2)]
+    built.digits(flat.data_ptr(), *(one.data_ptr() for one in made), flat.numel())
+    return [one.t() for one in made] if turned else made
+
+
+def joined(levels: list[torch.Tensor]) -> torch.Tensor | None:
+    """Their sum in int64, each times 256 to the power of its place: two or three in int32."""
+    built = here(*levels) if len(levels) in (2, 3) else None
+    if built is None:
+        return None
+    x = torch.empty(levels[0].shape, dtype=torch.int64)
+    places = [one.data_ptr() for one in levels] + [None] * (3 - len(levels))
+    built.joined(*places, x.data_ptr(), x.numel())
+    return x
 
 
 Normalized = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, bool]

@@ -1,4 +1,4 @@
-"""Exact products of integer matrices, in the fastest of three ways that are proved for their size.
+"""Exact products of integer matrices, in the fastest of four ways that are proved for their size.
 
 Each gives the same integers bit for bit, so a result does not depend on the machine.
 """
@@ -12,8 +12,11 @@ from collections.abc import Iterator
 
 import torch
 
+from rankbench.models.integer import kernels
+
 INT32, FP32, FP64 = 2**31 - 1, 2**24, 2**53  # the largest sum that each way holds without rounding
-WAYS = ("int8", "fp32", "fp64")
+WAYS = ("int8", "digits", "fp32", "fp64")
+DIGIT = 8  # bits of a digit: an integer of up to 15 bits is two bytes with a sign each
 FEW, MANY = 3, 64  # parts of float32 products that cost less than a float64 one, and chunks that are tried as parts
 
 
@@ -24,15 +27,17 @@ def largest(bits: int) -> int:
 
 def longest(way: str, bits: tuple[int, int]) -> int:
     """The most products of a sum that a way is proved for, where the factors have these bits; 0 where it is not."""
-    if way == "int8" and max(bits) > 8:
-        return 0
-    return {"int8": INT32, "fp32": FP32, "fp64": FP64}[way] // (largest(bits[0]) * largest(bits[1]))
+    if way in ("int8", "digits"):
+        if max(bits) > (DIGIT if way == "int8" else 2 * DIGIT - 1):
+            return 0
+        return INT32 // (largest(bits[0]) * largest(bits[1]) if way == "int8" else 2 * 4 ** (DIGIT - 1))
+    return {"fp32": FP32, "fp64": FP64}[way] // (largest(bits[0]) * largest(bits[1]))
 
 
 def matmul_exact(a: torch.Tensor, b: torch.Tensor, bits: tuple[int, int], way: str | None = None) -> torch.Tensor:
     """`a` (m, k) times `b` (k, n), integers of so many bits in any dtype, without any rounding.
 
-    Returns whole numbers (m, n) in the dtype of the way: int32, float32 (then below 2^24) or float64. Raises
+    Returns whole numbers (m, n) in the dtype of the way: int32, int64, float32 (then below 2^24) or float64. Raises
     ValueError where the way asked for is not proved.
     """
     inner = a.shape[1]
@@ -41,6 +46,8 @@ def matmul_exact(a: torch.Tensor, b: torch.Tensor, bits: tuple[int, int], way: s
         raise ValueError(f"{inner} products of {bits[0]} by {bits[1]} bits are not proved exact by {way}")
     if way == "int8":
         return _int8(a, b)
+    if way == "digits":
+        return _by_digits(_digits(a, bits[0]), _digits(b, bits[1]))
     if way == "fp64":
         return a.double() @ b.double()
     return _fp32(a, b)
@@ -76,7 +83,7 @@ def _cuts(b: torch.Tensor, factor: int, step: int, most: int | None = None) -> l
 
 
 def product(a: torch.Tensor, b: torch.Tensor, bits: tuple[int, int]) -> torch.Tensor:
-    """`matmul_exact` in the way that is fastest here: whole numbers in int32, float32 or float64."""
+    """`matmul_exact` in the way that is fastest here: whole numbers, as `matmul_exact` gives them."""
     inner, step = a.shape[1], longest("fp32", bits)
     # A GPU would wait for each part's largest sum, and the cards for this multiply float64 as fast as float32.
     if a.device.type == "cpu" and _chosen(inner, bits, "cpu") == "fp64" and inner <= MANY * step:
@@ -92,12 +99,14 @@ def column_sums(q: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def form(bits: int, device: str) -> torch.dtype:
-    """The dtype that products here want integers in: int8, or float32, which holds up to 24 bits."""
-    return torch.int8 if bits <= 8 and has_int8(device) else torch.float32
+    """The dtype that products here want integers in: int8, int16, or float32, which holds up to 24 bits."""
+    if bits >= 2 * DIGIT or not has_int8(device):
+        return torch.float32
+    return torch.int8 if bits <= DIGIT else torch.int16
 
 
 def _chosen(inner: int, bits: tuple[int, int], device: str) -> str:
-    fast = ("int8", "fp32", "fp64") if has_int8(device) else ("fp32", "fp64")
+    fast = WAYS if has_int8(device) else ("fp32", "fp64")
     return next((way for way in fast if inner <= longest(way, bits)), "fp64")
 
 
@@ -122,6 +131,34 @@ def _int8(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     a = torch.nn.functional.pad(a, (0, -k % 8, 0, max(0, 17 - m))).contiguous()
     b = torch.nn.functional.pad(b.t(), (0, -k % 8, 0, -n % 8)).contiguous().t()
     return torch._int_mm(a, b)[:m, :n]
+
+
+def _digits(x: torch.Tensor, bits: int) -> list[torch.Tensor]:
+    """`x` as sums of 256^i times bytes, the lowest first."""
+    if bits <= DIGIT:
+        return [x]
+    made = kernels.digits(x)
+    if made is not None:
+        return made
+    x = x.to(torch.int16)
+    low = x.to(torch.int8)  # drops the upper byte, and reads what is left with a sign
+    return [low, ((x - low) >> DIGIT).to(torch.int8)]
+
+
+def _by_digits(a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
+    """The product in int64, from that of each digit with each."""
+    products = [[_int8(one, other) for other in b] for one in a]
+    levels = [_int8_sum(products, level) for level in range(len(a) + len(b) - 1)]
+    made = kernels.joined(levels)
+    if made is None:
+        made = functools.reduce(lambda high, low: (high << DIGIT) + low, (x.long() for x in reversed(levels)))
+    return made
+
+
+def _int8_sum(products: list[list[torch.Tensor]], level: int) -> torch.Tensor:
+    """The products of digits of this power of 256, of which there are at most two."""
+    found = [one[level - i] for i, one in enumerate(products) if 0 <= level - i < len(one)]
+    return functools.reduce(torch.add, found)
 
 
 def _fp32(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
