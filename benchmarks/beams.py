@@ -90,7 +90,7 @@ def main() -> None:
     members = [Submodel(rank=b) for b in (1, 2, 3, 4)]
     responses, pad_id = of_run(found.run, body), body.tokenizer.pad_token_id
     rows = {row["meaning_representation"]: row["references"] for row in rows_of(asked.data_dir, "validation")}
-    rows = dict(list(rows.items())[: asked.prompts])
+    rows = dict(list(rows.items())[:: max(1, len(rows) // asked.prompts)][: asked.prompts])  # short inputs come first
     prompts = body.tokenizer([f"{meaning}\n" for meaning in rows], add_special_tokens=False)["input_ids"]
 
     def ask(prompt: list[int], chosen: Sequence[Submodel], how: Any = responses) -> list[list[int]]:

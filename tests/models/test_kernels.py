@@ -202,6 +202,7 @@ def test_without_a_compiler_or_with_a_broken_one_torch_does_the_work(tmp_path: P
     assert here.startswith("True ")
     for compiler in ("no-such-compiler", str(broken)):
         assert said(CC=compiler) == here.replace("True", "False")
+    assert said(CC="env cc") == here
 
 
 @built
@@ -215,3 +216,10 @@ def test_nothing_stays_of_a_build(tmp_path: Path) -> None:
 def test_threads_are_torchs_own() -> None:
     maps = said(f"{CODE}\nprint(open('/proc/self/maps').read())")
     assert len({*re.findall(r"/\S*gomp\S*", maps)}) <= 1
+
+
+def test_what_makes_integers_slower_here_is_said(torch_alone: Callable[..., object]) -> None:
+    said = torch_alone(lambda: integer.slower("cpu"))
+    assert isinstance(said, str) and ("C compiler" if has_int8("cpu") else "VNNI") in said
+    if has_int8("cpu") and kernels.library() is not None:
+        assert integer.slower("cpu") is None

@@ -16,7 +16,9 @@ from tiny import a_batch, a_run, attached
 
 import rankbench
 from rankbench.errors import RequestError
+from rankbench.models.integer import kernels
 from rankbench.models.integer.layers import Integer
+from rankbench.models.integer.products import has_int8
 from rankbench.runs.life import execute
 from rankbench.training import loop
 
@@ -61,6 +63,21 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_been(
     assert outcome(killed.folder) == outcome(whole.folder)
     record = json.loads((whole.folder / "record.json").read_text())
     assert record["config"]["arithmetic"]["bits"] == {"weight": 8, "activation": 8, "gradient": 8}
+
+
+@pytest.mark.parametrize("name", ["full", "rows"])
+@pytest.mark.parametrize("bits", [8, 12])
+def test_a_run_without_a_compiler_says_so_and_ends_in_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, bits: int
+) -> None:
+    asked = ["arithmetic=int8", *(f"arithmetic.bits.{role}={bits}" for role in ("weight", "activation", "gradient"))]
+    built, alone = (a_run(*words(tmp_path, name, *asked), f"runs_dir={tmp_path / at}") for at in ("built", "alone"))
+    execute(built)
+    caplog.clear()
+    monkeypatch.setattr(kernels, "library", lambda: None)
+    execute(alone)
+    assert ("no C compiler" if has_int8("cpu") else "no products of bytes") in caplog.text
+    assert outcome(built.folder) == outcome(alone.folder)
 
 
 @pytest.mark.slow

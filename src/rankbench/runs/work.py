@@ -91,6 +91,8 @@ def carry_out(
         _refuse_undefined(run, loaded)
         metric = named(run.task.metrics[0], validation[0], validation)
         judge = selection.judge(run.train, run.sampler, metric, chosen, adapter.learners)
+    if adapter.arithmetic is not None and (slower := integer.slower(accelerator.device.type)):
+        log.info("%s", slower)
     trained = sum(p.numel() for p in adapter.trained().values())
     log.info(
         "train %d examples, score %d%s; %s parameters trained of %s",

@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import nn
 
+from rankbench.models.integer import kernels, products
 from rankbench.models.integer.arithmetic import Arithmetic
 from rankbench.models.integer.layers import FLOATS, KINDS
 from rankbench.settings import arithmetic as settings
 
-__all__ = ["Arithmetic", "put"]
+__all__ = ["Arithmetic", "put", "slower"]
 
 
 def put(
@@ -31,3 +32,14 @@ def put(
             module.__class__ = KINDS[type(module)]
             module.arithmetic, module.name, module._kept = arithmetic, name, None
     return arithmetic
+
+
+def slower(device: str) -> str | None:
+    """Why integers are slower here than they could be, for people; None where they are not."""
+    if not products.has_int8(device):
+        return "integers: multiplied as floats, since this processor has no products of bytes (VNNI on a CPU)"
+    if device == "cpu" and kernels.library() is None:
+        return (
+            "integers: mapped by torch's operations, since no C compiler (cc or CC) is here; the same numbers, slower"
+        )
+    return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -44,8 +45,8 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
 @functools.cache
 def library() -> Any:
     """The built functions; None where this is not Linux or nothing here can build them."""
-    compiler = shutil.which(os.environ.get("CC") or "cc")
-    if not sys.platform.startswith("linux") or compiler is None:
+    compiler = shlex.split(os.environ.get("CC") or "cc")
+    if not sys.platform.startswith("linux") or not compiler or shutil.which(compiler[0]) is None:
         return None
     # The OpenMP of torch, whose threads would otherwise wait beside those of another.
     threads = sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*"))
@@ -57,7 +58,7 @@ def library() -> Any:
                 [*FLAGS, *parallel, "-c", SOURCE, "-o", parts],
                 ["-shared", parts, *threads[:1], "-lm", "-o", built],
             ):
-                subprocess.run([compiler, *map(str, words)], check=True, capture_output=True, timeout=SECONDS)
+                subprocess.run([*compiler, *map(str, words)], check=True, capture_output=True, timeout=SECONDS)
             found = ctypes.CDLL(str(built))
         except (OSError, subprocess.SubprocessError):
             return None
@@ -85,7 +86,8 @@ def mapped(
     x: torch.Tensor, bits: int, by_row: bool, noise: Draws | None, top: torch.Tensor | None, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor, bool] | None:
     """Integers and scales of `x` (..., k) as `fixed_point.mapped` gives them, and whether `x` is finite."""
-    if x.dtype is not torch.float32 or not x.dim() or not x.numel() or (by_row and top is not None):
+    fits = x.dtype is torch.float32 and x.device.type == "cpu" and x.dim() and x.numel()
+    if not fits or (by_row and top is not None):
         return None
     x, width = x.contiguous(), x.shape[-1]
     built = here(x, top, *(noise or ()))

@@ -198,7 +198,8 @@ class _Normalized(torch.autograd.Function):
         spread = n * squares - total.double().square()
         root = (spread + layer.eps * n**2 / scale.double().square()).sqrt_()
         inverse, steep = root.reciprocal(), n / (root * scale)
-        ctx.save_for_backward(arithmetic.stored(q), total.double(), inverse, steep, gain)
+        kept = total.double() if x.device.type == "cpu" else total  # as `kernels` reads it; a GPU is slow in float64
+        ctx.save_for_backward(arithmetic.stored(q), kept, inverse, steep, gain)
         y = _centred(wide, total, inverse)
         if gain is not None:
             y *= gain
@@ -214,7 +215,7 @@ class _Normalized(torch.autograd.Function):
         trains = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         inner = kernels.inner(g, scale, q, total, inverse, None if trains else gain)
         if inner is None:
-            inner = g.mul_(scale) * _centred(q.double(), total, inverse)
+            inner = g.mul_(scale) * _centred(q.to(total.dtype), total, inverse)
         elif not trains:
             gain = None  # it is in already
         if trains:
@@ -226,7 +227,7 @@ class _Normalized(torch.autograd.Function):
         mean, slope = g.mean(-1, keepdim=True), inner.mean(-1, keepdim=True)
         dx = kernels.descended(g, q, (total, inverse, steep), mean, slope)
         if dx is None:
-            xhat = _centred(q.double(), total, inverse).mul_(slope)
+            xhat = _centred(q.to(total.dtype), total, inverse).mul_(slope)
             dx = g.sub_(mean).sub_(xhat).mul_(steep.float())
         return dx.to(ctx.dtype), dgain, dbias, None
 
