@@ -68,15 +68,15 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_been(
 @pytest.mark.parametrize("name", ["full", "rows"])
 @pytest.mark.parametrize("bits", [8, 12])
 def test_a_run_without_a_compiler_says_so_and_ends_in_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, bits: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, bits: int
 ) -> None:
     asked = ["arithmetic=int8", *(f"arithmetic.bits.{role}={bits}" for role in ("weight", "activation", "gradient"))]
     built, alone = (a_run(*words(tmp_path, name, *asked), f"runs_dir={tmp_path / at}") for at in ("built", "alone"))
     execute(built)
-    caplog.clear()
+    capsys.readouterr()
     monkeypatch.setattr(kernels, "library", lambda: None)
     execute(alone)
-    assert ("no C compiler" if has_int8("cpu") else "no products of bytes") in caplog.text
+    assert ("no C compiler" if has_int8("cpu") else "no products of bytes") in "".join(capsys.readouterr())
     assert outcome(built.folder) == outcome(alone.folder)
 
 
