@@ -7,17 +7,19 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from rankbench.models import integer
 from rankbench.models.integer import kernels
 from rankbench.models.integer.fixed_point import mapped, storage
 from rankbench.models.integer.noise import Noise
-from rankbench.models.integer.products import has_int8
+from rankbench.models.integer.products import has_int8, matmul_exact
 from rankbench.settings.arithmetic import Arithmetic, Scale
 
 built = pytest.mark.skipif(kernels.library() is None, reason="no C compiler here")
@@ -223,3 +225,117 @@ def test_what_makes_integers_slower_here_is_said(torch_alone: Callable[..., obje
     assert isinstance(said, str) and ("C compiler" if has_int8("cpu") else "VNNI") in said
     if has_int8("cpu") and kernels.library() is not None:
         assert integer.slower("cpu") is None
+
+
+@pytest.mark.parametrize("way", ["int8", "digits"])
+@pytest.mark.parametrize(
+    "shape", [(1, 32, 384), (5, 1, 384), (7, 33, 1), (1, 1, 9), (1, 300, 1), (3, 0, 4), (64, 2000, 8)]
+)
+def test_products_are_exact_however_their_factors_lie_in_memory(way: str, shape: tuple[int, int, int]) -> None:
+    """torch._int_mm itself is not: a side of 1 with the strides of a turned matrix has it read beside the numbers."""
+    m, k, n = shape
+    bits = 8 if way == "int8" else 13
+    dtype = torch.int8 if way == "int8" else torch.int16
+    most = 2 ** (bits - 1) - 1
+    draw = torch.Generator().manual_seed(0)
+
+    def layouts(rows: int, columns: int) -> list[torch.Tensor]:
+        x = torch.randint(-most, most + 1, (rows, columns), generator=draw).to(dtype)
+        wide = torch.zeros(2 * rows + 1, 2 * columns + 1, dtype=dtype)
+        wide[1::2, 1::2] = x
+        turned = torch.empty(columns, rows, dtype=dtype).t().copy_(x)
+        return [x, turned, wide[1::2, 1::2], x.t().clone().t(), torch.cat([x, x], 1)[:, :columns]]
+
+    for _ in range(3):
+        for a in layouts(m, k):
+            for b in layouts(k, n):
+                assert torch.equal(matmul_exact(a, b, (bits, bits), way).long(), a.long() @ b.long())
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("kind", ["one output", "one input", "turned, one output", "turned, one input"])
+def test_layers_with_one_output_or_one_input_have_the_gradients_of_floats(bits: int, kind: str) -> None:
+    """As the head of a regression has."""
+    one = kind.endswith("output")
+    sides = (100, 1) if one else (1, 100)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        layer = Conv1D(*sides[::-1]) if kind.startswith("turned") else nn.Linear(*sides)
+        x = torch.randn(32, sides[0], requires_grad=True)
+        given = torch.randn(32, sides[1])
+
+        def grads(layer: nn.Module = layer, x: torch.Tensor = x, given: torch.Tensor = given) -> list[torch.Tensor]:
+            y = layer(x)
+            return [y.detach(), *torch.autograd.grad((y * given).sum(), [x, *layer.parameters()])]
+
+        exact = grads()
+        integer.put(nn.Sequential(layer), asked(bits), 0)
+        for mine, other in zip(grads(), exact, strict=True):
+            assert (mine - other).norm() <= 2.0 ** (7 - bits) * other.norm()
+
+
+def test_a_single_row_of_numbers_goes_through_as_through_stock_layers() -> None:
+    torch.manual_seed(0)
+    for layer in (nn.Linear(24, 6), nn.LayerNorm(24), Conv1D(6, 24)):
+        x = torch.randn(24, requires_grad=True)
+        exact = layer(x), *torch.autograd.grad((layer(x) ** 3).sum(), [x, *layer.parameters()])
+        integer.put(nn.Sequential(layer), asked(16), 0)
+        mine = layer(x), *torch.autograd.grad((layer(x) ** 3).sum(), [x, *layer.parameters()])
+        for a, b in zip(mine, exact, strict=True):
+            assert a.shape == b.shape and (a - b).norm() <= 3e-3 * b.norm()
+
+
+def test_several_threads_may_ask_one_layer() -> None:
+    holder = nn.Sequential(nn.Linear(16, 16)).requires_grad_(False).eval()
+    integer.put(holder, asked(8), 0)
+    inputs = [torch.randn(3, 16) for _ in range(4)]
+    with torch.no_grad():
+        alone = [holder(x) for x in inputs]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+
+        def ask(i: int) -> bool:
+            with torch.no_grad():
+                return all(torch.equal(holder(inputs[i]), alone[i]) for _ in range(500))
+
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(ask, range(4)))
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_a_layer_that_was_asked_in_inference_mode_trains_what_lies_below_it() -> None:
+    holder = nn.Sequential(nn.Linear(16, 16)).requires_grad_(False)
+    integer.put(holder, asked(8), 0)
+    x = torch.randn(3, 16, requires_grad=True)
+    with torch.inference_mode():
+        holder.eval()(x)
+    holder.train()(x).sum().backward()
+    assert x.grad is not None
+
+
+def test_a_gradient_of_a_gradient_is_refused_rather_than_left_out() -> None:
+    layer = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
+    integer.put(layer, asked(8), 0)
+    x = torch.randn(3, 8, requires_grad=True)
+    (first,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.square().sum().backward()
+
+
+def test_ids_of_32_bits_draw_as_those_of_64() -> None:
+    noise = Noise(1)
+    places = torch.tensor([3, 2**30, 7])
+    one, other = (
+        noise.of("words", torch.Size([3, 4]), torch.device("cpu"), p) for p in (places, places.to(torch.int32))
+    )
+    assert torch.equal(one[0], other[0])
+
+
+@built
+def test_a_folder_that_cannot_be_removed_or_a_strange_compiler_is_no_error(tmp_path: Path) -> None:
+    code = "import shutil\ndef fails(*a, **k): raise OSError(39, 'Directory not empty')\nshutil.os.rmdir = fails\n"
+    assert said(code + CODE, TMPDIR=str(tmp_path)).startswith("True ")
+    assert said(CC="it's").startswith("False ")
+    assert said(CODE, TMPDIR=str(tmp_path / "none")).split(" ", 1)[1] == said().split(" ", 1)[1]

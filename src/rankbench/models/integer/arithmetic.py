@@ -44,15 +44,17 @@ class Arithmetic:
         """Integers of an activation; those of the layer before where it read the same, as query, key and value do."""
         if x.is_inference() or self.draws("activation", training):
             return self.map(x, "activation", layer, training, whole, dtype)
-        key = (x._version, training, whole, dtype)
-        if self._last is None or self._last[0]() is not x or self._last[1] != key:
-            self._last = None
-            made = self.map(x, "activation", layer, training, whole, dtype)
-            self._last = (weakref.ref(x, self._forget), key, made)
-        return self._last[2]
+        key, last = (x._version, training, whole, dtype), self._last  # another thread may put another's here
+        if last is not None and last[0]() is x and last[1] == key:
+            return last[2]
+        self._last = None
+        made = self.map(x, "activation", layer, training, whole, dtype)
+        self._last = (weakref.ref(x, self._forget), key, made)
+        return made
 
     def _forget(self, gone: Any) -> None:
-        if self._last is not None and self._last[0] is gone:
+        last = self._last
+        if last is not None and last[0] is gone:
             self._last = None
 
     def stored(self, q: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,6 @@ import ctypes
 import functools
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -45,23 +44,23 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
 @functools.cache
 def library() -> Any:
     """The built functions; None where this is not Linux or nothing here can build them."""
-    compiler = shlex.split(os.environ.get("CC") or "cc")
-    if not sys.platform.startswith("linux") or not compiler or shutil.which(compiler[0]) is None:
+    if not sys.platform.startswith("linux"):
         return None
     # The OpenMP of torch, whose threads would otherwise wait beside those of another.
     threads = sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*"))
-    with tempfile.TemporaryDirectory(prefix="rankbench-") as folder:
-        parts, built = Path(folder) / "kernels.o", Path(folder) / "kernels.so"
-        parallel = ["-fopenmp"] if threads else []
-        try:
+    parallel = ["-fopenmp"] if threads else []
+    try:
+        compiler = shlex.split(os.environ.get("CC") or "cc")
+        with tempfile.TemporaryDirectory(prefix="rankbench-", ignore_cleanup_errors=True) as folder:
+            parts, built = Path(folder) / "kernels.o", Path(folder) / "kernels.so"
             for words in (
                 [*FLAGS, *parallel, "-c", SOURCE, "-o", parts],
                 ["-shared", parts, *threads[:1], "-lm", "-o", built],
             ):
                 subprocess.run([*compiler, *map(str, words)], check=True, capture_output=True, timeout=SECONDS)
             found = ctypes.CDLL(str(built))
-        except (OSError, subprocess.SubprocessError):
-            return None
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
     for name, arguments in _FUNCTIONS.items():
         function = getattr(found, name)
         function.argtypes, function.restype = arguments, _I if name in ("mapped", "normalized") else None
@@ -192,7 +191,7 @@ def descended(
 
 def _for_norm(g: torch.Tensor, scale: torch.Tensor, q: torch.Tensor, total: torch.Tensor) -> Any:
     """The functions, for what `normalized` kept."""
-    fits = total.dtype is torch.float64 and q.dtype in (torch.int8, torch.int16)
+    fits = total.dtype is torch.float64 and q.dtype in (torch.int8, torch.int16) and g.shape[-1] <= WIDEST
     return here(g, scale, q) if fits and g.dtype is scale.dtype is torch.float32 else None
 
 

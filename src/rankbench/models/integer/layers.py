@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 from rankbench.models.integer import kernels
@@ -59,7 +60,8 @@ class Integer:
         elif self._kept is not None and self._kept[0][: len(state)] == state:
             return self._kept[1]
         if self._kept is None or self._kept[0] != state:
-            self._kept = (state, made(weight))
+            with torch.inference_mode(False):  # or no training could read it later
+                self._kept = (state, made(weight))
         return self._kept[1]
 
     def grows(self) -> bool:
@@ -116,28 +118,34 @@ class _Product(torch.autograd.Function):
         qw, sw = layer.integers()
         ctx.layer, ctx.turned, ctx.whole, ctx.shape, ctx.dtype = layer, turned, whole, x.shape, x.dtype
         ctx.save_for_backward(arithmetic.stored(qx) if grows else None, sx, qw, sw)
-        y = arithmetic.product(qx.flatten(0, -2), qw.t() if turned else qw, "activation", "weight")
+        y = arithmetic.product(_rows(qx), qw.t() if turned else qw, "activation", "weight")
         y = _scaled(y, sx if whole else sx.view(-1, 1), sw, bias)
         return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         layer, arithmetic = ctx.layer, ctx.layer.arithmetic
         qx, sx, qw, sw = ctx.saved_tensors
         qg, sg = layer.gradient(grads[0], ctx.whole, arithmetic.form("gradient", grads[0].device))
-        g, scale = qg.flatten(0, -2), sg if ctx.whole else sg.view(-1, 1)
+        g, scale = _rows(qg), sg if ctx.whole else sg.view(-1, 1)
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
             dx = arithmetic.product(g, qw if ctx.turned else qw.t(), "gradient", "weight")
             dx = _scaled(dx, scale, sw).view(ctx.shape).to(ctx.dtype)
         if ctx.needs_input_grad[1]:
-            x = qx.flatten(0, -2)
+            x = _rows(qx)
             pairs = ((g, "gradient"), (x, "activation"))
             (left, one), (right, other) = pairs if ctx.turned else pairs[::-1]
             dw = _scaled(arithmetic.product(left.t(), right, one, other), sg, sx)
         if ctx.needs_input_grad[2]:
             db = column_sums(g, arithmetic.bits("gradient")).float() * sg if ctx.whole else (g * scale).sum(0)
         return dx, dw, db, None, None, None, None
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """(..., k) -> (m, k)."""
+    return x.reshape(-1, x.shape[-1])
 
 
 def _scaled(
@@ -163,13 +171,14 @@ class _Lookup(torch.autograd.Function):
         return q.mul_(scale).to(weight.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         """The gradient of each word that was read: its sums in float64 are exact for 2^38 tokens of 16 bits."""
         (ids,) = ctx.saved_tensors
         q, scale = ctx.layer.gradient(grads[0], True)
         read, place = ids.unique(return_inverse=True)
         sums = q.new_zeros(len(read), q.shape[-1], dtype=torch.float64)
-        sums.index_add_(0, place.flatten(), q.flatten(0, -2).double())
+        sums.index_add_(0, place.flatten(), _rows(q).double())
         if ctx.layer.padding_idx is not None:
             sums[read == ctx.layer.padding_idx] = 0
         dense = q.new_zeros(ctx.count, q.shape[-1])
@@ -208,10 +217,11 @@ class _Normalized(torch.autograd.Function):
         return y.to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         q, total, inverse, steep, gain = ctx.saved_tensors
         g, scale = ctx.layer.gradient(grads[0], ctx.whole)
-        over, dgain, dbias = tuple(range(g.dim() - 1)), None, None
+        dgain = dbias = None
         trains = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         inner = kernels.inner(g, scale, q, total, inverse, None if trains else gain)
         if inner is None:
@@ -219,8 +229,8 @@ class _Normalized(torch.autograd.Function):
         elif not trains:
             gain = None  # it is in already
         if trains:
-            dgain = inner.sum(over) if ctx.needs_input_grad[1] else None
-            dbias = g.sum(over) if ctx.needs_input_grad[2] else None
+            dgain = _rows(inner).sum(0) if ctx.needs_input_grad[1] else None
+            dbias = _rows(g).sum(0) if ctx.needs_input_grad[2] else None
         if gain is not None:
             inner *= gain
             g *= gain
@@ -234,7 +244,7 @@ class _Normalized(torch.autograd.Function):
 
 def _centred(q: torch.Tensor, total: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
     """(n q - total) / root in float32; the difference is exact."""
-    return (q * q.shape[-1]).sub_(total).float().mul_(inverse.float())
+    return (q * q.shape[-1]).sub_(total).add_(0.0).float().mul_(inverse.float())  # -0 as 0
 
 
 KINDS: dict[type[nn.Module], type[nn.Module]] = {

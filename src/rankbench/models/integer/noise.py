@@ -39,7 +39,7 @@ class Noise:
         """
         key = seeds.integer(self.seed, f"rounding {layer}", self.step) & ONES
         places = self._places(shape[:-1], device) if places is None else places
-        tokens = _uniform(places.reshape(-1), key)
+        tokens = _uniform(places.reshape(-1).long(), key)
         return tokens.view(*shape[:-1], 1), _uniform(shape[-1], ~key & ONES, device)
 
     def _places(self, shape: torch.Size, device: torch.device) -> torch.Tensor:

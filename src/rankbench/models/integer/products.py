@@ -125,12 +125,23 @@ def has_int8(device: str) -> bool:
 def _int8(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     a, b = a.to(torch.int8), b.to(torch.int8)
     if a.device.type != "cuda":
-        return torch._int_mm(a, b)
+        return torch._int_mm(_plain(a), _plain(b))
     # A GPU wants more than 16 rows, the other sides in eights, and its second matrix turned.
     (m, k), n = a.shape, b.shape[1]
     a = torch.nn.functional.pad(a, (0, -k % 8, 0, max(0, 17 - m))).contiguous()
     b = torch.nn.functional.pad(b.t(), (0, -k % 8, 0, -n % 8)).contiguous().t()
     return torch._int_mm(a, b)[:m, :n]
+
+
+def _plain(x: torch.Tensor) -> torch.Tensor:
+    """`x` in rows or in columns. torch._int_mm multiplies others wrongly on a CPU, and a side of 1 with other strides.
+
+    torch calls the latter contiguous, so `contiguous()` would leave them as they are.
+    """
+    rows, columns = x.shape
+    if x.stride() == (columns, 1) or (x.stride() == (1, rows) and 1 not in x.shape):
+        return x
+    return x.new_empty(x.shape).copy_(x)
 
 
 def _digits(x: torch.Tensor, bits: int) -> list[torch.Tensor]:
