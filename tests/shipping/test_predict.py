@@ -58,7 +58,7 @@ TASKS: dict[str, tuple[Callable[[int], list[dict[str, Any]]], list[str]]] = {
     "answer": (prompts, GENERATE),
     "cut": (words, ["task.max_length=8"]),
     "bf16": (words, ["train.precision=bf16"]),
-    "nf4": (words, ["quantization=nf4", "adapter=qdylora"]),
+    "nf4": (words, ["quantization=nf4", "adapter=qdylora", "train.learning_rate=5e-3"]),
     "full": (words, ["adapter=full", "train.learning_rate=1e-3"]),
 }
 WAYS = ("run", "adapter", "merged", "svd")
