@@ -11,11 +11,11 @@ import math
 import torch
 
 from rankbench.models.integer import kernels
+from rankbench.models.integer.kernels import Draws
 from rankbench.models.integer.products import largest
 
 SMALLEST = -120  # exponents of scales stay above it, so that 2^-s is a float: below, small numbers have fewer bits
 BLOCK = 2**18  # numbers that a CPU maps at a time: they stay in its cache
-Draws = tuple[torch.Tensor, torch.Tensor]  # noise frac(rows + columns), as `Noise.of` gives it
 
 
 def storage(bits: int) -> torch.dtype:

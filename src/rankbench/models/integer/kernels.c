@@ -181,8 +181,10 @@ void descended(float *g, const void *q, int bytes, const double *total, const do
                const float *mean, const float *slope, count m, count n) {
 #pragma omp parallel for if (m * n > ENOUGH)
     for (count i = 0; i < m; i++)
-        for (count j = 0, at = i * n; j < n; j++, at++)
-            g[at] = (g[at] - mean[i] - difference(q, bytes, n, at, (int32_t)total[i]) * (float)inverse[i] * slope[i]) * (float)steep[i];
+        for (count j = 0, at = i * n; j < n; j++, at++) {
+            float xhat = difference(q, bytes, n, at, (int32_t)total[i]) * (float)inverse[i];
+            g[at] = (g[at] - mean[i] - xhat * slope[i]) * (float)steep[i];
+        }
 }
 
 /* Uniform numbers in [0, 1) of 24 bits, splitmix64 of key and counter (default: the place). */

@@ -24,8 +24,7 @@ FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-t
 SECONDS = 60  # that a build may take
 WIDEST = 2**14  # numbers of a row that a layer norm's 32-bit sums are safe for
 BYTES = {torch.int8: 1, torch.int16: 2, torch.float32: 4}
-Draws = tuple[torch.Tensor, torch.Tensor]
-Scaled = tuple[torch.Tensor, torch.Tensor]
+Draws = tuple[torch.Tensor, torch.Tensor]  # noise frac(rows + columns), as `Noise.of` gives it
 
 _P, _N, _I, _F, _D = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float, ctypes.c_double
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {
