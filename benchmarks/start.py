@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import timing
@@ -19,16 +20,25 @@ VERBS = {
     "status": ["status", "RECORDS/search"],
     "--version": ["--version"],
 }
-# Ends the process where the loop asks for its first batch, and says what it took until then.
+# Ends the process where the loop asks for its first batch, and says what it took until then, and what it had imported.
 UNTIL_FIRST_STEP = """
 import os, sys, time
 from rankbench.__main__ import main
 from rankbench.tasks import encoding
 def first(*_):
-    print(time.process_time(), flush=True)
+    print(time.process_time(), *sys.modules, flush=True)
     os._exit(0)
 encoding.epoch_batches = first
 main()
+"""
+# Imports what that process had, and does nothing else.
+IMPORTS = """
+import contextlib, importlib, sys, time
+for name in sys.stdin.read().split():
+    if name not in sys.modules:
+        with contextlib.suppress(Exception):  # some names are no modules of their own
+            importlib.import_module(name)
+print(time.process_time(), flush=True)
 """
 
 
@@ -40,12 +50,18 @@ def of_verb(source: Path, words: list[str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def until_first_step(source: Path, runs: Path, task: list[str], seed: int) -> float:
-    """Processor seconds of a run of MiniLM from the call to its first batch."""
+def until_first_step(source: Path, runs: Path, task: list[str], seed: int) -> tuple[float, float]:
+    """Processor seconds of a run of MiniLM from the call to its first batch, and of its imports alone."""
     words = ["model=minilm", *task, f"seed={seed}", f"runs_dir={runs}"]
-    call = [sys.executable, "-c", UNTIL_FIRST_STEP, *words]
-    done = subprocess.run(call, env=_env(source), check=True, capture_output=True, text=True)
-    return float(done.stdout.split()[-1])
+    first, *imported = _said(source, UNTIL_FIRST_STEP, words)
+    return float(first), float(_said(source, IMPORTS, given=" ".join(imported))[-1])
+
+
+def _said(source: Path, code: str, words: Sequence[str] = (), given: str = "") -> list[str]:
+    """The words of the last line that the code prints."""
+    call = [sys.executable, "-c", code, *words]
+    done = subprocess.run(call, env=_env(source), check=True, capture_output=True, text=True, input=given)
+    return done.stdout.splitlines()[-1].split()
 
 
 def _env(source: Path) -> dict[str, str]:
@@ -68,7 +84,9 @@ def main() -> None:
         for i in range(-1, asked.repeats):  # the first turn leaves tokens and bytecode
             for name, source in sources.items():
                 found = {f"{verb}, {name}": of_verb(source, _placed(words)) for verb, words in VERBS.items()}
-                found[f"until the first step, {name}"] = until_first_step(source, Path(place) / name, task, i + 1)
+                whole, imports = until_first_step(source, Path(place) / name, task, i + 1)
+                found[f"until the first step, {name}"] = whole
+                found[f"of it beyond the imports, {name}"] = whole - imports
                 for what, took in found.items():
                     seconds.setdefault(what, []).extend([took] if i >= 0 else [])
     rows = [[name, *timing.spread(found)] for name, found in sorted(seconds.items())]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 
@@ -48,8 +49,9 @@ def why_fp32(has: Mapping[str, object], faster: float | None = None) -> str:
     return f"no GPU is visible; train.precision=bf16 would multiply {faster:.1f} times as fast on this CPU"
 
 
-def bf16_speed(rows: int = 768, inner: int = 384, columns: int = 1536) -> float:
-    """How many times as fast as float32 this CPU multiplies matrices in bf16: the median of pairs, in turns."""
+@cache
+def bf16_speed(rows: int = 256, inner: int = 384, columns: int = 1536) -> float:
+    """How many times as fast as float32 this CPU multiplies matrices in bf16: the median of pairs, in turns, once a process."""
     a, b = torch.ones(rows, inner), torch.ones(inner, columns)
     sides = (a, b), (a.bfloat16(), b.bfloat16())
     ratios = []
