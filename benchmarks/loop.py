@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import subject
 import timing
 import torch
@@ -19,7 +21,7 @@ from rankbench import methods
 from rankbench.models.precision import choose_precision
 from rankbench.settings.run import Run
 from rankbench.tasks.data import load
-from rankbench.tasks.encoding import Encoded, collate
+from rankbench.tasks.encoding import IGNORED, Encoded, collate, packed
 from rankbench.training.loop import Plan, learning_rate_factor, make_optimizer, train
 
 DYLORA, LORA = "rankbench, DyLoRA", "rankbench, LoRA"
@@ -32,37 +34,73 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=6400, help="training sentences, each read once a repetition")
     parser.add_argument("--steps", type=int, help="stop early; Trainer, grouped, takes its longest batch first")
     parser.add_argument("--batch", type=int, default=32, help="sentences in a batch")
+    parser.add_argument("--accumulate", type=int, default=1, help="batches in a step; Trainer is left out above 1")
+    parser.add_argument("--decoder", action="store_true", help="packed rows through a Llama-like decoder, no Trainer")
     asked = parser.parse_args()
+    if asked.decoder:
+        return _of_decoder(asked)
 
     chosen, source = subject.task(asked.data_dir, asked.rows)
     steps = f"train.max_steps={asked.steps or 'null'}"
-    common = [*chosen, "train.epochs=1", steps, f"train.batch_size={asked.batch}"]
+    accumulated = f"train.gradient_accumulation_steps={asked.accumulate}"
+    common = [*chosen, "train.epochs=1", steps, f"train.batch_size={asked.batch}", accumulated]
     lora, dylora = subject.run("adapter=lora", *common), subject.run("adapter=dylora", *common)
     precision = choose_precision(lora.train.precision, lora.hardware)
     read = load(lora.task)
     data, tokenizer = subject.encode(lora, read.train)
-    labels = read.num_labels
+    labels, pad = read.num_labels, tokenizer.pad_token_id
     rows = [{**{k: v[i] for k, v in data.features.items()}, "labels": int(data.labels[i])} for i in range(len(data))]
 
     with tempfile.TemporaryDirectory() as scratch:
         sides = {
-            LORA: lambda i: _rankbench(_seeded(lora, i), data, labels, tokenizer, Path(scratch, f"lora-{i}")),
-            BARE: lambda i: _bare(_seeded(lora, i), data, labels, tokenizer),
-            DYLORA: lambda i: _rankbench(_seeded(dylora, i), data, labels, tokenizer, Path(scratch, f"dylora-{i}")),
+            LORA: lambda i: _rankbench(_seeded(lora, i), data, labels, pad, Path(scratch, f"lora-{i}")),
+            BARE: lambda i: _bare(_seeded(lora, i), data, labels, pad),
+            DYLORA: lambda i: _rankbench(_seeded(dylora, i), data, labels, pad, Path(scratch, f"dylora-{i}")),
             GROUPED: lambda i: _trainer(_seeded(lora, i), rows, labels, tokenizer, "group_by_length", scratch),
             DEFAULT: lambda i: _trainer(_seeded(lora, i), rows, labels, tokenizer, "random", scratch),
         }
+        if asked.accumulate > 1:
+            sides = {name: side for name, side in sides.items() if name not in (GROUPED, DEFAULT)}
         # No warm-up: a repetition is hundreds of steps, among which the first few weigh little.
         seconds = timing.alternate(sides, asked.repeats, warmup=0)
     text, figures = _figures(seconds, _examples(lora, data))
-    heading = f"{source}; {len(data)} sentences, {Plan(data.lengths, lora.train, 0).steps} steps of {asked.batch}"
+    size = f"{asked.batch}" if asked.accumulate == 1 else f"{asked.accumulate} x {asked.batch}"
+    heading = f"{source}; {len(data)} sentences, {Plan(data.lengths, lora.train, 0).steps} steps of {size}"
     timing.report(asked, f"{heading}\n\n{text}", {"source": source, **figures}, precision)
+
+
+def _of_decoder(asked: argparse.Namespace) -> None:
+    """The loops over SmolLM2's shape cut to six layers, random weights, rows of 20 to 120 tokens packed into 256."""
+    words = ["model.layers=6", "adapter.target_modules=[q_proj,v_proj]", "train.epochs=1"]
+    words += [f"train.batch_size={asked.batch}", f"train.gradient_accumulation_steps={asked.accumulate}"]
+    lora, dylora = (subject.random_run("smollm2_135m", f"adapter={name}", *words) for name in ("lora", "dylora"))
+    precision = choose_precision(lora.train.precision, lora.hardware)
+    data = packed(_random_rows(asked.rows, lora.model.shape["vocab_size"]), 256)
+    with tempfile.TemporaryDirectory() as scratch:
+        sides = {
+            LORA: lambda i: _rankbench(_seeded(lora, i), data, None, 0, Path(scratch, f"lora-{i}")),
+            BARE: lambda i: _bare(_seeded(lora, i), data, None, 0),
+            DYLORA: lambda i: _rankbench(_seeded(dylora, i), data, None, 0, Path(scratch, f"dylora-{i}")),
+        }
+        seconds = timing.alternate(sides, asked.repeats, warmup=0)
+    text, figures = _figures(seconds, _examples(lora, data))
+    heading = f"{asked.rows} rows packed into {len(data)}, {Plan(data.lengths, lora.train, 0).steps} steps"
+    timing.report(asked, f"{heading}\n\n{text}", {"source": heading, **figures}, precision)
+
+
+def _random_rows(rows: int, vocabulary: int) -> Encoded:
+    """Random tokens, the second half of each row its response."""
+    draws = np.random.default_rng(0)
+    lengths = draws.integers(20, 121, rows)
+    ids = [draws.integers(3, vocabulary, length).tolist() for length in lengths]
+    labels = [[IGNORED] * (len(row) // 2) + row[len(row) // 2 :] for row in ids]
+    return Encoded("train", {"input_ids": ids, "labels": labels}, np.zeros(rows, np.int64), np.arange(rows), lengths)
 
 
 def _figures(seconds: timing.Seconds, examples: int) -> tuple[str, dict[str, Any]]:
     """Examples a second of each side, and how many times each other side's rankbench reaches."""
     speed = {name: [examples / s for s in values] for name, values in seconds.items()}
-    others = (BARE, GROUPED, DEFAULT)
+    others = [name for name in (BARE, GROUPED, DEFAULT) if name in seconds]
     ratios = {ours: {other: timing.ratio(speed[ours], speed[other]) for other in others} for ours in (LORA, DYLORA)}
     rows = [[name, *timing.spread(values)] for name, values in speed.items()]
     speeds = timing.table(["examples a second", "min", "median", "max"], rows)
@@ -88,7 +126,7 @@ def _accelerator(run: Run) -> Accelerator:
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
 
 
-def _rankbench(run: Run, data: Encoded, labels: int, tokenizer: Any, folder: Path) -> Any:
+def _rankbench(run: Run, data: Encoded, labels: int | None, pad: int, folder: Path) -> Any:
     gc.collect()
     accelerator = _accelerator(run)
     adapter = methods.attach(run, subject.model(run, labels))
@@ -98,14 +136,14 @@ def _rankbench(run: Run, data: Encoded, labels: int, tokenizer: Any, folder: Pat
         run.seed,
         adapter,
         data,
-        tokenizer.pad_token_id,
+        pad,
         accelerator,
         folder,
         measure=lambda model: [],
     )
 
 
-def _bare(run: Run, data: Encoded, labels: int, tokenizer: Any) -> Any:
+def _bare(run: Run, data: Encoded, labels: int | None, pad: int) -> Any:
     """What one would write by hand for the same training: same batches, optimizer, schedule and clipping."""
     gc.collect()
     model = subject.stock_lora(run, labels).train()
@@ -118,10 +156,13 @@ def _bare(run: Run, data: Encoded, labels: int, tokenizer: Any) -> Any:
         for step in range(plan.steps):
             for group in optimizer.param_groups:
                 group["lr"] = run.train.learning_rate * learning_rate_factor(run.train, step, plan.steps)
-            for rows, _ in plan.micro_batches(step):
-                batch = {k: v.to(device) for k, v in collate(data, rows, tokenizer.pad_token_id).items()}
+            for rows, share in plan.micro_batches(step):
+                batch = {k: v.to(device) for k, v in collate(data, rows, pad).items()}
+                if labels is None:  # as transformers wants them: a label for each token
+                    first = batch["input_ids"].shape[1] - batch["labels"].shape[1]
+                    batch["labels"] = torch.nn.functional.pad(batch["labels"], (first, 0), value=IGNORED)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    loss = model(**batch).loss
+                    loss = model(**batch).loss * share
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, run.train.max_grad_norm)
             optimizer.step()

@@ -53,20 +53,20 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def model(run: Run, num_labels: int) -> nn.Module:
-    """A fresh classifier, its weights and head the same at every call."""
+def model(run: Run, num_labels: int | None) -> nn.Module:
+    """A fresh classifier, or a decoder for None, its weights and head the same at every call."""
     return backbone.load(run.model, num_labels, regression=False, seed=run.seed).model.to(device())
 
 
-def stock_lora(run: Run, num_labels: int, body: nn.Module | None = None) -> nn.Module:
-    """The same classifier (default: a fresh one) under PEFT's LoRA and nothing else."""
+def stock_lora(run: Run, num_labels: int | None, body: nn.Module | None = None) -> nn.Module:
+    """The same model (default: a fresh one) under PEFT's LoRA and nothing else."""
     adapter = run.adapter
     settings = LoraConfig(
         r=adapter.r,
         lora_alpha=adapter.lora_alpha,
         lora_dropout=adapter.lora_dropout,
         target_modules=adapter.target_modules,
-        task_type=TaskType.SEQ_CLS,
+        task_type=TaskType.CAUSAL_LM if num_labels is None else TaskType.SEQ_CLS,
     )
     return get_peft_model(body or model(run, num_labels), settings)
 
