@@ -336,3 +336,31 @@ def test_the_class_of_f1_is_told_where_f1_is_shown(name: str, metric: str, told:
     (file,) = tmp_path.glob("*/record.json")
     file.write_text(file.read_text().replace('"location"', '"positive_label": "3", "location"'))
     assert ("f1 is of the class 3." in words(name, tmp_path, metric)) == told
+
+
+def test_a_budget_adds_up_the_trainings_of_a_search_and_holds_lengths_apart(tmp_path: Path) -> None:
+    for epochs, gain in ((1, 0.0), (4, 0.1)):
+        of = f"train.epochs={epochs}"
+        for rank, value in ((1, 0.50), (4, 0.60)):
+            words = (*LORA, of, f"adapter.r={rank}", f"evaluate.submodels=[{rank}]")
+            a_record(tmp_path, *words, values={rank: value + gain}, training=trained(10) | {"steps": 25 * epochs})
+        nested = {rank: 0.5 + rank / 100 + gain for rank in (1, 2, 4)}
+        a_record(tmp_path, "adapter=dylora", of, values=nested, training=trained(12) | {"steps": 25 * epochs})
+    (block,) = comparisons.budget(tmp_path, None)
+    assert "over ranks 1, 4;" in block.caption
+    rows = {name: row.tolist() for name, row in block.frame.iterrows()}
+    assert rows == {
+        "dylora, 1 epoch": ["1", "25", "12", "52.5", "54.0", "4", "1"],
+        "dylora, 4 epochs": ["1", "100", "12", "62.5", "64.0", "4", "1"],
+        f"{ranks.SEARCH}, 1 epoch": ["2", "50", "20", "55.0", "60.0", "4", "1"],
+        f"{ranks.SEARCH}, 4 epochs": ["2", "200", "20", "65.0", "70.0", "4", "1"],
+    }
+    (picture,) = report.table("budget", tmp_path).pictures()
+    assert [line.get_xdata().tolist() for line in picture.axes[0].lines] == [[50, 200], [25, 100]]
+
+
+def test_a_budget_over_no_common_rank_is_refused(tmp_path: Path) -> None:
+    a_record(tmp_path, *LORA, "adapter.r=1", "evaluate.submodels=[1]", values={1: 0.5})
+    a_record(tmp_path, "adapter=dylora", values={2: 0.5, 4: 0.5})
+    with pytest.raises(RequestError, match="these runs share none"):
+        comparisons.budget(tmp_path, None)

@@ -51,7 +51,10 @@ def why_fp32(has: Mapping[str, object], faster: float | None = None) -> str:
 
 @cache
 def bf16_speed(rows: int = 256, inner: int = 384, columns: int = 1536) -> float:
-    """How many times as fast as float32 this CPU multiplies matrices in bf16: the median of pairs, in turns, once a process."""
+    """How many times as fast as float32 this CPU multiplies matrices in bf16: the median of pairs, in turns.
+
+    Measured once a process.
+    """
     a, b = torch.ones(rows, inner), torch.ones(inner, columns)
     sides = (a, b), (a.bfloat16(), b.bfloat16())
     ratios = []

@@ -82,9 +82,10 @@ def curve(
 ) -> Figure:
     """Metric against log2 of the rank (or depth), a line a method with a band of one standard deviation over seeds.
 
-    `table` is as in `draw`. Methods in `apart` trained a model for each rank: points with error bars on top, and no
-    line between them. A row without the axis is a whole model: a thin level line, as are `lines`, scores by their names
-    in the metric's own unit. Where such a line lies far from the curves, the legend alone says so.
+    `table` is as in `draw`, or has `steps`, those of all trainings, for an axis. Methods in `apart` trained a model for
+    each rank: points with error bars on top, and no line between them. A row without the axis is a whole model: a thin
+    level line, as are `lines`, scores by their names in the metric's own unit. Where such a line lies far from the
+    curves, the legend alone says so.
     """
     table = _as_read(table, metric)
     levels = {_seeds(row["label"], row["n"]): row["mean"] for _, row in table[table[axis].isna()].iterrows()}
@@ -110,11 +111,11 @@ def curve(
         if seeds > 1:
             low, high = rows["mean"] - rows["std"], rows["mean"] + rows["std"]
             axes.fill_between(rows[axis].astype(float), low, high, color=colour, alpha=faint, linewidth=0)
-    if axis == "rank":
+    if axis != "depth":
         axes.set_xscale("log", base=2)
-    _ticks(axes, [int(place) for place in table[axis].unique()], math.log2 if axis == "rank" else float)
+    _ticks(axes, [int(place) for place in table[axis].unique()], float if axis == "depth" else math.log2)
     _levels(axes, levels)
-    axes.set_xlabel({"rank": "rank b", "depth": "depth d"}[axis])
+    axes.set_xlabel({"rank": "rank b", "depth": "depth d", "steps": "steps of all trainings"}[axis])
     axes.set_ylabel(_named(metric))
     axes.set_title(markup.picture(title), fontsize=10)
     axes.grid(alpha=0.25)

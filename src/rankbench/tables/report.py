@@ -31,6 +31,7 @@ NAMES = (
     "flop",
     "soft_vs_early_exit",
     "leaderboard",
+    "budget",
 )
 EVERY = ("curve", *NAMES, "choose_rank", "classes")
 FORMS = ("md", "csv", "latex", "html")
@@ -249,7 +250,7 @@ def _curve(runs: Paths, metric: str | None) -> Block:
 
 def _pictures(name: str, runs: Paths, metric: str | None) -> list[Figure]:
     from rankbench.tables import baselines, curve, labels, plots
-    from rankbench.tables.comparisons import depth, ranks
+    from rankbench.tables.comparisons import budgets, depth, ranks
 
     if name == "classes":
         raise RequestError("classes has tables and no picture; end --to in .html, .md, .csv or .tex")
@@ -261,7 +262,7 @@ def _pictures(name: str, runs: Paths, metric: str | None) -> list[Figure]:
         one = plots.draw(long, ", ".join(metrics), labels.title(records), levels)
         drawn = [one] if one is not None else []
     else:
-        drawn = (depth if name == "soft_vs_early_exit" else ranks).pictures(runs, metric)
+        drawn = {"soft_vs_early_exit": depth, "budget": budgets}.get(name, ranks).pictures(runs, metric)
     if not drawn:
         raise RequestError("these runs have no ranks or exits, so there is no curve to draw; ask for the table")
     return drawn

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rankbench.records.record import Paths
+from rankbench.tables.comparisons.budgets import budget
 from rankbench.tables.comparisons.depth import soft_vs_early_exit
 from rankbench.tables.comparisons.integer import integer
 from rankbench.tables.comparisons.nlg import nlg
@@ -30,4 +31,5 @@ COMPARISONS: dict[str, Callable[[Paths, str | None], list[Block]]] = {
     "flop": flop,
     "soft_vs_early_exit": soft_vs_early_exit,
     "leaderboard": leaderboard,
+    "budget": budget,
 }

@@ -20,6 +20,7 @@ class Curve:
     total: dict[int | None, int] = field(default_factory=dict)
     test: dict[int | None, dict[str, float]] = field(default_factory=dict)  # by metric, where there are test splits
     seconds: float = 0.0
+    steps: int = 0
     trainings: int = 0
 
     def put(self, row: dict[str, Any], metric: str) -> None:
@@ -32,6 +33,7 @@ class Curve:
     def pay(self, record: dict[str, Any]) -> None:
         """Count a record's training."""
         self.seconds += record["training"]["seconds"]
+        self.steps += record["training"]["steps"]
         self.trainings += 1
 
 
