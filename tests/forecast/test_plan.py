@@ -488,3 +488,11 @@ def test_a_gpus_fused_attention_keeps_less_than_a_cpus_dropout():
     words = ["model=roberta_base", "task=sst2", "train.precision=fp32"]
     cpu, gpu = step_memory.forecast(compose_run(*words)), step_memory.forecast(compose_run(*words, "hardware=v100"))
     assert gpu.activations < 0.9 * cpu.activations
+
+
+@pytest.mark.parametrize("method", ["dylora", "flop", "lora_gated", "early_exit", "head", "full"])
+def test_a_plan_counts_what_the_run_trains(method: str) -> None:
+    run = wider("tiny_bert", f"adapter={method}")
+    tuning = methods.attach(run, loaded(run))
+    trained = [*tuning.optimized(), *(p for _, own in tuning.own_rates() for p in own)]
+    assert step_memory.anatomy(run).trained == sum(p.numel() for p in trained) > 0

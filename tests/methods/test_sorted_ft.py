@@ -17,7 +17,7 @@ from rankbench.errors import RequestError
 from rankbench.methods import objective
 from rankbench.methods.sorted_ft import Sorted, exits
 from rankbench.methods.submodel import Submodel
-from rankbench.models import backbone
+from rankbench.models import backbone, drawn
 from rankbench.runs.life import execute
 from rankbench.scoring.evaluation import evaluate
 from rankbench.scoring.generation import generate
@@ -569,3 +569,16 @@ def test_every_head_is_in_the_models_mode() -> None:
             tuning.activate(member)
             assert tuning.model.classifier.training == training
             assert tuning.stack.head(member.depth).training == training
+
+
+@pytest.mark.parametrize(("kind", "random"), [("bert", ("classifier",)), ("bert", ()), ("llama", ())])
+def test_a_last_exit_without_a_trained_head_is_told_of(
+    kind: str, random: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its files lack the head, and early_exit trains the heads before it alone."""
+    task = "sst2" if kind == "bert" else "instruction"
+    run = a_run(*words(kind, task, "adapter=early_exit"))
+    model = backbone.load(run.model, None if task == "instruction" else 2, False, 0).model
+    drawn.note(model, random)
+    methods.attach(run, model)
+    assert ("depth 4, keeps the random head (classifier)" in caplog.text) == bool(random)

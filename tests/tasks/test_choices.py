@@ -18,10 +18,12 @@ from rankbench.models.backbone import byte_tokenizer
 from rankbench.runs.life import execute
 from rankbench.scoring.responses import Choices
 from rankbench.settings.compose import composed
+from rankbench.shipping.export import export
 from rankbench.system.files import sha256
 from rankbench.tasks import data
 from rankbench.tasks.encoding import encode_prompts
 from rankbench.tasks.forms import FORMS
+from rankbench.tasks.unlabelled import check_names, unlabelled
 
 SUBJECTS = ("abstract_algebra", "us_foreign_policy")
 
@@ -218,3 +220,24 @@ def test_a_typed_line_break_is_one(folder: Path) -> None:
 )
 def test_forms(form: str, text: str, written: str) -> None:
     assert FORMS[form](text) == written
+
+
+def test_a_card_says_how_an_answer_is_chosen_and_what_stands_before_the_prompt(folder: Path) -> None:
+    run = compose_run(*words(folder, "task.shots=2", "adapter=dylora", "adapter.r=2"))
+    execute(run)
+    export(run.folder, folder.parent / "out", 2)
+    card = (folder.parent / "out" / "README.md").read_text()
+    assert "Its answer is the likeliest of ` A`, ` B`, ` C`, ` D`, by the first token" in card
+    assert "greedily" not in card and "generate with" not in card
+    assert "The following are multiple choice questions (with answers) about {subject:words}." in card
+    assert "stand the first 2 rows of `dev` whose `subject` is the row's" in card
+
+
+def test_rows_to_predict_of_more_or_fewer_letters_are_told_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    task = compose_run(*words(folder)).task
+    names, rows = ["question", "subject", "choices"], [["Why?", SUBJECTS[0], ["x"] * n] for n in (4, 2, 5)]
+    assert len(unlabelled(task, names, rows, "mine.jsonl")) == 3
+    assert "mine.jsonl: in 2 rows the list has not as many texts as task.choices (4)" in caplog.text
+    assert "the first is mine.jsonl row 1" in caplog.text
+    with pytest.raises(RequestError, match="mine.jsonl has no column 'subject'"):
+        check_names(task, ["question", "choices"], "mine.jsonl")

@@ -130,6 +130,7 @@ def _dissect(run: Run, config: Any, layers: int) -> Anatomy:
     tuning.model.train()
     count = tuning.count(tuning.family[-1])
     trained = list(tuning.trained().values())
+    learnt = [*tuning.optimized(), *(p for _, own in tuning.own_rates() for p in own)]
     plain = loaded - {id(layer.weight) for layer in stand_ins}
     one, two = (rehearse(tuning.model, blocks, run, arithmetic, rows, length, integers) for rows in (1, 2))
     return Anatomy(
@@ -141,13 +142,13 @@ def _dissect(run: Run, config: Any, layers: int) -> Anatomy:
         rest=whole - sum(quantized),
         low_rank=count.adapter,
         head=count.head,
-        trained=count.trainable,
+        trained=sum(p.numel() for p in learnt),
         weights=size(chain((p for p in tuning.model.parameters() if id(p) in plain), tuning.model.buffers()))
         + sum(layer.stored(run.quantization) for layer in stand_ins)
         + sum(integers.frozen.values() if integers else ()),
         adapter=size(p for p in trained if id(p) not in loaded),
         gradients=size(trained),
-        optimizer=_moments(run, [*tuning.optimized(), *(p for _, own in tuning.own_rates() for p in own)]),
+        optimizer=_moments(run, learnt),
         workspace=max(quantized, default=0) * _dequantized(storage),
         logits=length * _logit(arithmetic) * config.vocab_size if run.task.kind == "causal_lm" else 0,
         one=one,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from rankbench.methods.base import Parameters
 from rankbench.methods.layer_stack import Stack
 from rankbench.methods.sorted_ft import Sorted
 from rankbench.methods.submodel import Submodel
-from rankbench.models import sharding
+from rankbench.models import drawn, sharding
 from rankbench.settings.identity import start_folder
 from rankbench.settings.run import Run
 from rankbench.settings.sources import Source, fingerprint
+
+log = logging.getLogger("rankbench")
 
 
 class EarlyExit(Sorted):
@@ -37,6 +40,12 @@ class EarlyExit(Sorted):
             raise RequestError(
                 f"adapter=early_exit trains a head for each exit before the last, and adapter.exits={self.exits} has "
                 "none; give another depth"
+            )
+        if run.adapter.begins_with is None and (random := drawn.lacking(model)):
+            log.warning(
+                "the last exit, depth %d, keeps the random head (%s) that its files lack: early_exit trains the heads "
+                "before it; give adapter.start_from=RUN, a run of adapter=sft, for a trained one",
+                *(self.exits[-1], ", ".join(random)),
             )
         self.stack.heads = self.heads
         self._trained = {

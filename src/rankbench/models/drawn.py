@@ -40,6 +40,11 @@ def note(model: nn.Module, modules: Sequence[str]) -> None:
     setattr(model, _MARK, tuple(modules))
 
 
+def lacking(model: nn.Module) -> tuple[str, ...]:
+    """The modules that the files lack, by `mark`."""
+    return tuple(getattr(model, _MARK, ()))
+
+
 def for_peft(model: nn.Module) -> dict[str, list[str]]:
     """Settings of a LoraConfig for what of a head trains whole, and so holds no LoRA.
 
@@ -50,9 +55,9 @@ def for_peft(model: nn.Module) -> dict[str, list[str]]:
         whole = _outside(model)
         found = {"modules_to_save": [name for name in whole if name not in QA_HEADS], "exclude_modules": whole}
     else:
-        lacking = [n for n in getattr(model, _MARK, ()) if not _known(n) and _floats(model.get_submodule(n))]
+        whole = [n for n in lacking(model) if not _known(n) and _floats(model.get_submodule(n))]
         heads = [n for n, m in model.named_children() if _known(n) and n not in HEADS and isinstance(m, nn.Linear)]
-        found = {"modules_to_save": lacking, "exclude_modules": [*lacking, *heads]}
+        found = {"modules_to_save": whole, "exclude_modules": [*whole, *heads]}
     return {key: names for key, names in found.items() if names}
 
 

@@ -111,6 +111,12 @@ def _what(found: Finished, made: Made) -> str:
 def _decoding(found: Finished, made: Made) -> str:
     """How responses were generated, and what makes stock code do the same."""
     run, how = found.run, found.run.generation
+    if run.task.choices:
+        listed = ", ".join(code(choice) for choice in run.task.choices)
+        return (
+            f"Its answer is the likeliest of {listed}, by the first token that tells them apart; nothing else was "
+            "asked of it, and what it would generate freely may be none of them."
+        )
     named = "greedily" if how.bare else f"by {code(str(how))}"
     lacks = f" ({' and '.join(how.own)} are not transformers': `rankbench.load` has them)" if how.own else ""
     if made.form != "adapter":
@@ -135,6 +141,14 @@ def _prompts(run: Run) -> list[str]:
         what = "The user's turn" if run.task.chats else "A prompt"
         said.append(f"{what} is made by the first of these templates whose columns are all filled:")
         said += [block(prompt, "text") for prompt in run.task.prompts]
+        if run.task.header:
+            said += ["Before it stands this header, where its columns are filled:", block(run.task.header, "text")]
+        if run.task.shots:
+            of = f" whose {code(run.task.shots_column)} is the row's" if run.task.shots_column else ""
+            said.append(
+                f"Between header and prompt stand the first {run.task.shots} rows of {code(run.task.shots_split)}{of}, "
+                "each as its prompt and response, with an empty line behind; the last ones go where room lacks."
+            )
         if run.task.separator.value != "none":
             said.append("Behind the prompt comes the tokenizer's end-of-text token, then the response.")
         used = [form for form in FORMS if any(f":{form}}}" in prompt for prompt in run.task.prompts)]
@@ -224,7 +238,8 @@ def _base_sentence(found: Finished, made: Made) -> str:
         said += f" Trained over the base stored in {stored}; over other storage its outputs differ slightly."
     if found.run.arithmetic.integer:
         said += (
-            f" The run computed in {found.run.arithmetic.name}; stock libraries compute in floats, and differ slightly."
+            f" The run computed in {found.run.arithmetic.words}, as did what the table measured; stock libraries "
+            "compute in floats, whose outputs differ by what so few bits round."
         )
     if (precision := found.record["environment"]["precision"]) != "fp32":
         said += f" The run computed in {precision} under autocast; float32 rounds differently."

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("rankbench")
 
 CUTTABLE = tuple(name for name, kind in METHODS.items() if kind.cuttable)
-LEAST = 4  # rows: two to choose by, and two to tell a difference from noise
+LEAST = 20  # rows: ten to choose by, and ten to tell a difference from noise
 
 
 def main(words: list[str]) -> None:
@@ -232,6 +232,6 @@ def _said(found: Finished, svd: bool, seed: int) -> str:
     order = f", whose rank {largest} was trained alone" if alone else ""
     order += ", each layer's components in the order of their singular values" if svd else ", by its trained prefixes"
     return (
-        f"{run.task.name}, {run.model.name}: adapter={run.adapter.name} of rank {largest}{order}; seed {seed}, fp32 on "
-        f"{device.device_name()}"
+        f"{run.task.name}, {run.model.name}: adapter={run.adapter.name} of rank {largest}{order}; seed {seed}, "
+        f"{run.arithmetic.words if run.arithmetic.integer else 'fp32'} on {device.device_name()}"
     )

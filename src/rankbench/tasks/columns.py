@@ -153,6 +153,18 @@ def response_of(task: Task, values: Mapping[Any, Any], texts: Mapping[str, str],
     return response
 
 
+def with_other_letters(task: Task, rows: Sequence[Mapping[str, str]]) -> list[int]:
+    """The rows whose list in the prompt is not as long as `task.choices`, so that an answer may be none of theirs."""
+    columns = [name for template in task.prompts or [] for name in _formed(template, "lettered")]
+    found = []
+    for place, texts in enumerate(rows if task.choices else ()):
+        for column in columns:
+            with contextlib.suppress(ValueError):  # the prompt says what is wrong with it
+                if column in texts and len(texts_of(texts[column])) != len(task.choices or ()):
+                    found.append(place)
+    return found
+
+
 def _check_letters(task: Task, texts: Mapping[str, str], place: str) -> None:
     """Refuse a letter that the lists of the row's prompt do not reach. Raises RequestError."""
     lengths = {}

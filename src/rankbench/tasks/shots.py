@@ -130,7 +130,7 @@ def _of_row(task: Task, values: Mapping[Any, Any], place: str, examples: Example
     if key not in examples:
         raise RequestError(
             f"{place}: no row of {task.shots_split} has {key!r} in '{task.shots_column}', so there are no examples for "
-            "it; add some, or give task.shots_column=null for the same ones everywhere"
+            "it; add some there, or train with task.shots_column=null, the same ones everywhere"
         )
     return examples[key]
 

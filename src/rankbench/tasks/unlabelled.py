@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,20 @@ import numpy as np
 from rankbench.errors import RequestError
 from rankbench.settings.task import Separator, Task
 from rankbench.tasks import chats
-from rankbench.tasks.columns import check_text, columns_of, columns_of_texts, filled, lacks, prompt_of, templates_of
+from rankbench.tasks.columns import (
+    check_text,
+    columns_of,
+    columns_of_texts,
+    filled,
+    lacks,
+    prompt_of,
+    templates_of,
+    with_other_letters,
+)
 from rankbench.tasks.shots import examples_of
 from rankbench.tasks.splits import Split, behind
+
+log = logging.getLogger("rankbench")
 
 
 def check_names(task: Task, names: Sequence[str], file: str) -> None:
@@ -44,6 +56,12 @@ def unlabelled(task: Task, names: Sequence[str], rows: Sequence[Sequence[Any]], 
         cells_of = [{name: row[place] for place, name in used} for row in rows]
         places = [_place(file, number) for number in index.tolist()]
         prompts = [prompt_of(templates, filled(cells), place) for cells, place in zip(cells_of, places, strict=True)]
+        if odd := with_other_letters(task, list(map(filled, cells_of))):
+            log.warning(
+                "%s: in %d rows the list has not as many texts as task.choices (%d), so an answer may be none of the "
+                "row's; the first is %s",
+                *(file, len(odd), len(task.choices or ()), places[odd[0]]),
+            )
         split = Split(file, (prompts,), np.zeros(len(rows), np.int64), index, separated=task.separator is Separator.eos)
         return behind(split, task, cells_of, places, examples_of(task))
     else:
@@ -75,7 +93,8 @@ def _needed(task: Task, names: Sequence[str]) -> list[str]:
     if task.kind != "causal_lm" or task.messages_column is not None:
         return columns_read(task)
     templates = [columns for _, columns in templates_of(task)]
-    return next((columns for columns in templates if set(columns) <= set(names)), templates[-1])
+    shared = [task.shots_column] if task.shots and task.shots_column else []
+    return [*next((columns for columns in templates if set(columns) <= set(names)), templates[-1]), *shared]
 
 
 def _column(
