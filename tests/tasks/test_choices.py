@@ -239,5 +239,5 @@ def test_rows_to_predict_of_more_or_fewer_letters_are_told_of(folder: Path, capl
     assert len(unlabelled(task, names, rows, "mine.jsonl")) == 3
     assert "mine.jsonl: in 2 rows the list has not as many texts as task.choices (4)" in caplog.text
     assert "the first is mine.jsonl row 1" in caplog.text
-    with pytest.raises(RequestError, match="mine.jsonl has no column 'subject'"):
+    with pytest.raises(RequestError, match=r"mine.jsonl has no column 'subject'"):
         check_names(task, ["question", "choices"], "mine.jsonl")
