@@ -338,7 +338,7 @@ def _gpu(run: Run) -> bool:
 
 def _rows(n: int) -> str:
     if n == MOST - 1:
-        return "not known, since nothing is kept for a backward through the layers"
+        return "not known: no layer keeps anything for a backward"
     return f"{n:,} row{'' if n == 1 else 's'}" if n else "not even one row"
 
 
