@@ -26,9 +26,8 @@ BF16 = {"train.precision=bf16": (["train.precision=bf16"], {})}
 
 def peak(words: list[str], more: dict[str, str]) -> float:
     """MiB that a Python process holds at most. Raises CalledProcessError."""
-    process = subprocess.Popen(
-        [sys.executable, *words], env=_env(more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen([sys.executable, *words], env=_env(more), stdout=quiet, stderr=quiet)
     _, status, used = os.wait4(process.pid, 0)
     if status:
         raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), words)
