@@ -441,11 +441,11 @@ def test_a_run_without_ranks_to_choose_is_refused(
 
 
 def test_too_few_examples_are_refused(dylora: Done, call_main: Callable[..., Answer]) -> None:
-    said = refused(call_main, str(dylora.folder), "--budget", "2", "--examples", "19")
-    assert "--examples 19 must be at least 20" in said
+    said = refused(call_main, str(dylora.folder), "--budget", "2", "--examples", "3")
+    assert "--examples 3 must be at least 4" in said
 
 
-@pytest.mark.parametrize("rows", [1, 19])
+@pytest.mark.parametrize("rows", [1, 3])
 def test_too_few_rows_are_refused(dylora: Done, tmp_path: Path, call_main: Callable[..., Answer], rows: int) -> None:
     data = shutil.copytree(dylora.base.parent / "data", tmp_path / "data")
     lines = (data / "validation.jsonl").read_text().splitlines(keepends=True)
@@ -453,7 +453,7 @@ def test_too_few_rows_are_refused(dylora: Done, tmp_path: Path, call_main: Calla
     words = (str(dylora.folder), "--budget", "2", "--data-dir", str(data))
     said = call_main("layers", *words)
     assert (
-        said.rc == 2 and f"validation has too few rows ({rows}) to" in said.err and "give 20 (--data-dir)" in said.err
+        said.rc == 2 and f"validation has too few rows ({rows}) to" in said.err and "give 4 (--data-dir)" in said.err
     )
     assert "is not what the run was scored on" in said.err
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("rankbench")
 
 CUTTABLE = tuple(name for name, kind in METHODS.items() if kind.cuttable)
-LEAST = 20  # rows: ten to choose by, and ten to tell a difference from noise
+LEAST = 4  # rows: two to choose by, and two to tell a difference from noise
 
 
 def main(words: list[str]) -> None:
