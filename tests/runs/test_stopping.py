@@ -250,3 +250,11 @@ def test_the_launcher_queues_a_job_again_unless_slurm_has_decided(handed) -> Non
 def test_without_a_launcher_nobody_is_signalled() -> None:
     assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL  # which would end this process
     assert stopping.hand_over(stopping.Stopped(signal.SIGUSR2)) is None
+
+
+def test_a_stop_is_over_with_its_context() -> None:
+    """Who catches it, as a notebook does, may go on to generate or to predict."""
+    with pytest.raises(stopping.Stopped), stopping.obeyed():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert not stopping.asked()
+    stopping.check()

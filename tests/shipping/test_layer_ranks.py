@@ -452,9 +452,7 @@ def test_too_few_rows_are_refused(dylora: Done, tmp_path: Path, call_main: Calla
     (data / "validation.jsonl").write_text("".join(lines[:rows]))
     words = (str(dylora.folder), "--budget", "2", "--data-dir", str(data))
     said = call_main("layers", *words)
-    assert (
-        said.rc == 2 and f"validation has too few rows ({rows}) to" in said.err and "give 4 (--data-dir)" in said.err
-    )
+    assert said.rc == 2 and f"validation has too few rows ({rows}) to" in said.err and "give 4 (--data-dir)" in said.err
     assert "is not what the run was scored on" in said.err
 
 

@@ -63,6 +63,8 @@ def obeyed() -> Iterator[None]:
         for number, action in before.items():
             signal.signal(number, action)
         _over = False
+        if before[signal.SIGTERM] is not _receive:
+            _asked = None  # what comes after the context was not asked to stop
 
 
 @contextlib.contextmanager
