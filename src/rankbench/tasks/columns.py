@@ -155,14 +155,16 @@ def response_of(task: Task, values: Mapping[Any, Any], texts: Mapping[str, str],
 
 def with_other_letters(task: Task, rows: Sequence[Mapping[str, str]]) -> list[int]:
     """The rows whose list in the prompt is not as long as `task.choices`, so that an answer may be none of theirs."""
-    columns = [name for template in task.prompts or [] for name in _formed(template, "lettered")]
-    found = []
-    for place, texts in enumerate(rows if task.choices else ()):
-        for column in columns:
-            with contextlib.suppress(ValueError):  # the prompt says what is wrong with it
-                if column in texts and len(texts_of(texts[column])) != len(task.choices or ()):
-                    found.append(place)
-    return found
+    columns = {name for template in task.prompts or [] for name in _formed(template, "lettered")}
+
+    def other(text: str) -> bool:
+        try:
+            return len(texts_of(text)) != len(task.choices or ())
+        except ValueError:  # the prompt says what is wrong with it
+            return False
+
+    asked = rows if task.choices else ()
+    return [place for place, texts in enumerate(asked) if any(other(texts[c]) for c in columns & texts.keys())]
 
 
 def _check_letters(task: Task, texts: Mapping[str, str], place: str) -> None:
