@@ -453,8 +453,9 @@ def test_the_forecast_counts_what_trains(method: str) -> None:
     run = a_run(f"adapter={method}", "task=tweets")
     tuning = methods.attach(run, backbone.load(run.model, 3, False, 0).model)
     found = step_memory.anatomy(run)
-    assert found.trained == tuning.count(Submodel()).trainable
     weights = sum(p.numel() for p in tuning.trained().values())
+    gates_and_multipliers = sum(p.numel() for _, own in tuning.own_rates() for p in own)
+    assert found.trained == weights == tuning.count(Submodel()).trainable + gates_and_multipliers
     assert (found.gradients, found.optimizer) == (4 * weights, 8 * weights + 4 * len(tuning.trained()))
     assert step_memory.forecast(run).peak > found.weights
 
