@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,9 +10,7 @@ import timing
 from rankbench.records.finished import finished
 from rankbench.settings.metrics import times
 from rankbench.shipping.layer_ranks import choose
-
-# Two-sided 95 % points of Student's t, by the number of runs.
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+from rankbench.tables.stats import permutation
 
 
 def main() -> None:
@@ -49,10 +46,14 @@ def main() -> None:
                 ]
             )
     for (task, method, metric), values in differences.items():
-        if len(values) in T95:
-            mean, half = statistics.mean(values), T95[len(values)] * statistics.stdev(values) / len(values) ** 0.5
-            interval = f"{mean - half:+.3f} to {mean + half:+.3f}"
-            lines.append([f"{task}, {method}, mean of {len(values)}: {metric}", "", "", f"{mean:+.3f}", interval])
+        if len(values) > 1:
+            over = permutation(values)
+            lines.append(
+                [
+                    f"{task}, {method}, mean of {len(values)}: {metric}",
+                    *("", "", f"{over.mean:+.3f}", f"{over.low:+.3f} to {over.high:+.3f}"),
+                ]
+            )
     head = ["", "a rank for each layer", f"rank {asked.budget} everywhere", "difference", "95 % interval"]
     said = "Intervals of a run are over its rows (paired bootstrap), those of a mean over its runs (t)."
     timing.report(asked, f"{timing.table(head, lines)}\n\n{said}", {"choices": found}, ("fp32", "as trained"))
