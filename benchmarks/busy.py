@@ -52,7 +52,7 @@ def step(batch: int) -> None:
     from rankbench.methods.lora import DyLora
 
     run = subject.run("adapter=dylora", "task=tweets")
-    adapter = DyLora(run, subject.model(run, 2))
+    adapter = DyLora(run, subject.model_as_run(run, 2))
     model = adapter.model.train()
     optimizer = torch.optim.AdamW(subject.trained(model), lr=1e-3, fused=True)
     ids = torch.randint(1000, 20000, (batch, 25))

@@ -42,7 +42,7 @@ def main() -> None:
     run = subject.run("adapter=dylora", f"adapter.r={asked.r}", f"adapter.lora_alpha={2 * asked.r}", *chosen)
     read = load(run.task)
     split, tokenizer = subject.encode(run, read.validation[0])
-    adapter = DyLora(run, subject.model(run, read.num_labels))
+    adapter = DyLora(run, subject.model_as_run(run, read.num_labels))
     subject.tell_ranks_apart(adapter)
     stock = _stock(run, adapter, read.num_labels)
     pad = tokenizer.pad_token_id

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from rankbench.methods.lora import DyLora
-from rankbench.models import integer
+from rankbench.models import float32, integer
 from rankbench.models.integer import kernels, layers
 from rankbench.models.integer.fixed_point import mapped
 from rankbench.models.integer.products import has_int8
@@ -29,10 +29,11 @@ Batch = dict[str, torch.Tensor]
 FULL, FULL8, FULL16 = "full, float32", "full, {}", "full, bf16"
 LORA, LORA8, DYLORA8, LORA16 = "PEFT LoRA, float32", "PEFT LoRA over {}", "DyLoRA over {}", "PEFT LoRA, bf16"
 EVAL, EVAL8, EVAL16 = "evaluation, float32", "evaluation, {}", "evaluation, bf16"
+OWN, DYLORA_OWN, EVAL_OWN = "full, float32 by oneDNN", "DyLoRA, float32 by oneDNN", "evaluation, float32 by oneDNN"
 AGAINST = {
-    FULL: (FULL8, FULL16),
-    LORA: (LORA8, DYLORA8, LORA16),
-    EVAL: (EVAL8, EVAL16),
+    FULL: (FULL8, FULL16, OWN),
+    LORA: (LORA8, DYLORA8, LORA16, DYLORA_OWN),
+    EVAL: (EVAL8, EVAL16, EVAL_OWN),
     FULL16: (FULL8,),
     LORA16: (LORA8, DYLORA8),
     EVAL16: (EVAL8,),
@@ -65,7 +66,7 @@ def main() -> None:
         base: {
             name.format(asked.arithmetic): timing.ratio(seconds[name.format(asked.arithmetic)], seconds[base])
             for name in others
-            if base in seconds
+            if base in seconds and name.format(asked.arithmetic) in seconds
         }
         for base, others in AGAINST.items()
     }
@@ -146,21 +147,26 @@ def _sides(run: Run, arithmetic: str) -> dict[str, Side]:
     add(LORA, subject.stock_lora(run, 2))
     body, shared = integers(subject.model(run, 2))
     add(LORA8, subject.stock_lora(run, 2, body), shared)
-    body, shared = integers(subject.model(run, 2))
-    tuning = DyLora(run, body)
-    ranks = iter(range(10**9))
-    add(
-        DYLORA8,
-        tuning.model,
-        shared,
-        before=lambda: tuning.activate(draw(run.sampler, tuning.family, run.seed, next(ranks))[0][0]),
-    )
+
+    def nested(name: str, body: nn.Module, shared: Any) -> None:
+        tuning, ranks = DyLora(run, body), iter(range(10**9))
+
+        def choose() -> None:
+            tuning.activate(draw(run.sampler, tuning.family, run.seed, next(ranks))[0][0])
+
+        add(name, tuning.model, shared, before=choose)
+
+    nested(DYLORA8, *integers(subject.model(run, 2)))
     add(EVAL, subject.model(run, 2))
     add(EVAL8, *integers(subject.model(run, 2)))
     if {"avx512_bf16", "amx_bf16"} & {*_flags()}:
         add(FULL16, whole(), bf16=True)
         add(LORA16, subject.stock_lora(run, 2), bf16=True)
         add(EVAL16, subject.model(run, 2), bf16=True)
+    if float32.library() == "oneDNN":  # elsewhere a run's own float32 is the stock one
+        add(OWN, subject.model_as_run(run, 2).requires_grad_(True))
+        nested(DYLORA_OWN, subject.model_as_run(run, 2), None)
+        add(EVAL_OWN, subject.model_as_run(run, 2))
     return found
 
 

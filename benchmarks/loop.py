@@ -129,7 +129,7 @@ def _accelerator(run: Run) -> Accelerator:
 def _rankbench(run: Run, data: Encoded, labels: int | None, pad: int, folder: Path) -> Any:
     gc.collect()
     accelerator = _accelerator(run)
-    adapter = methods.attach(run, subject.model(run, labels))
+    adapter = methods.attach(run, subject.model_as_run(run, labels))
     return lambda: train(
         run.train,
         run.sampler,

@@ -49,7 +49,7 @@ def _lora(run: Run, asked: argparse.Namespace, bf16: bool) -> timing.Prepare:
 
 def _dylora(run: Run, asked: argparse.Namespace, bf16: bool, rank: int | None = None) -> timing.Prepare:
     """Steps at `rank`, or at the rank that the run's sampler draws for each; the draw is timed too."""
-    adapter = DyLora(run, subject.model(run, 2))
+    adapter = DyLora(run, subject.model_as_run(run, 2))
     step = _step(adapter.model, make_optimizer(run.train, adapter.optimized()), bf16)
 
     def act(i: int, batch: dict[str, torch.Tensor]) -> None:

@@ -12,7 +12,7 @@ from peft import LoraConfig, TaskType, get_peft_model
 from torch import nn
 
 from rankbench import methods
-from rankbench.models import backbone
+from rankbench.models import backbone, integer
 from rankbench.settings.compose import CONF, build
 from rankbench.settings.run import Run
 from rankbench.system import progress
@@ -56,6 +56,13 @@ def device() -> torch.device:
 def model(run: Run, num_labels: int | None) -> nn.Module:
     """A fresh classifier, or a decoder for None, its weights and head the same at every call."""
     return backbone.load(run.model, num_labels, regression=False, seed=run.seed).model.to(device())
+
+
+def model_as_run(run: Run, num_labels: int | None) -> nn.Module:
+    """The same with the layers that a run gives it (`integer.put`): without, it is transformers' own."""
+    made = model(run, num_labels)
+    integer.put(made, run.arithmetic, run.seed)
+    return made
 
 
 def stock_lora(run: Run, num_labels: int | None, body: nn.Module | None = None) -> nn.Module:

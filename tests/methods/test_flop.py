@@ -125,7 +125,7 @@ def test_the_svd_start_is_the_weight_at_full_rank_and_the_nearest_below(layer: t
         assert made.p.weight.norm().item() == pytest.approx(made.q.weight.norm().item(), rel=1e-4)  # shared evenly
     x = torch.randn(3, 24)
     whole, _ = factorise(layer, 16)
-    assert type(whole.multiplied()) is type(layer)
+    assert isinstance(whole.multiplied(), type(layer))
     assert torch.allclose(whole.multiplied()(x), layer(x), atol=1e-5)
 
 

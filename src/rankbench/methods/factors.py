@@ -11,6 +11,8 @@ from safetensors.torch import load_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from rankbench.models import float32
+
 FACTORS = "factors.safetensors"  # no name that transformers reads: it would draw the factorised layers at random
 GAMMA, ZETA = -0.1, 1.1  # how far a gate is stretched beyond [0, 1] before it is clamped (Louizos et al. 2018)
 BETA = 1.0  # as FLOP's code has it; Louizos et al. take 2/3
@@ -23,7 +25,7 @@ def above(log_alpha: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return torch.sigmoid(log_alpha - BETA * torch.log((x - GAMMA) / (ZETA - x)))
 
 
-class Gated(nn.Linear):
+class Gated(float32.Linear):
     """The first of two factors, x -> diag(z) Q x, with a hard concrete gate z in [0, 1] on each row of Q.
 
     In training every forward draws z; in eval mode z is `mask()`.
@@ -127,7 +129,7 @@ def linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> nn.Linear:
     """A layer of this weight (out, in), trainable, of no rows or columns too."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that nothing is drawn for an empty weight
-        made = nn.Linear(*weight.shape[::-1], bias=bias is not None, device="meta")
+        made = float32.Linear(*weight.shape[::-1], bias=bias is not None, device="meta")
     made.weight = nn.Parameter(weight.detach().contiguous())
     if bias is not None:
         made.bias = nn.Parameter(bias.detach())

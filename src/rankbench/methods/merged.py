@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from rankbench.methods.lora import ADAPTER, DyLora, Prefix
+from rankbench.models import float32
 
 
 @contextlib.contextmanager
@@ -33,8 +33,8 @@ def merged(adapter: DyLora, apart: Collection[nn.Module] = ()) -> Iterator[None]
 
 def _is_plain(layer: Any) -> bool:
     base = layer.get_base_layer()
-    factors = (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)
-    return type(base) in (nn.Linear, Conv1D) and all(w.dtype == torch.float32 for w in (base.weight, *factors))
+    weights = (base.weight, layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)
+    return type(base) in float32.LAYERS and all(w.dtype == torch.float32 for w in weights)
 
 
 def _forward(prefix: Prefix, layer: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -47,5 +47,5 @@ def _forward(prefix: Prefix, layer: Any, x: torch.Tensor, *args: Any, **kwargs: 
         return type(layer).forward(layer, x, *args, **kwargs)
     scale = prefix.scales.get(layer, prefix.scale)
     if isinstance(base, Conv1D):
-        return x @ torch.addmm(base.weight, a.T, b.T, alpha=scale) + base.bias
-    return F.linear(x, torch.addmm(base.weight, b, a, alpha=scale), base.bias)
+        return float32.linear(x, torch.addmm(base.weight, a.T, b.T, alpha=scale).T, base.bias)
+    return float32.linear(x, torch.addmm(base.weight, b, a, alpha=scale), base.bias)

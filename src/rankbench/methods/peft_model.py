@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora import layer as peft_layer
 from peft.tuners.lora.layer import LoraLayer
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from rankbench.errors import RequestError
 from rankbench.models import drawn
@@ -85,7 +86,7 @@ def ends_with(name: str, target: str) -> bool:
 
 def choices(model: nn.Module) -> str:
     """The names that adapter.target_modules may hold, in words."""
-    kinds = {name.split(".")[-1] for name, m in model.named_modules() if type(m).__name__ in ("Linear", "Conv1D")}
+    kinds = {name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
     return f"choose from {', '.join(sorted(k for k in kinds if not re.fullmatch(r'[0-9]+', k)))}, or all-linear"
 
 

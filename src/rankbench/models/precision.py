@@ -10,6 +10,7 @@ from functools import cache
 import torch
 
 from rankbench.errors import RequestError
+from rankbench.models import float32
 from rankbench.settings.hardware import Hardware
 from rankbench.settings.train import Precision
 
@@ -51,18 +52,18 @@ def why_fp32(has: Mapping[str, object], faster: float | None = None) -> str:
 
 @cache
 def bf16_speed(rows: int = 256, inner: int = 384, columns: int = 1536) -> float:
-    """How many times as fast as float32 this CPU multiplies matrices in bf16: the median of pairs, in turns.
+    """How many times as fast as float32 this CPU multiplies in bf16, as layers do: the median of pairs, in turns.
 
     Measured once a process.
     """
-    a, b = torch.ones(rows, inner), torch.ones(inner, columns)
+    a, b = torch.ones(rows, inner), torch.ones(columns, inner)
     sides = (a, b), (a.bfloat16(), b.bfloat16())
     ratios = []
     for turn in range(9):
         seconds = []
         for left, right in sides:
             start = time.perf_counter()
-            left @ right
+            float32.linear(left, right)
             seconds.append(time.perf_counter() - start)
         if turn:  # the first one warms up
             ratios.append(seconds[0] / seconds[1])

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rankbench.models import sharding
+from rankbench.models import float32, sharding
 from rankbench.system import processes, threads
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "hydra-core", "evaluate", "pandas", "numpy")
@@ -30,6 +30,7 @@ def environment(device: str, precision: str, reason: str, words: Iterable[str]) 
         "sharded": bool(sharding.asked()),
         "precision": precision,
         "precision_reason": reason,
+        "float32": float32.library() if device.startswith("cpu") else "torch",
         "command": f"python -m rankbench {shlex.join(words)}".rstrip(),
     }
 

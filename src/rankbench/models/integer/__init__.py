@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from rankbench.models import float32
 from rankbench.models.integer import kernels, products
 from rankbench.models.integer.arithmetic import Arithmetic
 from rankbench.models.integer.layers import FLOATS, KINDS
@@ -20,17 +21,20 @@ def put(
     """Have the model's linear, layer-norm and embedding layers compute as asked; None where that is in floats.
 
     Weights, names and saved files stay as they were. What a subclass of these layers computes, and the output layer of
-    a language model, stays in floats. Returns what the layers share.
+    a language model, stays in floats; float32 by the library that is faster here. Returns what the layers share.
     """
     arithmetic = kind(asked, seed) if asked.integer else None
     output = getattr(model, "get_output_embeddings", lambda: None)()
     found: list[tuple[str, Any]] = list(model.named_modules())
+    stock = FLOATS | float32.STOCK
     for name, module in found:
-        if type(module) in FLOATS:  # of an earlier run, which this one begins with
-            module.__class__ = FLOATS[type(module)]
+        if type(module) in stock:  # of an earlier run, which this one begins with
+            module.__class__ = stock[type(module)]
         if arithmetic is not None and type(module) in KINDS and module is not output:
             module.__class__ = KINDS[type(module)]
             module.arithmetic, module.name, module._kept = arithmetic, name, None
+        elif float32.pays() and type(module) in float32.KINDS:
+            module.__class__ = float32.KINDS[type(module)]
     return arithmetic
 
 
