@@ -86,8 +86,14 @@ def _serves(operands: tuple[torch.Tensor, ...]) -> bool:
 
 
 def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(_dense(x), _dense(weight), bias, "none", [], "")
     return product
+
+
+def _dense(operand: torch.Tensor) -> torch.Tensor:
+    """The operand with its rows or its columns in one piece; others, oneDNN would copy a number at a time."""
+    turned = operand.dim() > 1 and operand.mT.is_contiguous()
+    return operand if turned else operand.contiguous()
 
 
 class _Linear(torch.autograd.Function):
