@@ -37,6 +37,9 @@ AGAINST = {
     FULL16: (FULL8,),
     LORA16: (LORA8, DYLORA8),
     EVAL16: (EVAL8,),
+    OWN: (FULL8,),
+    DYLORA_OWN: (DYLORA8,),
+    EVAL_OWN: (EVAL8,),
 }
 FLAGS = ("avx2", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 MAPS = ("by row", "whole", "whole, stochastic", "by row, step by step")
@@ -82,7 +85,7 @@ def main() -> None:
         f"{batches[-1]['input_ids'].shape[1]} tokens; bytes multiplied as bytes: {'yes' if _bytes() else 'no'}, "
         f"maps built by the C compiler: {'yes' if kernels.library() else 'no'}; "
         f"of {', '.join(FLAGS)} the CPU has {', '.join(cpu) or 'none'}",
-        timing.table(["ms a step", "min", "median", "max", "of float32's", "of bf16's"], rows),
+        timing.table(["ms a step", "min", "median", "max", "of float32's", "of bf16's", "of oneDNN's"], rows),
         timing.table(["kept for the backward", "MiB"], [[name, f"{size / 2**20:.1f}"] for name, size in kept.items()]),
         timing.table(
             ["8-bit map, ns a number", "min", "median", "max"], [[k, *timing.spread(v)] for k, v in maps.items()]
@@ -110,10 +113,10 @@ def main() -> None:
 
 
 def _by_kind(ratios: dict[str, dict[str, float]]) -> list[dict[str, float]]:
-    """Each side's ratio to float32, and to bf16."""
-    merged: list[dict[str, float]] = [{}, {}]
+    """Each side's ratio to torch's float32, to bf16 and to float32 by oneDNN."""
+    merged: list[dict[str, float]] = [{}, {}, {}]
     for base, of in ratios.items():
-        merged["bf16" in base] |= of
+        merged[1 if "bf16" in base else 2 if "oneDNN" in base else 0] |= of
     return merged
 
 
