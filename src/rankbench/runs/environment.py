@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rankbench.models import float32, sharding
+from rankbench.models import sharding
 from rankbench.system import processes, threads
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "hydra-core", "evaluate", "pandas", "numpy")
@@ -18,6 +18,8 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "hydr
 
 def environment(device: str, precision: str, reason: str, words: Iterable[str]) -> dict[str, Any]:
     """What a result depends on beside its settings: versions, commit, device, precision and why, command line."""
+    from rankbench.models import float32
+
     return {
         "rankbench": metadata.version("rankbench"),
         "python": platform.python_version(),
