@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import transformers.pytorch_utils
 from tiny import a_run
 from torch import nn
+from torch.autograd import forward_ad
 
 from rankbench.models import float32, integer
 
@@ -68,6 +69,34 @@ def test_numbers_that_lie_apart_are_multiplied_too(pick: Callable[[torch.Tensor]
     expected = torch.autograd.grad(F.linear(pick(x)[..., ::2], weight, bias).square().sum(), (x, weight, bias))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "bias",
+    [torch.arange(2.0 * OUT)[::2], torch.randn(OUT, 3)[:, 1], torch.ones(1).expand(OUT), torch.ones(1), torch.ones(())],
+    ids=["every other", "a column", "expanded", "one for all", "a number"],
+)
+def test_a_bias_of_any_layout_is_added(bias: torch.Tensor) -> None:
+    x, weight, _ = (one.detach() for one in _operands(ROWS))
+    torch.testing.assert_close(float32.linear(x, weight, bias), F.linear(x, weight, bias), rtol=1e-5, atol=1e-3)
+
+
+def test_unlike_widths_are_refused_in_torchs_words() -> None:
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        float32.linear(torch.randn(ROWS, IN + 1), torch.randn(OUT, IN))
+
+
+def test_a_layer_is_traced_as_a_stock_one() -> None:
+    x = torch.randn(ROWS, IN)
+    layer = float32.Linear(IN, OUT)
+    torch.testing.assert_close(torch.jit.trace(layer, (x,))(x), layer(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_tangent_is_not_lost() -> None:
+    x, weight, bias = (one.detach() for one in _operands(ROWS))
+    with forward_ad.dual_level():
+        y = float32.linear(forward_ad.make_dual(x, torch.ones_like(x)), weight, bias)
+        assert forward_ad.unpack_dual(y).tangent is not None
 
 
 def test_a_row_alone_is_multiplied_too() -> None:

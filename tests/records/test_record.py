@@ -17,6 +17,7 @@ from conftest import REPOSITORY, compose_run, sentences, tiny_overrides, write_j
 
 import rankbench
 from rankbench.errors import RequestError, RunFailed
+from rankbench.models import float32
 from rankbench.records import record
 from rankbench.records.record import COLUMNS, load_records, load_runs
 from rankbench.runs.life import execute
@@ -98,6 +99,7 @@ def test_the_record_names_what_the_result_depends_on(found: dict[str, Any]) -> N
     if not torch.cuda.is_available():
         assert environment["precision"] == "fp32"
         assert environment["precision_reason"].startswith("no GPU is visible")
+    assert environment["float32"] == float32.library()
     assert environment["command"].startswith("python -m rankbench")
     assert environment["git"] is None or (
         len(environment["git"]["commit"]) == 40 and isinstance(environment["git"]["dirty"], bool)

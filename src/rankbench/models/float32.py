@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 import transformers.pytorch_utils
 from torch import nn
+from torch.autograd import forward_ad
 
 LEAST = 2**21  # multiplications of a product that is worth the longer call
 
@@ -31,7 +32,8 @@ class Conv1D(transformers.pytorch_utils.Conv1D):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out)."""
-        return linear(x, self.weight.T, self.bias)
+        operands = x, self.weight.T, self.bias
+        return _by_onednn(*operands) if _serves(*operands) else super().forward(x)
 
 
 KINDS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: Linear, transformers.pytorch_utils.Conv1D: Conv1D}
@@ -41,7 +43,7 @@ LAYERS = (*KINDS, *STOCK)  # that compute in floats
 
 @cache
 def pays() -> bool:
-    """Whether this processor is one of those. It depends on the processor alone, so a resumed run rounds as before."""
+    """Whether this processor is one of those, by a torch that can tell; a resumed run on both rounds as before."""
     return (
         left_idle(getattr(torch.cpu, "get_capabilities", dict)())
         and torch.backends.mkl.is_available()
@@ -56,36 +58,44 @@ def left_idle(has: Mapping[str, Any]) -> bool:
 
 
 def library() -> str:
-    """What multiplies large float32 matrices in a linear layer on this CPU, for a record."""
-    return "oneDNN" if pays() and torch.backends.mkldnn.enabled else "torch"
+    """What multiplies large float32 matrices in linear layers on the device that runs use here, for a record."""
+    return "oneDNN" if pays() and torch.backends.mkldnn.enabled and not torch.cuda.is_available() else "torch"
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """`F.linear`: x (..., in), weight (out, in), bias (out,) -> (..., out), by oneDNN where that is faster."""
-    operands = (x, weight) if bias is None else (x, weight, bias)
-    if not _serves(operands) or x.numel() * len(weight) < LEAST:
-        return F.linear(x, weight, bias)
-    if torch.is_grad_enabled() and any(operand.requires_grad for operand in operands):
-        product: torch.Tensor = _Linear.apply(x, weight, bias)
-        return product
-    return _product(x, weight, bias)
+    return _by_onednn(x, weight, bias) if _serves(x, weight, bias) else F.linear(x, weight, bias)
 
 
-def _serves(operands: tuple[torch.Tensor, ...]) -> bool:
+def _by_onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    trained = any(one is not None and one.requires_grad for one in (x, weight, bias))
+    product: torch.Tensor = (_Linear.apply if torch.is_grad_enabled() and trained else _product)(x, weight, bias)
+    return product
+
+
+def _serves(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """Whether the product is large, of plain float32 tensors on the CPU, and nobody else has to see its parts."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not pays():  # a compiler breaks its graph at the rest
+        return False
     return (
-        not torch.compiler.is_compiling()  # first: a compiler would break its graph at the rest
-        and pays()
-        and all(
-            type(one) in (torch.Tensor, nn.Parameter) and one.dtype == torch.float32 and one.device.type == "cpu"
-            for one in operands
-        )
+        all(_plain(one) for one in (x, weight, bias) if one is not None)
+        and x.numel() * len(weight) >= LEAST
+        and x.shape[-1:] == weight.shape[1:]
+        and (bias is None or bias.shape == weight.shape[:1])
         and not torch.is_autocast_enabled("cpu")
         and bool(torch.backends.mkldnn.enabled)
         and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
     )
 
 
-def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def _plain(one: torch.Tensor) -> bool:
+    kind = type(one) in (torch.Tensor, nn.Parameter) and one.layout == torch.strided
+    return kind and one.dtype == torch.float32 and one.device.type == "cpu"
+
+
+def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    bias = None if bias is None else bias.contiguous()  # oneDNN reads it as such
     product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(_dense(x), _dense(weight), bias, "none", [], "")
     return product
 

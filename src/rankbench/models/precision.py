@@ -10,7 +10,6 @@ from functools import cache
 import torch
 
 from rankbench.errors import RequestError
-from rankbench.models import float32
 from rankbench.settings.hardware import Hardware
 from rankbench.settings.train import Precision
 
@@ -56,6 +55,8 @@ def bf16_speed(rows: int = 256, inner: int = 384, columns: int = 1536) -> float:
 
     Measured once a process.
     """
+    from rankbench.models import float32
+
     a, b = torch.ones(rows, inner), torch.ones(columns, inner)
     sides = (a, b), (a.bfloat16(), b.bfloat16())
     ratios = []

@@ -16,7 +16,9 @@ from rankbench.system import processes, threads
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "hydra-core", "evaluate", "pandas", "numpy")
 
 
-def environment(device: str, precision: str, reason: str, words: Iterable[str]) -> dict[str, Any]:
+def environment(
+    device: str, precision: str, reason: str, words: Iterable[str], compiled: bool = False
+) -> dict[str, Any]:
     """What a result depends on beside its settings: versions, commit, device, precision and why, command line."""
     from rankbench.models import float32
 
@@ -32,7 +34,7 @@ def environment(device: str, precision: str, reason: str, words: Iterable[str]) 
         "sharded": bool(sharding.asked()),
         "precision": precision,
         "precision_reason": reason,
-        "float32": float32.library() if device.startswith("cpu") else "torch",
+        "float32": "torch" if compiled else float32.library(),
         "command": f"python -m rankbench {shlex.join(words)}".rstrip(),
     }
 

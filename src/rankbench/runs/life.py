@@ -167,7 +167,7 @@ def _attempt(run: Run, folder: Path, mine: lock.Held, words: Sequence[str], anew
 
             precision, reason = choose_precision(run.train.precision, run.hardware, run.arithmetic.integer)
             log.info("precision %s: %s", precision, reason)
-            base["environment"] = environment(device.device_name(), precision, reason, words)
+            base["environment"] = environment(device.device_name(), precision, reason, words, run.train.compile)
             if processes.first() and not anew:
                 tracker = tracking.start(run, base["config"])
             with sharding.by_hand() as split:
