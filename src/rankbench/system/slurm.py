@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
+
+log = logging.getLogger("rankbench")
 
 LIVES = ("RUNNING", "SUSPENDED", "COMPLETING", "STOPPED")  # states in which a job's processes may still be there
 
@@ -30,9 +33,12 @@ def state(job: str | None) -> str:
 
 
 def wait_for(jobs: Iterable[str], poll: float = 2.0) -> None:
-    """Return when Slurm has none of these jobs any more."""
-    asked = sorted(jobs)
-    while asked and _squeue("%i", asked):
+    """Return when Slurm has none of these jobs any more; while it gives no answer they may still run."""
+    asked, told = sorted(jobs), False
+    while asked and (left := _squeue("%i", asked)) != []:
+        if left is None and not told:
+            log.info("Slurm does not answer; waiting until squeue says how job %s stands", ", ".join(asked))
+            told = True
         time.sleep(poll)
 
 
@@ -42,9 +48,14 @@ def submitted(folder: Path) -> set[str]:
     return {name.split("_")[0] for name in names if re.fullmatch(r"\d+(_\d+)?", name)}
 
 
-def _squeue(form: str, jobs: list[str]) -> list[str]:
+def _squeue(form: str, jobs: list[str]) -> list[str] | None:
+    """What squeue says of these jobs; nothing where it knows none or is not there, None if it gave no answer."""
     words = ["squeue", "--noheader", f"--format={form}", f"--jobs={','.join(jobs)}"]
     try:
-        return subprocess.run(words, capture_output=True, text=True, timeout=30).stdout.split()
-    except (OSError, subprocess.SubprocessError):
+        asked = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    except FileNotFoundError:
         return []
+    except (OSError, subprocess.SubprocessError):
+        return None
+    known = asked.returncode == 0 or "invalid job id" in asked.stderr.lower()
+    return asked.stdout.split() if known else None
