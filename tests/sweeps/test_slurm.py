@@ -70,6 +70,13 @@ class Sweep:
     def finish(self, process: subprocess.Popen[str]) -> str:
         return process.communicate(timeout=280)[0]
 
+    def story(self, said: str) -> str:
+        """What the sweep said, how each job ended, and what Slurm's daemons wrote of the jobs."""
+        logs = sorted(self.runs.glob(".multirun/.submitit/*/*.out"))
+        daemons = [Path(self.slurm["SLURM_CONF"]).parent / name for name in ("slurmctld.log", "slurmd.log")]
+        tails = [f"{log.name}\n" + "\n".join(log.read_text().splitlines()[-20:]) for log in [*logs, *daemons]]
+        return "\n".join([said, *tails])
+
     def run(self, seed: int, place: str = "runs") -> Run:
         return compose_run(*self.overrides, f"seed={seed}", f"runs_dir={self.runs.parent / place}")
 
@@ -86,7 +93,7 @@ class Sweep:
             time.sleep(0.05)
         for call in calls:
             call.join()
-        assert not left, self.finish(process)
+        assert not left, self.story(self.finish(process))
 
     def undisturbed(self, seed: int) -> dict:
         whole = self.run(seed, "whole")
@@ -112,10 +119,10 @@ def test_disturbed_at_random_moments_and_asked_again_every_run_ends_as_if_nothin
     signals = [["scancel", f"--signal={name}"] for name in ("USR2", "TERM", "KILL")]
     sweep.disturb(process, [["scontrol", "requeue"], *signals], later=1.0)
     said = sweep.finish(process)
-    assert process.returncode == 1 and "3 done, 1 stopped" in said, said
+    assert process.returncode == 1 and "3 done, 1 stopped" in said, sweep.story(said)
     process = sweep.start("seed=0,1,2,3")
     said = sweep.finish(process)
-    assert process.returncode == 0 and "3 of 4 runs are done already" in said and "4 done" in said, said
+    assert process.returncode == 0 and "3 of 4 runs are done already" in said and "4 done" in said, sweep.story(said)
     for seed in range(4):
         folder = sweep.run(seed).folder
         assert "resumed at step" in (folder / "run.log").read_text()
@@ -127,7 +134,7 @@ def test_a_preempted_run_goes_on_when_the_urgent_job_is_over(sweep: Sweep) -> No
     urgent = "sbatch --partition=urgent --cpus-per-task=2 --output=/dev/null --wrap='sleep 1'"
     sweep.disturb(process, [["sh", "-c", urgent]])
     said = sweep.finish(process)
-    assert process.returncode == 0 and "1 done" in said, said
+    assert process.returncode == 0 and "1 done" in said, sweep.story(said)
     assert "resumed at step" in (sweep.run(0).folder / "run.log").read_text()
     assert outcome(sweep.run(0).folder) == sweep.undisturbed(0)
 
@@ -136,7 +143,7 @@ def test_a_cancelled_run_stays_cancelled_with_its_checkpoint(sweep: Sweep, ask: 
     process = sweep.start("seed=0")
     sweep.disturb(process, [["scancel"]])
     said = sweep.finish(process)
-    assert process.returncode == 1 and "1 stopped" in said and "/500 kept" in said, said
+    assert process.returncode == 1 and "1 stopped" in said and "/500 kept" in said, sweep.story(said)
     assert ask("squeue", "--noheader") == ""
 
 
@@ -158,10 +165,10 @@ def test_a_run_of_two_processes_is_requeued_or_ends_whole_and_gives_what_one_giv
     sweep.disturb(process, [["sh", "-c", of_one] if of_one else ["scancel", f"--signal={way}"]])
     said = sweep.finish(process)
     if way == "KILL" and process.returncode:  # the other one was waiting for it, and has ended with it
-        assert "1 stopped" in said or "another process of this run died" in said, said
+        assert "1 stopped" in said or "another process of this run died" in said, sweep.story(said)
         process = sweep.start("seed=0", TWO[0])
         said = sweep.finish(process)
-    assert process.returncode == 0 and "1 done" in said, said
+    assert process.returncode == 0 and "1 done" in said, sweep.story(said)
     folder, alone = sweep.run(0).folder, sweep.run(0, "whole")
     execute(alone)
     assert "resumed at step" in (folder / "run.log").read_text()
