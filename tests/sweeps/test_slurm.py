@@ -116,7 +116,9 @@ def test_a_wrong_job_or_partition_submits_nothing(sweep: Sweep, ask: Callable[..
 
 def test_disturbed_at_random_moments_and_asked_again_every_run_ends_as_if_nothing_had_been(sweep: Sweep) -> None:
     process = sweep.start("seed=0,1,2,3")
-    signals = [["scancel", f"--signal={name}"] for name in ("USR2", "TERM", "KILL")]
+    # Once each: while another of its array is being requeued, scancel delivers a signal and calls that a failure, and
+    # its later tries, five seconds apart, would meet the run's next life before Python is there.
+    signals = [["timeout", "3", "scancel", f"--signal={name}"] for name in ("USR2", "TERM", "KILL")]
     sweep.disturb(process, [["scontrol", "requeue"], *signals], later=1.0)
     said = sweep.finish(process)
     assert process.returncode == 1 and "3 done, 1 stopped" in said, sweep.story(said)
