@@ -12,16 +12,25 @@ from pathlib import Path
 import timing
 import torch
 
+from rankbench.system.onednn import KEPT
+
 HERE = Path(__file__).resolve().parents[1]
 # What a run of this method imports, and nothing of it done.
 IMPORTS = "import bitsandbytes, hydra, pandas, peft, torch, rankbench.runs.work, rankbench.methods.lora"
+OWN = dict.fromkeys(KEPT, "1024")  # as many kernels as oneDNN keeps where nobody says how many
+HALVES = ["train.batch_size=16", "train.gradient_accumulation_steps=2"]
 SIDES: dict[str, tuple[list[str], dict[str, str]]] = {
     "as it comes": ([], {}),
+    "oneDNN's 1,024 kernels": ([], OWN),
     "train.gradient_checkpointing=true": (["train.gradient_checkpointing=true"], {}),
-    "train.batch_size=16, two accumulated": (["train.batch_size=16", "train.gradient_accumulation_steps=2"], {}),
+    "train.batch_size=16, two accumulated": (HALVES, {}),
     "MALLOC_MMAP_THRESHOLD_=2097152": ([], {"MALLOC_MMAP_THRESHOLD_": "2097152"}),
 }
-BF16 = {"train.precision=bf16": (["train.precision=bf16"], {})}
+BF16 = {
+    "train.precision=bf16": (["train.precision=bf16"], {}),
+    "train.precision=bf16, oneDNN's 1,024 kernels": (["train.precision=bf16"], OWN),
+    "train.precision=bf16 train.batch_size=16, two accumulated": (["train.precision=bf16", *HALVES], {}),
+}
 
 
 def peak(words: list[str], more: dict[str, str]) -> float:

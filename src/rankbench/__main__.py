@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import rankbench
 from rankbench.errors import RequestError, RunFailed
-from rankbench.system import processes, stopping, threads
+from rankbench.system import onednn, processes, stopping, threads
 from rankbench.system.progress import speak
 from rankbench.system.stopping import Stopped
 
@@ -215,6 +215,7 @@ def main() -> None:
     """Exit 0: done; 2: the request is wrong, one line says how to mend it; 1: the run failed, its record says how."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises to here instead of exiting by itself
     threads.wait_politely()
+    onednn.keep_few()
     words = sys.argv[1:]
     try:
         if words == ["--version"]:

@@ -29,7 +29,7 @@ from rankbench.settings.compose import CONF, composed
 from rankbench.settings.identity import identity, settings, sources
 from rankbench.settings.metrics import times
 from rankbench.settings.run import Run
-from rankbench.system import home, processes, stopping, threads
+from rankbench.system import home, onednn, processes, stopping, threads
 from rankbench.system.files import write_atomic
 from rankbench.system.progress import quiet_libraries, speak, written_to
 
@@ -55,6 +55,7 @@ def run(*overrides: str) -> dict[str, Any]:
     if wrong := [word for word in overrides if not isinstance(word, str)]:
         raise RequestError(f"rankbench.run takes settings as texts, run('task=sst2', 'seed=1'), not {wrong[0]!r}")
     threads.wait_politely()
+    onednn.keep_few()
     with _ONE:
         try:
             asked = composed(list(overrides))

@@ -16,6 +16,7 @@ from rankbench.settings.sources import Source, fingerprint, locate
 from rankbench.shipping.base import same_backbone
 from rankbench.shipping.finished_adapter import cut, head_width
 from rankbench.shipping.shipped import Shipped, mended, opened, refuse_lacking
+from rankbench.system import onednn
 from rankbench.system.files import expanded
 from rankbench.system.progress import quiet_libraries
 
@@ -51,6 +52,7 @@ def loaded(found: Finished, rank: int | None, depth: int | None) -> Predicts:
     """As `load`, of what was opened."""
     refuse_lacking(found, rank, depth)
     quiet_libraries()
+    onednn.keep_few()
     from rankbench.shipping.predictor import answering
 
     if isinstance(found, Shipped):
