@@ -25,6 +25,7 @@ SIDES: dict[str, tuple[list[str], dict[str, str]]] = {
     "train.gradient_checkpointing=true": (["train.gradient_checkpointing=true"], {}),
     "train.batch_size=16, two accumulated": (HALVES, {}),
     "MALLOC_MMAP_THRESHOLD_=2097152": ([], {"MALLOC_MMAP_THRESHOLD_": "2097152"}),
+    "arithmetic=int8": (["arithmetic=int8"], {}),
 }
 BF16 = {
     "train.precision=bf16": (["train.precision=bf16"], {}),
