@@ -69,6 +69,13 @@ def test_a_lora_that_measures_lower_ranks_too_gives_the_search_its_own(search: P
     assert (row["trainings"], row["seconds"]) == ("3.5", "110")
 
 
+def test_a_lora_at_another_rate_keeps_no_rank_from_the_search(search: Path) -> None:
+    for rate, value in ((1e-3, 0.9), (3e-3, 0.2)):  # the search ran at the first
+        words = (*LORA, "adapter.r=8", "seed=0", f"train.learning_rate={rate}")
+        a_record(search, *words, values={1: 0.1, 8: value}, training=trained(80))
+    assert comparisons.lora_search_vs_dylora(search, None)[0].frame.loc["8", ranks.SEARCH] == "90.0 (1)"
+
+
 def test_a_best_is_over_the_ranks_that_the_search_trained(search: Path) -> None:
     """A nested run with more ranks has no more candidates."""
     a_record(search, "adapter=dylora", "adapter.update=frozen_grad", values={1: 0.1, 2: 0.2, 3: 0.9, 4: 0.3})

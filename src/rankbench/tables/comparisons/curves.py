@@ -49,13 +49,14 @@ def curves(records: Sequence[dict[str, Any]], metric: str) -> Curves:
     having = [r for r in records if r["status"] == "done" and r["submodels"] and metric in r["submodels"][0]["metrics"]]
     own = {record["run_id"]: is_search(record) for record in having}
     found: Curves = {}
+    searches: dict[str, str] = {}
     for searched in (True, False):
         group = [record for record in having if own[record["run_id"]] is searched]
         names = labels.labels(group, having, OF_SEARCH if searched else OF_SEARCH[1:])
         for record in group:
             label = names[record["run_id"]]
             if searched:
-                label = of_search(label)
+                label = searches[record["run_id"]] = of_search(label)
             for row in [*record["submodels"], *record.get("cuts", ())]:
                 column = f"{label} {row['cut']}" if "cut" in row else label
                 found.setdefault(column, {}).setdefault(record["config"]["seed"], Curve()).put(row, metric)
@@ -63,8 +64,9 @@ def curves(records: Sequence[dict[str, Any]], metric: str) -> Curves:
                 found[column][record["config"]["seed"]].pay(record)
     loras = [record for record in having if record["config"]["adapter"]["name"] == "lora"]
     names = labels.labels(loras, having, OF_SEARCH)
+    column_of = {names[run]: column for run, column in searches.items()}  # the names among the searched may be shorter
     for record in loras:
-        search = found.get(of_search(names[record["run_id"]]), {}).get(record["config"]["seed"])
+        search = found.get(column_of.get(names[record["run_id"]], ""), {}).get(record["config"]["seed"])
         rank = record["config"]["adapter"]["r"]
         whole = [row for row in record["submodels"] if row["rank"] == rank]
         if search and whole and rank not in search.values:
