@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,3 +51,11 @@ def test_what_a_user_says_stands() -> None:
 def test_the_command_line_says_so() -> None:
     code = "import os, sys; from rankbench import __main__ as m; sys.argv = ['rankbench', '--version']; m.main()"
     assert said(f"{code}; print([os.environ[name] for name in {KEPT}])").endswith(str([str(KERNELS)] * 2))
+
+
+def test_a_run_and_a_loaded_model_of_a_python_program_do_too(finished: Path) -> None:
+    loaded = f"rankbench.load({str(finished)!r}, rank=2)"
+    refused = "try: rankbench.run('task=none_such')\nexcept rankbench.errors.RequestError: pass"
+    for code in (loaded, refused):
+        say = f"import os, rankbench, rankbench.errors\n{code}\nprint([os.environ[name] for name in {KEPT}])"
+        assert said(say).endswith(str([str(KERNELS)] * 2)), code
