@@ -14,6 +14,7 @@ from test_curve import a_record
 from rankbench.errors import RequestError
 from rankbench.tables import comparisons, layout, report
 from rankbench.tables.comparisons import ranks
+from rankbench.tables.curve import curve_long
 
 LORA = ("adapter=lora",)
 
@@ -66,7 +67,8 @@ def test_a_lora_that_measures_lower_ranks_too_gives_the_search_its_own(search: P
     curve, best, *_ = comparisons.lora_search_vs_dylora(search, None)
     assert curve.frame.loc[["1", "8"], ranks.SEARCH].tolist() == ["50.5 ± 0.7", "90.0 (1)"]
     row = best.frame.loc[ranks.SEARCH]
-    assert (row["trainings"], row["seconds"]) == ("3.5", "110")
+    assert (row["trainings"], row["seconds"]) == ("3", "70"), "of ranks 1, 2, 4, which DyLoRA has too"
+    assert "The search's ranks 8 are left aside: others lack them. Measured at fewer of these ranks: " in best.caption
 
 
 def test_a_lora_at_another_rate_keeps_no_rank_from_the_search(search: Path) -> None:
@@ -76,11 +78,83 @@ def test_a_lora_at_another_rate_keeps_no_rank_from_the_search(search: Path) -> N
     assert comparisons.lora_search_vs_dylora(search, None)[0].frame.loc["8", ranks.SEARCH] == "90.0 (1)"
 
 
+def test_all_methods_are_compared_over_the_ranks_that_search_and_nested_runs_have(tmp_path: Path) -> None:
+    """Equal at ranks 4 and 8, where both are: the search's lower ranks count for nothing and cost nothing."""
+    equal = {1: 0.5, 2: 0.6, 4: 0.7, 8: 0.8}
+    for rank, value in equal.items():
+        words = (*LORA, f"adapter.r={rank}", f"evaluate.submodels=[{rank}]")
+        a_record(tmp_path, *words, values={rank: value}, training=trained(10))
+    a_record(tmp_path, "adapter=dylora", values={4: 0.7, 8: 0.8}, training=trained(20))
+    best = comparisons.lora_search_vs_dylora(tmp_path, None)[1]
+    assert "Best over ranks 4, 8," in best.caption and "search's ranks 1, 2 are left aside" in best.caption
+    assert best.frame.loc[ranks.SEARCH].tolist() == ["80.0", "8", "75.0", "2", "20", "1.00"]
+    assert best.frame.loc["dylora"].tolist() == ["80.0", "8", "75.0", "1", "20", "1.00"]
+    glue = comparisons.glue(tmp_path, None)[0]
+    assert glue.frame["sst2"].tolist() == ["75.0", "75.0"] and "Ranks: sst2 over 4, 8." in glue.caption
+
+
+def test_a_seed_that_lacks_a_rank_is_in_no_area(search: Path) -> None:
+    a_record(search, *LORA, "adapter.r=4", "evaluate.submodels=[4]", "seed=2", values={4: 0.9}, training=trained(40))
+    row = comparisons.lora_search_vs_dylora(search, None)[1].frame.loc[ranks.SEARCH]
+    assert row.tolist() == ["62.5 ± 0.7 (2)", "2", "59.0 ± 0.7 (2)", "3", "70", "2.00"]
+
+
+def test_a_training_that_was_measured_twice_is_paid_and_counted_once(search: Path) -> None:
+    """The search's rank 4 was measured at lower ranks too, DyLoRA by another metric, and cut another way."""
+    before = comparisons.lora_search_vs_dylora(search, None)[1].frame
+    of_four = ("adapter.r=4", "evaluate.submodels=[1,4]")
+    for seed in (0, 1):
+        a_record(search, *LORA, *of_four, f"seed={seed}", values={1: 0.3, 4: 0.6}, training=trained(40))
+        nested = {rank: 0.55 + rank / 100 for rank in (1, 2, 3, 4)}
+        how = ("adapter=dylora", f"seed={seed}", "evaluate.cuts=[svd]", "task.metrics=[accuracy]")
+        a_record(search, *how, values=nested, training=trained(35))
+    after = comparisons.lora_search_vs_dylora(search, None)[1].frame
+    assert after.loc[before.index].to_dict() == before.to_dict()
+    assert set(curve_long(search)["n"]) == {2}
+
+
+def test_of_equals_the_smallest_rank_is_the_best(tmp_path: Path) -> None:
+    for rank in (8, 1, 4, 2):
+        a_record(tmp_path, *LORA, f"adapter.r={rank}", f"evaluate.submodels=[{rank}]", values={rank: 0.8})
+    a_record(tmp_path, "adapter=dylora", values=dict.fromkeys((8, 4, 2, 1), 0.8))
+    assert comparisons.lora_search_vs_dylora(tmp_path, None)[1].frame["at rank"].tolist() == ["1", "1"]
+
+
+def test_searches_of_two_models_are_two(tmp_path: Path) -> None:
+    for model, value in (("tiny_bert", 0.5), ("tiny_gpt2", 0.9)):
+        for rank in (1, 2):
+            words = (*LORA, f"model={model}", f"adapter.r={rank}", f"evaluate.submodels=[{rank}]")
+            a_record(tmp_path, *words, values={rank: value})
+    searches = [f"tiny_bert {ranks.SEARCH}", f"tiny_gpt2 {ranks.SEARCH}"]
+    assert sorted(set(curve_long(tmp_path)["label"])) == searches
+    areas = comparisons.glue(tmp_path, None)[0]
+    assert areas.frame["sst2"].to_dict() == dict(zip(searches, ["50.0", "90.0"], strict=True))
+    with pytest.raises(RequestError, match="several models"):
+        comparisons.budget(tmp_path, None)
+
+
+def test_a_scale_that_follows_the_rank_is_one_search(tmp_path: Path) -> None:
+    for rank in (1, 2, 4):
+        words = (*LORA, f"adapter.r={rank}", f"adapter.lora_alpha={2 * rank}", f"evaluate.submodels=[{rank}]")
+        a_record(tmp_path, *words, values={rank: 0.5})
+    assert comparisons.lora_search_vs_dylora(tmp_path, None)[1].frame["trainings"].to_dict() == {ranks.SEARCH: "3"}
+
+
+def test_an_average_is_of_one_unit_and_seeds_are_counted_by_task(tmp_path: Path) -> None:
+    for task, seed in (("sst2", 0), ("sst2", 1), ("rte", 2)):
+        a_record(tmp_path, f"task={task}", f"seed={seed}", "adapter=dylora", values={1: 0.5, 2: 0.7})
+    block = comparisons.glue(tmp_path, None)[1]
+    assert "seeds (3)" not in block.caption
+    assert block.frame.loc["1"].tolist() == ["50.0 ± 0.0", "50.0 (1)", "50.0"]
+    a_record(tmp_path, "task=stsb", "adapter=dylora", submodels=scored_by({"mse": 2.5}))
+    assert list(comparisons.glue(tmp_path, None)[1].frame.columns) == ["sst2", "rte", "stsb"]
+
+
 def test_a_best_is_over_the_ranks_that_the_search_trained(search: Path) -> None:
     """A nested run with more ranks has no more candidates."""
     a_record(search, "adapter=dylora", "adapter.update=frozen_grad", values={1: 0.1, 2: 0.2, 3: 0.9, 4: 0.3})
     best = comparisons.lora_search_vs_dylora(search, None)[1].frame
-    assert best.loc["dylora frozen_grad"].tolist()[:2] == ["30.0", "4"]
+    assert best.loc["dylora frozen_grad"].tolist()[:2] == ["30.0 (1)", "4"]
 
 
 def test_seeds_that_are_missing_show(search: Path) -> None:
@@ -366,8 +440,33 @@ def test_a_budget_adds_up_the_trainings_of_a_search_and_holds_lengths_apart(tmp_
     assert [line.get_xdata().tolist() for line in picture.axes[0].lines] == [[50, 200], [25, 100]]
 
 
+def test_a_budget_names_a_method_alike_at_every_length(tmp_path: Path) -> None:
+    for rate, steps in ((1e-3, 4), (1e-2, 4), (1e-2, 8)):
+        words = ("adapter=dylora", f"train.learning_rate={rate}", f"train.max_steps={steps}", f"train.epochs={steps}")
+        a_record(tmp_path, *words, values={1: 0.5, 2: 0.6}, training=trained(1) | {"steps": steps})
+    names = [f"dylora learning_rate={rate}, {steps} steps" for rate, steps in (("0.001", 4), ("0.01", 4), ("0.01", 8))]
+    assert comparisons.budget(tmp_path, None)[0].frame.index.tolist() == names
+
+
+def test_in_a_budget_one_rank_alone_leaves_the_others_theirs(tmp_path: Path) -> None:
+    for rank in (1, 2, 16):
+        words = (*LORA, f"adapter.r={rank}", f"evaluate.submodels=[{rank}]", "train.epochs=1")
+        a_record(tmp_path, *words, values={rank: 0.5 + rank / 100}, training=trained(10))
+    a_record(tmp_path, *LORA, "adapter.r=1", "evaluate.submodels=[1]", "train.epochs=9", values={1: 0.7})
+    a_record(tmp_path, "adapter=full", "train.epochs=1", submodels=[scored_by({"accuracy": 0.9})[0] | {"rank": None}])
+    a_record(tmp_path, "adapter=dylora", "train.epochs=1", values={1: 0.4, 2: 0.6, 4: 0.9}, training=trained(10))
+    (block,) = comparisons.budget(tmp_path, None)
+    assert "over ranks 1, 2;" in block.caption and "The search's ranks 16 are left aside" in block.caption
+    assert block.frame[["trainings", "AURAC", "best accuracy", "at rank"]].T.to_dict("list") == {
+        f"{ranks.SEARCH}, 1 epoch": ["2", "51.5", "52.0", "2"],
+        f"{ranks.SEARCH}, 9 epochs": ["1", "-", "70.0", "1"],
+        "full, 1 epoch": ["1", "-", "90.0", "whole"],
+        "dylora, 1 epoch": ["1", "50.0", "60.0", "2"],
+    }
+
+
 def test_a_budget_over_no_common_rank_is_refused(tmp_path: Path) -> None:
-    a_record(tmp_path, *LORA, "adapter.r=1", "evaluate.submodels=[1]", values={1: 0.5})
+    a_record(tmp_path, "adapter=dylora", "train.epochs=5", values={1: 0.5, 8: 0.5})
     a_record(tmp_path, "adapter=dylora", values={2: 0.5, 4: 0.5})
     with pytest.raises(RequestError, match="these runs share none"):
         comparisons.budget(tmp_path, None)

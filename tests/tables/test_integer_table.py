@@ -93,10 +93,17 @@ def test_the_mean_over_tasks_is_surer_than_a_task_and_seeds_that_part_make_it_le
 def test_a_nested_method_counts_by_the_ranks_that_all_widths_measured(tmp_path: Path) -> None:
     a_run(tmp_path, "rte", "float", 0, {1: hits(0.5), 2: hits(0.6), 4: hits(0.9)}, "dylora")
     a_run(tmp_path, "rte", "int8", 0, {1: hits(0.4), 4: hits(0.9)}, "dylora")
+    for file in tmp_path.glob("*/record.json"):
+        record = json.loads(file.read_text())
+        record["config"]["evaluate"] = {"submodels": [row["rank"] for row in record["submodels"]]}
+        file.write_text(json.dumps(record))
     (values, differences), _ = made(tmp_path)
     assert values.frame["rte"].to_dict() == {"float": "70.0", "int8": "65.0"}
     assert "the mean over 2 ranks or exits" in values.caption and "mean" not in values.frame
     assert differences.frame.loc["int8, rte", "difference"] == "-5.0"
+    for name in ("float", "int8"):
+        a_run(tmp_path, "mrpc", name, 0, {2: hits(0.5)}, "dylora")
+    assert "the mean over 1 to 2 ranks or exits" in made(tmp_path)[0][0].caption
 
 
 def test_other_settings_are_no_width(runs: Path) -> None:

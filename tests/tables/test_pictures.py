@@ -72,9 +72,10 @@ def test_many_depths_are_labelled_where_there_is_room() -> None:
     assert len(axes.get_xticks()) < 20
 
 
+@pytest.mark.parametrize("lines", [8, 30])
 @pytest.mark.parametrize("kind", ["curve", "pareto"])
-def test_the_legend_stands_beside_the_axes_within_the_picture(kind: str) -> None:
-    table = a_table("dylora", LONG, *(f"lora lr={i}" for i in range(8)), seeds=3).assign(parameters=10)
+def test_the_legend_stands_beside_the_axes_within_the_picture(kind: str, lines: int) -> None:
+    table = a_table("dylora", LONG, *(f"lora lr={i}" for i in range(lines)), seeds=3).assign(parameters=10)
     figure = getattr(plots, kind)(table, "accuracy", "")
     figure.draw_without_rendering()
     (axes,) = figure.axes

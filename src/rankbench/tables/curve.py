@@ -29,7 +29,11 @@ def curve_long(path: Paths, metric: str | None = None) -> pd.DataFrame:
     cut = done["adapter"].str.partition("+")[2]
     names = done["run_id"].map(columns(records)) + cut.where(cut == "", " " + cut)
     names += " " + done["metric"] if several else ""
-    grouped = done.assign(label=names).groupby(["label", "metric", "rank", "depth"], dropna=False, sort=False)["value"]
+    places = ["label", "metric", "rank", "depth"]
+    of_seed = (
+        done.assign(label=names).groupby([*places, "seed"], dropna=False, sort=False)["value"].mean().reset_index()
+    )
+    grouped = of_seed.groupby(places, dropna=False, sort=False)["value"]  # a training measured twice is one seed
     return grouped.agg(["mean", "std", "count"]).rename(columns={"count": "n"}).reset_index()
 
 

@@ -19,12 +19,16 @@ from rankbench.tables.shown import Shown
 
 
 def labels(
-    records: list[dict[str, Any]], beside: list[dict[str, Any]] | None = None, alike: Sequence[str] = ()
+    records: list[dict[str, Any]],
+    beside: list[dict[str, Any]] | None = None,
+    alike: Sequence[str] = (),
+    method: str | None = None,
 ) -> dict[str, str]:
     """A name for each run: its adapter, and as few of the settings that differ as tell the methods apart.
 
     Runs that differ in the seed alone share a name; task and model are named where there are several. What a run began
-    from is looked for among these records and those `beside` them. Settings in `alike` tell no methods apart.
+    from is looked for among these records and those `beside` them. Settings in `alike` tell no methods apart. `method`
+    stands in the adapter's place.
     """
     by_id = {record["run_id"]: record for record in [*(beside or []), *records]}
     content = _contents(records)
@@ -38,7 +42,7 @@ def labels(
         keys = _telling({run: flat[run] for run in runs})
         for run in runs:
             settings = [_setting(key, flat[run][key]) for key in keys if key in flat[run]]
-            named[run] = " ".join([*map(str, words), *settings])
+            named[run] = " ".join([*map(str, words[:-1]), method or str(words[-1]), *settings])
     return named
 
 
@@ -53,9 +57,11 @@ def is_search(record: dict[str, Any]) -> bool:
     return adapter["name"] == "lora" and [row["rank"] for row in record.get("submodels") or []] == [adapter["r"]]
 
 
-def of_search(label: str) -> str:
-    """The name of the search that a LoRA of this name is of."""
-    return " ".join([SEARCH, *label.split(" ")[1:]])
+def of_search(records: list[dict[str, Any]], beside: list[dict[str, Any]], alike: Sequence[str] = ()) -> dict[str, str]:
+    """The name of the search that each of these LoRAs is of; a scale that follows the rank tells no searches apart."""
+    of_rank = {record["config"]["adapter"]["lora_alpha"] / record["config"]["adapter"]["r"] for record in records}
+    scale = ("adapter.lora_alpha",) if len(of_rank) == 1 else ()
+    return labels(records, beside, (*OF_SEARCH, *scale, *alike), SEARCH)
 
 
 def columns(records: list[dict[str, Any]]) -> dict[str, str]:
@@ -63,10 +69,11 @@ def columns(records: list[dict[str, Any]]) -> dict[str, str]:
     searched = [record for record in records if is_search(record)]
     if len({record["config"]["adapter"]["r"] for record in searched}) < 2:
         return labels(records)
-    points = {run: of_search(name) for run, name in labels(searched, records, OF_SEARCH).items()}
+    points = of_search(searched, records)
     return labels([record for record in records if record["run_id"] not in points], records) | points
 
 
+MEASURES = ("evaluate", "generation", "task.max_eval_examples")  # groups and settings that no training looks at
 # What says where something lies, of which `_contents` says what it was, and defaults of settings that tell themselves.
 _SILENT = {
     "seed",
@@ -112,13 +119,13 @@ def _differing(records: list[dict[str, Any]], whole: dict[str, dict[str, Any]]) 
     for record in records:
         groups.setdefault(names[record["run_id"]], []).append(record)
     configs = [whole[record["run_id"]] for record in records]
-    apart = [whole[run["run_id"]] for name, runs in groups.items() if not name.startswith(SEARCH) for run in runs]
+    apart = [whole[run["run_id"]] for name, runs in groups.items() if SEARCH not in name for run in runs]
     common = [key for key in configs[0] if all(key in config for config in configs)]
     differ = {key: len({str(one[key]) for one in (apart if key in OF_SEARCH else configs)}) > 1 for key in common}
     keys = [key for key in common if differ[key] and _tells(key)]
     for name, runs in groups.items():
         config = whole[runs[0]["run_id"]]
-        silent = OF_SEARCH if name.startswith(SEARCH) else () if config["adapter.r"] else ("adapter.r",)
+        silent = OF_SEARCH if SEARCH in name else () if config["adapter.r"] else ("adapter.r",)
         told = [key for key in keys if key not in silent]
         left = [_pair(key, config[key]) for key in told if _setting(key, config[key]) not in name.split()]
         if left and len(groups) > 1:
@@ -182,6 +189,19 @@ def _called(found: dict[str, tuple[str | None, str | None]]) -> dict[str, str | 
     often = Counter(name for digest, name in place.items() if digest)
     names = {d: name if often[name] == 1 else f"{name}@{d[:6]}" for d, name in place.items() if d}
     return {run: names[digest] if digest else None for run, (_, digest) in found.items()}
+
+
+def training(record: dict[str, Any]) -> str:
+    """What a run's weights were trained by: equal for runs that were only measured otherwise."""
+    whole = _whole(record)
+    decided = whole["train.keep"] != "last" or whole["train.patience"] is not None  # then what is measured trains too
+    kept = {key: value for key, value in whole.items() if not _silent(key) or key == "seed"}
+    if not decided:
+        kept = {key: value for key, value in kept.items() if key.split(".")[0] not in MEASURES and key not in MEASURES}
+    splits = (record.get("data") or {}).get("splits") or {}
+    of = [split.get("sha256") for name, split in sorted(splits.items()) if name not in tested.splits(record)]
+    of.append((record.get("backbone") or {}).get("fingerprint"))
+    return json.dumps([kept, of], sort_keys=True, default=str)
 
 
 def _start(record: dict[str, Any], by_id: dict[str, dict[str, Any]]) -> dict[str, Any]:

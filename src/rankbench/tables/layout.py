@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from rankbench.system import markup
@@ -50,7 +51,7 @@ def spread(values: Sequence[float], digits: int) -> str:
     if not values:
         return "-"
     mean = f"{statistics.mean(values):,.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):,.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {float(np.std(values, ddof=1)):,.{digits}f}"
 
 
 def chance(p: float) -> str:

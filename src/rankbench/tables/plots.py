@@ -28,6 +28,7 @@ DASHES = ((0, (6, 3)), (0, (1, 2)), (0, (6, 2, 1, 2)), (0, (3, 6)))  # of level 
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 NAME = 28  # characters of a line in a legend
 SIZE = (7.6, 4.0)  # inches, the legend among them
+LINE = 0.14  # inches of a line in a legend
 AXIS, CHARACTER = 4.8, 0.09  # inches of an axis beside its legend, and of a character below it
 
 
@@ -129,9 +130,9 @@ def _figure() -> tuple[Figure, Axes]:
 
 
 def _beside(axes: Axes, title: str | None) -> None:
-    """The legend to the right of the axes, over none of the lines."""
+    """The legend to the right of the axes, over none of the lines; the picture is as tall as it asks for."""
     wrapped = title and textwrap.fill(title, NAME)
-    axes.legend(
+    legend = axes.legend(
         fontsize=8,
         frameon=False,
         handlelength=2.6,
@@ -142,6 +143,11 @@ def _beside(axes: Axes, title: str | None) -> None:
         bbox_to_anchor=(1.01, 1),
         borderaxespad=0,
     )
+    names = [text.get_text() for text in legend.get_texts()]
+    lines = sum(name.count("\n") + 1 for name in [*names, wrapped or ""])
+    figure = axes.get_figure(root=True)
+    if figure is not None:
+        figure.set_figheight(max(figure.get_figheight(), LINE * (lines + 0.5 * len(names)) + 0.6))
 
 
 def _legend(name: str) -> str:

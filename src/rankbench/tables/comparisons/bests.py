@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
 from rankbench.settings.metrics import rises, times
-from rankbench.tables.comparisons.curves import Curves
+from rankbench.tables.comparisons.curves import Curve, Curves, left_aside
 from rankbench.tables.layout import Block, frame, spread
 from rankbench.tables.stats import aurac
 
 
 def bests(found: Curves, metric: str, ranks: list[int], nested: list[str]) -> Block:
-    """A row for each method: its best over these ranks, or all, where that is, and its cost beside a nested run's."""
+    """A row for each method: its best over these ranks, where that is, and what that cost beside a nested run.
+
+    A method that has fewer has its best among them, and no area; seeds that lack a rank of their method's are left out.
+    """
     reported = ", and what that rank has on the test splits, by which nothing was chosen" if _tests(found) else ""
+    over = f", and these over {nested[0]}'s" if nested else ""
     return Block(
-        f"Best over {'ranks ' + ', '.join(map(str, ranks)) if ranks else 'all measured ranks'}, chosen on the scored "
-        f"examples themselves{reported}; AURAC: mean of the curve over log2 rank; seconds of all its trainings, and "
-        "these over one nested run's.",
+        f"Best over {'ranks ' + ', '.join(map(str, ranks)) if ranks else 'what was measured'}, chosen on the scored "
+        f"examples themselves{reported}; AURAC: mean of the curve over log2 rank; seconds of the trainings that this "
+        f"took{over}.{left_aside(found, ranks)}",
         _rows(found, metric, ranks, nested),
     )
 
@@ -33,37 +36,59 @@ def _tests(found: Curves) -> list[str]:
 
 
 def _rows(found: Curves, metric: str, ranks: list[int], nested: list[str]) -> pd.DataFrame:
-    factor, upwards = times(metric), rises(metric)
-    base = [curve.seconds for name in nested[:1] for curve in found[name].values()]
+    factor = times(metric)
+    base = [_seconds(curve, ranks) for name in nested[:1] for curve in found[name].values()]
+    most = max(len(seeds) for seeds in found.values())
     rows = {}
     tests = _tests(found)
     for name, seeds in found.items():
-        best, at, area = [], Counter[Any](), []
+        whole = complete(seeds, ranks)
+        best = [best_of(curve, ranks, metric) for curve in whole]
         test: dict[str, list[float]] = {name: [] for name in tests}
-        for curve in seeds.values():
-            own = {rank: value for rank, value in curve.values.items() if not ranks or rank in ranks}
-            if not own:
-                continue
-            rank = (max if upwards else min)(own, key=own.__getitem__)
-            best.append(factor * own[rank])
-            at[rank] += 1
+        for rank, curve in zip(best, whole, strict=True):
             for of_test, value in curve.test[rank].items():
                 test[of_test].append(times(of_test) * value)
-            if len(own) > 1:
-                area.append(factor * aurac([rank or 1 for rank in own], list(own.values())))
-        seconds = [curve.seconds for curve in seeds.values()]
-        ratio = f"{statistics.mean(seconds) / statistics.mean(base):.2f}" if base else "-"
+        seconds = [_seconds(curve, ranks) for curve in whole]
         rows[name] = [
-            spread_of(best, metric),
-            ", ".join(str(rank) for rank, _ in at.most_common()) or "-",
+            spread_of([factor * curve.values[rank] for rank, curve in zip(best, whole, strict=True)], metric, most),
+            places(best),
             *(spread_of(test[of_test], of_test) for of_test in tests),
-            spread_of(area, metric),
-            f"{statistics.mean(curve.trainings for curve in seeds.values()):.2g}",
-            f"{statistics.mean(seconds):,.0f}",
-            ratio,
+            spread_of([factor * area for area in areas(whole, ranks)], metric, most),
+            f"{statistics.mean(len(curve.over(ranks)) for curve in whole):g}" if whole else "-",
+            f"{statistics.mean(seconds):,.0f}" if whole else "-",
+            f"{statistics.mean(seconds) / statistics.mean(base):.2f}" if whole and base and any(base) else "-",
         ]
     heads = ["test" if len(tests) == 1 else f"test {metric_name(name)}" for name in tests]
     return frame(rows, ["best", "at rank", *heads, "AURAC", "trainings", "seconds", "x nested"], "method")
+
+
+def complete(seeds: Mapping[int, Curve], ranks: Collection[int]) -> list[Curve]:
+    """The curves that have all that any of them has of these ranks."""
+    own = {rank for curve in seeds.values() for rank in curve.values if rank in ranks}
+    return [curve for curve in seeds.values() if own <= {*curve.values}]
+
+
+def best_of(curve: Curve, ranks: Sequence[int], metric: str) -> int | None:
+    """The best of these ranks, the smallest of equals; of a curve that has none of them the best of its own."""
+    every = sorted(curve.values, key=lambda rank: rank or 0)
+    own = [rank for rank in every if rank in ranks] or every
+    return (max if rises(metric) else min)(own, key=curve.values.__getitem__)
+
+
+def areas(curves: Sequence[Curve], ranks: Sequence[int]) -> list[float]:
+    """The area under each curve over these ranks, where it has them and they are several."""
+    whole = [curve for curve in curves if len(ranks) > 1 and {*ranks} <= {*curve.values}]
+    return [aurac(ranks, [curve.values[rank] for rank in ranks]) for curve in whole]
+
+
+def places(best: Sequence[int | None]) -> str:
+    """The ranks where the best of several seeds are, the most frequent first."""
+    at = Counter(sorted(best, key=lambda rank: rank or 0))
+    return ", ".join("whole" if rank is None else str(rank) for rank, _ in at.most_common()) or "-"
+
+
+def _seconds(curve: Curve, ranks: Sequence[int]) -> float:
+    return sum(paid.seconds for paid in curve.over(ranks))
 
 
 def metric_name(metric: str) -> str:

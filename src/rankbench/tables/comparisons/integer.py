@@ -75,7 +75,7 @@ def integer(path: Paths, metric: str | None = None, margin: float = 0.5) -> list
     lacking: dict[tuple[str, str], list[str]] = {}
     shown: dict[str, str] = {}
     for (task, model), runs in sorted(alike.items()):
-        names = labels.labels(list(runs.values()), alike=ALIKE)
+        names = labels.labels(list(runs.values()), alike=(*ALIKE, *labels.OF_SEARCH[1:]))
         for method in dict.fromkeys(names.values()):
             own = {folder: record for folder, record in runs.items() if names[record["run_id"]] == method}
             found = _task(task, own, metric)
@@ -181,7 +181,9 @@ def _values(what: str, tasks: list[Task], lacking: list[str], shown: dict[str, s
                 spread_of([statistics.mean(map(statistics.mean, of))], tasks[0].metric) if one in averaged else "-"
             ]
     used = ", ".join(f"{task.name} {unit(task.metric)}" for task in tasks)
-    ranks = f", the mean over {tasks[0].places} ranks or exits" if tasks[0].places > 1 else ""
+    counts = sorted({task.places for task in tasks})
+    number = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    ranks = f", the mean over {number} ranks or exits" if counts[-1] > 1 else ""
     left = f" Not here: {'; '.join(lacking)}." if lacking else ""
     head = [*(task.name for task in tasks), *(["mean"] if averaged else [])]
     seeds = f", mean ± standard deviation over {most} seeds" if most > 1 else ", one seed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -14,8 +14,8 @@ from rankbench.settings.methods import DYLORA
 from rankbench.settings.metrics import rises, times, unit
 from rankbench.tables import baselines, labels
 from rankbench.tables.comparisons import published
-from rankbench.tables.comparisons.bests import bests, metric_name, spread_of
-from rankbench.tables.comparisons.curves import Curve, Curves, curves
+from rankbench.tables.comparisons.bests import areas, bests, metric_name, spread_of
+from rankbench.tables.comparisons.curves import Curve, Curves, curves, shared_ranks
 from rankbench.tables.comparisons.paired import paired
 from rankbench.tables.labels import SEARCH
 from rankbench.tables.layout import Block, frame, spread
@@ -61,14 +61,13 @@ def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
 def lora_search_vs_dylora(path: Paths, metric: str | None = None, margin: float = 0.5) -> list[Block]:
     """The search over LoRA ranks against one nested run and the cuts of one LoRA: curve, best, cost, and tests by seed.
 
-    Each "best" is over the same ranks, those that the search trained, for every method. `margin`, in points or nats,
-    is the difference that counts as none. Raises RequestError when the runs are of several tasks or models, or none is
-    done.
+    Each "best" and area is over the same ranks, those that the search and every nested run have, and the search pays
+    for these. `margin`, in points or nats, is the difference that counts as none. Raises RequestError when the runs are
+    of several tasks or models, or none is done.
     """
     records, metric = _asked(of_one(load_records(path)), metric)
     found = curves(records, metric)
-    searched = [name for name in found if name.startswith(SEARCH)]
-    ranks = sorted({rank for name in searched for curve in found[name].values() for rank in curve.values if rank})
+    ranks = shared_ranks(found)
     nested = sorted(name for name in found if name.startswith(DYLORA))  # plain DyLoRA first
     what = f"{records[0]['config']['task']['name']}, {records[0]['config']['model']['name']}"
     return [
@@ -140,8 +139,10 @@ def glue(path: Paths, metric: str | None = None) -> list[Block]:
     """
     by_task: dict[str, list[dict[str, Any]]] = {}
     records = load_records(path)
-    for record in scored(records) if metric is None else having(records, metric):
+    done = scored(records) if metric is None else having(records, metric)
+    for record in done:
         by_task.setdefault(record["config"]["task"]["name"], []).append(record)
+    models = sorted({record["config"]["model"]["name"] for record in done})
     given = dict.fromkeys(record["config"]["task"]["name"] for record in records)
     tasks = [*(task for task in GLUE if task in given), *(task for task in given if task not in GLUE)]
     by_method: dict[str, dict[str, dict[int, Curve]]] = {}
@@ -150,18 +151,27 @@ def glue(path: Paths, metric: str | None = None) -> list[Block]:
     for task in (task for task in tasks if task in by_task):
         own, metrics[task] = _asked(by_task[task], metric or _of_paper(task, by_task[task]))
         shown |= by(own, metrics[task])
-        for name, seeds in curves(own, metrics[task]).items():
-            by_method.setdefault(name, {})[task] = seeds
+        for model in models:
+            of_model = [record for record in own if record["config"]["model"]["name"] == model]
+            for name, seeds in curves(of_model, metrics[task]).items():
+                by_method.setdefault(name if len(models) == 1 else f"{model} {name}", {})[task] = seeds
     used = ", ".join(f"{task} {unit(metrics[task])}" for task in tasks if task in metrics)
-    areas = {
-        name: [_area(of_task.get(task, {}), metrics.get(task)) for task in tasks] for name, of_task in by_method.items()
+    over = {task: shared_ranks({name: of[task] for name, of in by_method.items() if task in of}) for task in metrics}
+    table = {
+        name: [_area(of_task.get(task, {}), over.get(task, []), metrics.get(task)) for task in tasks]
+        for name, of_task in by_method.items()
     }
-    blocks = [Block(f"AURAC, the mean of each curve over log2 rank: {used}.", frame(areas, tasks, "method"), shown)]
+    said = [f"{task} over {', '.join(map(str, ranks))}" for task, ranks in over.items() if len(ranks) > 1]
+    caption = f"AURAC, the mean of each curve over log2 rank: {used}. Ranks: {'; '.join(said) or 'one each'}."
+    blocks = [Block(caption, frame(table, tasks, "method"), shown)]
     for name, of_task in by_method.items():
         ranks = sorted({r for seeds in of_task.values() for c in seeds.values() for r in c.values}, key=_last)
-        rows = {"whole" if rank is None else str(rank): _glue_row(of_task, tasks, metrics, rank) for rank in ranks}
-        head = [*tasks, f"average of {len(of_task)}"]
-        blocks.append(Block(f"{name}: {used}{_over({name: _union(of_task)})}.", frame(rows, head, "rank")))
+        alike = len({(times(metrics[task]), rises(metrics[task])) for task in of_task}) == 1
+        rows = {
+            "whole" if rank is None else str(rank): _glue_row(of_task, tasks, metrics, rank, alike) for rank in ranks
+        }
+        head = [*tasks, *([f"average of {len(of_task)}"] if alike else [])]
+        blocks.append(Block(f"{name}: {used}{_over(of_task)}.", frame(rows, head, "rank")))
     return [*blocks, *published.dylora("2", "2 best")]
 
 
@@ -172,25 +182,29 @@ def _of_paper(task: str, records: Sequence[dict[str, Any]]) -> str | None:
 
 
 def _glue_row(
-    of_task: dict[str, dict[int, Curve]], tasks: Sequence[str], metrics: dict[str, str], rank: int | None
+    of_task: dict[str, dict[int, Curve]], tasks: Sequence[str], metrics: dict[str, str], rank: int | None, alike: bool
 ) -> list[str]:
+    """The values at a rank, and their average where the metrics are `alike`, of one unit and direction."""
     means, cells = [], []
+    most = max(map(len, of_task.values()))
     for task in tasks:
         values = [c.values[rank] for c in of_task.get(task, {}).values() if rank in c.values]
-        cells.append(spread_of([times(metrics[task]) * v for v in values], metrics[task]) if values else "-")
+        cells.append(spread_of([times(metrics[task]) * v for v in values], metrics[task], most) if values else "-")
         means += [times(metrics[task]) * statistics.mean(values)] if values else []
-    return [*cells, f"{statistics.mean(means):.1f}" if len(means) == len(of_task) else "-"]
+    if not alike:
+        return cells
+    return [
+        *cells,
+        f"{statistics.mean(means):.{1 if times(metrics[next(iter(of_task))]) > 1 else 3}f}"
+        if len(means) == len(of_task)
+        else "-",
+    ]
 
 
-def _area(seeds: dict[int, Curve], metric: str | None) -> str:
-    """The area under the curve over seeds, of those that measured two ranks or more."""
-    own = [{rank: value for rank, value in curve.values.items() if rank} for curve in seeds.values()]
-    areas = [times(metric or "") * aurac(list(c), list(c.values())) for c in own if len(c) > 1]
-    return spread_of(areas, metric) if areas and metric else "-"
-
-
-def _union(of_task: dict[str, dict[int, Curve]]) -> dict[int, Curve]:
-    return {seed: curve for seeds in of_task.values() for seed, curve in seeds.items()}
+def _area(seeds: dict[int, Curve], ranks: list[int], metric: str | None) -> str:
+    """The area under the curve over seeds, of those that measured all of these ranks."""
+    found = [times(metric or "") * area for area in areas(list(seeds.values()), ranks)]
+    return spread_of(found, metric, len(seeds)) if found and metric else "-"
 
 
 def flop(path: Paths, metric: str | None = None) -> list[Block]:
@@ -251,7 +265,7 @@ def leaderboard(path: Paths, metric: str | None = None) -> list[Block]:
             lines.append((statistics.mean(value) * (-1 if rises(chosen) else 1), name, cells))
         rows = {name: cells for _, name, cells in sorted(lines)}
         head = ["rank", metric_name(chosen), "AURAC", "seeds", "trained", "seconds"]
-        caption = f"{task}, {model}: {unit(chosen)}, best first."
+        caption = f"{task}, {model}: {unit(chosen)}, best first; AURAC is over the ranks that each method measured."
         blocks.append(Block(caption, frame(rows, head, "method"), by(records, chosen)))
     return blocks
 
@@ -276,7 +290,7 @@ def _last(rank: int | None) -> int:
     return 10**9 if rank is None else rank
 
 
-def _over(found: Curves) -> str:
+def _over(found: Mapping[str, dict[int, Curve]]) -> str:
     seeds = {len(by_seed) for by_seed in found.values()}
     if seeds == {1}:
         return ", one seed"
