@@ -453,6 +453,7 @@ def test_in_a_budget_one_rank_alone_leaves_the_others_theirs(tmp_path: Path) -> 
         words = (*LORA, f"adapter.r={rank}", f"evaluate.submodels=[{rank}]", "train.epochs=1")
         a_record(tmp_path, *words, values={rank: 0.5 + rank / 100}, training=trained(10))
     a_record(tmp_path, *LORA, "adapter.r=1", "evaluate.submodels=[1]", "train.epochs=9", values={1: 0.7})
+    a_record(tmp_path, *LORA, "adapter.r=8", "train.epochs=9", values={1: 0.1, 2: 0.1, 8: 0.8})
     a_record(tmp_path, "adapter=full", "train.epochs=1", submodels=[scored_by({"accuracy": 0.9})[0] | {"rank": None}])
     a_record(tmp_path, "adapter=dylora", "train.epochs=1", values={1: 0.4, 2: 0.6, 4: 0.9}, training=trained(10))
     (block,) = comparisons.budget(tmp_path, None)
@@ -460,6 +461,7 @@ def test_in_a_budget_one_rank_alone_leaves_the_others_theirs(tmp_path: Path) -> 
     assert block.frame[["trainings", "AURAC", "best accuracy", "at rank"]].T.to_dict("list") == {
         f"{ranks.SEARCH}, 1 epoch": ["2", "51.5", "52.0", "2"],
         f"{ranks.SEARCH}, 9 epochs": ["1", "-", "70.0", "1"],
+        "lora, 9 epochs": ["1", "10.0", "10.0", "1"],
         "full, 1 epoch": ["1", "-", "90.0", "whole"],
         "dylora, 1 epoch": ["1", "50.0", "60.0", "2"],
     }

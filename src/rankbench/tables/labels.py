@@ -41,7 +41,7 @@ def labels(
     for words, runs in by_adapter.items():
         keys = _telling({run: flat[run] for run in runs})
         for run in runs:
-            settings = [_setting(key, flat[run][key]) for key in keys if key in flat[run]]
+            settings = [_setting(key, flat[run][key]) for key in keys if flat[run].get(key) is not None]
             named[run] = " ".join([*map(str, words[:-1]), method or str(words[-1]), *settings])
     return named
 

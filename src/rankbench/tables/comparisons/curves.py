@@ -61,9 +61,9 @@ def curves(
 ) -> Curves:
     """The curves of one task's finished runs; LoRAs that measure their own rank alone make up one, the search.
 
-    A LoRA that measures lower ranks too gives the search its own rank, where that has none. A run's cuts are methods
-    beside it, and cost no training of their own. The names tell these methods from those `beside` them too, but not by
-    the settings in `alike`.
+    A LoRA that measures lower ranks too gives a search of several ranks its own, where that has none. A run's cuts are
+    methods beside it, and cost no training of their own. The names tell these methods from those `beside` them too, but
+    not by the settings in `alike`.
     """
     every = [r for r in [*records, *beside] if r["status"] == "done" and r["submodels"]]
     every = list({r["run_id"]: r for r in every if metric in r["submodels"][0]["metrics"]}.values())
@@ -82,7 +82,8 @@ def curves(
         for column in {label} | {f"{label} {row['cut']}" for row in cuts}:
             found[column][seed].pay(record, record["config"]["adapter"]["r"] if record["run_id"] in points else None)
     of = labels.of_search(loras, every, alike)  # names among all LoRAs, whose points may have shorter ones
-    search_of = {of[run]: column for run, column in points.items()}
+    several = {name for name, seeds in found.items() if len({rank for c in seeds.values() for rank in c.values}) > 1}
+    search_of = {of[run]: column for run, column in points.items() if column in several}
     for record in loras:
         search = found.get(search_of.get(of[record["run_id"]], ""), {}).get(record["config"]["seed"])
         rank = record["config"]["adapter"]["r"]
