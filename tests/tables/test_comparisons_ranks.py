@@ -68,7 +68,7 @@ def test_a_lora_that_measures_lower_ranks_too_gives_the_search_its_own(search: P
     assert curve.frame.loc[["1", "8"], ranks.SEARCH].tolist() == ["50.5 ± 0.7", "90.0 (1)"]
     row = best.frame.loc[ranks.SEARCH]
     assert (row["trainings"], row["seconds"]) == ("3", "70"), "of ranks 1, 2, 4, which DyLoRA has too"
-    assert "The search's ranks 8 are left aside: others lack them. Measured at fewer of these ranks: " in best.caption
+    assert "Measured at other ranks: lora r=8 (1, 8)." in best.caption
 
 
 def test_a_lora_at_another_rate_keeps_no_rank_from_the_search(search: Path) -> None:
@@ -86,7 +86,7 @@ def test_all_methods_are_compared_over_the_ranks_that_search_and_nested_runs_hav
         a_record(tmp_path, *words, values={rank: value}, training=trained(10))
     a_record(tmp_path, "adapter=dylora", values={4: 0.7, 8: 0.8}, training=trained(20))
     best = comparisons.lora_search_vs_dylora(tmp_path, None)[1]
-    assert "Best over ranks 4, 8," in best.caption and "search's ranks 1, 2 are left aside" in best.caption
+    assert "Best over ranks 4, 8," in best.caption and "A search's ranks 1, 2 are left aside" in best.caption
     assert best.frame.loc[ranks.SEARCH].tolist() == ["80.0", "8", "75.0", "2", "20", "1.00"]
     assert best.frame.loc["dylora"].tolist() == ["80.0", "8", "75.0", "1", "20", "1.00"]
     glue = comparisons.glue(tmp_path, None)[0]
@@ -111,6 +111,56 @@ def test_a_training_that_was_measured_twice_is_paid_and_counted_once(search: Pat
     after = comparisons.lora_search_vs_dylora(search, None)[1].frame
     assert after.loc[before.index].to_dict() == before.to_dict()
     assert set(curve_long(search)["n"]) == {2}
+
+
+def test_a_search_beside_other_ranks_costs_what_it_took(tmp_path: Path) -> None:
+    for rank, value in ((4, 0.7), (8, 0.8)):
+        words = (*LORA, f"adapter.r={rank}", f"evaluate.submodels=[{rank}]")
+        a_record(tmp_path, *words, values={rank: value}, training=trained(10))
+    a_record(tmp_path, "adapter=dylora", values={1: 0.5, 2: 0.6}, training=trained(10))
+    best = comparisons.lora_search_vs_dylora(tmp_path, None)[1]
+    assert best.frame.loc[ranks.SEARCH, ["best", "trainings", "seconds", "x nested"]].tolist() == [
+        "80.0",
+        "2",
+        "20",
+        "2.00",
+    ]
+    assert "left aside" not in best.caption
+
+
+def test_a_rank_of_one_seed_alone_takes_no_seed_from_the_others(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        for rank in (1, 2, 4):
+            words = (*LORA, f"adapter.r={rank}", f"evaluate.submodels=[{rank}]", f"seed={seed}")
+            a_record(tmp_path, *words, values={rank: 0.6}, training=trained(10))
+        nested = {1: 0.55, 2: 0.65, 4: 0.65, 8: 0.7}
+        a_record(tmp_path, "adapter=dylora", f"seed={seed}", values=nested, training=trained(30))
+    before = comparisons.lora_search_vs_dylora(tmp_path, None)
+    a_record(tmp_path, *LORA, "adapter.r=8", "evaluate.submodels=[8]", "seed=0", values={8: 0.9})
+    after = comparisons.lora_search_vs_dylora(tmp_path, None)
+    assert [one.frame.to_dict() for one in after[1:3]] == [one.frame.to_dict() for one in before[1:3]]
+
+
+def test_a_seed_that_lacks_a_rank_is_no_base_either(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        nested = {1: 0.5, 2: 0.6} if seed == 2 else {1: 0.5, 2: 0.6, 4: 0.7}
+        a_record(tmp_path, "adapter=dylora", f"seed={seed}", values=nested, training=trained(10 if seed == 2 else 100))
+    best = comparisons.lora_search_vs_dylora(tmp_path, None)[1]
+    assert best.frame.loc["dylora", ["seconds", "x nested"]].tolist() == ["100", "1.00"]
+    assert "Seeds left out, which lack a rank: 1 of dylora." in best.caption
+
+
+def test_a_run_that_its_evaluations_decided_is_another_training_by_another_metric(tmp_path: Path) -> None:
+    for metrics in ("[accuracy,f1]", "[f1,accuracy]"):
+        words = ("adapter=dylora", "train.keep=best", "train.eval_steps=5", f"task.metrics={metrics}")
+        a_record(tmp_path, *words, values={1: 0.5, 2: 0.6}, training=trained(10))
+    frame = comparisons.budget(tmp_path, "accuracy")[0].frame
+    assert frame.index.tolist() == ["dylora judge=accuracy, 3 epochs", "dylora judge=f1, 3 epochs"]
+
+
+def test_each_rank_of_a_search_took_its_own_training(search: Path) -> None:
+    seconds = comparisons.flop(search, None)[0].frame["seconds"]
+    assert [seconds[f"{ranks.SEARCH}, rank {rank}"] for rank in (1, 2, 4)] == ["10 ± 0", "20 ± 0", "40 ± 0"]
 
 
 def test_of_equals_the_smallest_rank_is_the_best(tmp_path: Path) -> None:
@@ -138,6 +188,19 @@ def test_a_scale_that_follows_the_rank_is_one_search(tmp_path: Path) -> None:
         words = (*LORA, f"adapter.r={rank}", f"adapter.lora_alpha={2 * rank}", f"evaluate.submodels=[{rank}]")
         a_record(tmp_path, *words, values={rank: 0.5})
     assert comparisons.lora_search_vs_dylora(tmp_path, None)[1].frame["trainings"].to_dict() == {ranks.SEARCH: "3"}
+
+
+def test_a_search_takes_a_lora_of_its_own_scaling_alone(tmp_path: Path) -> None:
+    """By floats 0.3 / 3 is not 0.1 / 1."""
+    for rank in (1, 2, 3):
+        words = (*LORA, f"adapter.r={rank}", f"adapter.lora_alpha={rank / 10}", f"evaluate.submodels=[{rank}]")
+        a_record(tmp_path, *words, values={rank: 0.5})
+    for rank, alpha in ((16, 0.8), (8, 0.8)):
+        words = (*LORA, f"adapter.r={rank}", f"adapter.lora_alpha={alpha}")
+        a_record(tmp_path, *words, values={1: 0.1, rank: 0.9})
+    made = comparisons.lora_search_vs_dylora(tmp_path, None)[0].frame
+    assert made.loc["8", ranks.SEARCH] == "90.0" and made.loc["16", ranks.SEARCH] == "-"
+    assert f"{ranks.SEARCH}: lora_alpha" not in report.table("lora_search_vs_dylora", tmp_path).text("md")
 
 
 def test_an_average_is_of_one_unit_and_seeds_are_counted_by_task(tmp_path: Path) -> None:
@@ -457,7 +520,7 @@ def test_in_a_budget_one_rank_alone_leaves_the_others_theirs(tmp_path: Path) -> 
     a_record(tmp_path, "adapter=full", "train.epochs=1", submodels=[scored_by({"accuracy": 0.9})[0] | {"rank": None}])
     a_record(tmp_path, "adapter=dylora", "train.epochs=1", values={1: 0.4, 2: 0.6, 4: 0.9}, training=trained(10))
     (block,) = comparisons.budget(tmp_path, None)
-    assert "over ranks 1, 2;" in block.caption and "The search's ranks 16 are left aside" in block.caption
+    assert "over ranks 1, 2;" in block.caption and "A search's ranks 16 are left aside" in block.caption
     assert block.frame[["trainings", "AURAC", "best accuracy", "at rank"]].T.to_dict("list") == {
         f"{ranks.SEARCH}, 1 epoch": ["2", "51.5", "52.0", "2"],
         f"{ranks.SEARCH}, 9 epochs": ["1", "-", "70.0", "1"],

@@ -106,6 +106,21 @@ def test_a_nested_method_counts_by_the_ranks_that_all_widths_measured(tmp_path: 
     assert "the mean over 1 to 2 ranks or exits" in made(tmp_path)[0][0].caption
 
 
+def test_a_run_that_measured_more_or_less_or_cuts_changes_no_width(tmp_path: Path) -> None:
+    for name in ("float", "int8"):
+        for seed in (0, 1):
+            a_run(tmp_path, "rte", name, seed, {1: hits(0.5), 2: hits(0.6)}, "lora")
+    before = [block.frame.to_dict() for block in made(tmp_path)[0]]
+    (file,) = tmp_path.glob("*float-1*/record.json")
+    record = json.loads(file.read_text())
+    record["config"]["evaluate"] = {"cuts": ["svd"]}
+    file.write_text(json.dumps(record))
+    assert [block.frame.to_dict() for block in made(tmp_path)[0]] == before
+    assert before[1]["difference"] == {"int8, rte": "+0.0"}
+    a_run(tmp_path, "rte", "int8", 2, {2: hits(0.6)}, "lora")
+    assert made(tmp_path)[0][0].frame["rte"].to_dict() == {"float": "60.0 ± 0.0 (2)", "int8": "60.0 ± 0.0"}
+
+
 def test_other_settings_are_no_width(runs: Path) -> None:
     """DyLoRA has no floats on mrpc and none on rte, so it is named and not shown."""
     a_run(runs, "mrpc", "int8", 0, {2: hits(0.5)}, "dylora")
@@ -134,7 +149,7 @@ def test_without_floats_or_integers_it_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"full, rte: int8 alone\); .*sweeps=integer_bits"):
         made(tmp_path)
     a_run(tmp_path, "rte", "float", 0, {1: hits(0.5)})
-    with pytest.raises(RequestError, match="no rank or exit that all of its widths measured"):
+    with pytest.raises(RequestError, match="no rank or exit that all of its runs measured"):
         made(tmp_path)
     with pytest.raises(RequestError, match="a margin of 0"):
         made(tmp_path, margin=0)

@@ -57,11 +57,32 @@ def is_search(record: dict[str, Any]) -> bool:
     return adapter["name"] == "lora" and [row["rank"] for row in record.get("submodels") or []] == [adapter["r"]]
 
 
-def of_search(records: list[dict[str, Any]], beside: list[dict[str, Any]], alike: Sequence[str] = ()) -> dict[str, str]:
-    """The name of the search that each of these LoRAs is of; a scale that follows the rank tells no searches apart."""
-    of_rank = {record["config"]["adapter"]["lora_alpha"] / record["config"]["adapter"]["r"] for record in records}
-    scale = ("adapter.lora_alpha",) if len(of_rank) == 1 else ()
-    return labels(records, beside, (*OF_SEARCH, *scale, *alike), SEARCH)
+def of_search(
+    records: list[dict[str, Any]],
+    beside: list[dict[str, Any]],
+    alike: Sequence[str] = (),
+    points: list[dict[str, Any]] | None = None,
+) -> dict[str, str]:
+    """The name of the search that each of these LoRAs is of, or would be of.
+
+    Where alpha follows the rank in all `points` of searches (these records, by default), their scaling alpha/r, PEFT's
+    term, tells searches apart in its place.
+    """
+    scales = [_scale(record) for record in (records if points is None else points)]
+    if len({alpha for alpha, _ in scales}) > 1 and len({scaling for _, scaling in scales}) == 1:
+        records = [_with(record, lora_alpha=None, scaling=_scale(record)[1]) for record in records]
+    return labels(records, beside, (*OF_SEARCH, *alike), SEARCH)
+
+
+def _scale(record: dict[str, Any]) -> tuple[float | None, float | None]:
+    """alpha and alpha/r."""
+    adapter = record["config"]["adapter"]
+    alpha, rank = adapter.get("lora_alpha"), adapter.get("r")
+    return alpha, round(alpha / rank, 9) if alpha and rank else None
+
+
+def _with(record: dict[str, Any], **of_adapter: Any) -> dict[str, Any]:
+    return record | {"config": record["config"] | {"adapter": record["config"]["adapter"] | of_adapter}}
 
 
 def columns(records: list[dict[str, Any]]) -> dict[str, str]:
@@ -73,7 +94,6 @@ def columns(records: list[dict[str, Any]]) -> dict[str, str]:
     return labels([record for record in records if record["run_id"] not in points], records) | points
 
 
-MEASURES = ("evaluate", "generation", "task.max_eval_examples")  # groups and settings that no training looks at
 # What says where something lies, of which `_contents` says what it was, and defaults of settings that tell themselves.
 _SILENT = {
     "seed",
@@ -126,6 +146,8 @@ def _differing(records: list[dict[str, Any]], whole: dict[str, dict[str, Any]]) 
     for name, runs in groups.items():
         config = whole[runs[0]["run_id"]]
         silent = OF_SEARCH if SEARCH in name else () if config["adapter.r"] else ("adapter.r",)
+        if SEARCH in name and len({str(whole[run["run_id"]].get("adapter.lora_alpha")) for run in runs}) > 1:
+            silent = (*silent, "adapter.lora_alpha")  # which follows the rank
         told = [key for key in keys if key not in silent]
         left = [_pair(key, config[key]) for key in told if _setting(key, config[key]) not in name.split()]
         if left and len(groups) > 1:
@@ -178,7 +200,9 @@ def _contents(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         seen = [split for name, split in sorted((of.get("splits") or {}).items()) if name not in tested.splits(record)]
         files = "".join(str(split.get("sha256")) for split in seen)
         data[record["run_id"]] = of.get("location"), hashlib.sha256(files.encode()).hexdigest() if files else None
-        weights[record["run_id"]] = body.get("location") or body.get("source"), body.get("fingerprint")
+        template = (record.get("sources") or {}).get("chat_template", "")
+        digest = template + (body.get("fingerprint") or "")
+        weights[record["run_id"]] = body.get("location") or body.get("source"), digest or None
     called, bodies = _called(data), _called(weights)
     return {run: {"task.data": called[run], "model.weights": bodies[run]} for run in data}
 
@@ -192,15 +216,14 @@ def _called(found: dict[str, tuple[str | None, str | None]]) -> dict[str, str | 
 
 
 def training(record: dict[str, Any]) -> str:
-    """What a run's weights were trained by: equal for runs that were only measured otherwise."""
+    """What a run's weights were trained by: equal for runs of one method whose ranks, cuts or metrics alone differ."""
     whole = _whole(record)
-    decided = whole["train.keep"] != "last" or whole["train.patience"] is not None  # then what is measured trains too
-    kept = {key: value for key, value in whole.items() if not _silent(key) or key == "seed"}
-    if not decided:
-        kept = {key: value for key, value in kept.items() if key.split(".")[0] not in MEASURES and key not in MEASURES}
-    splits = (record.get("data") or {}).get("splits") or {}
+    measures = ("evaluate.cuts", "evaluate.baselines") if "train.judge" in whole else ("evaluate.",)
+    kept = {key: value for key, value in whole.items() if not key.startswith(measures)}
+    kept = {key: value for key, value in kept.items() if not _silent(key) or key == "seed"}
+    splits, sources = (record.get("data") or {}).get("splits") or {}, record.get("sources") or {}
     of = [split.get("sha256") for name, split in sorted(splits.items()) if name not in tested.splits(record)]
-    of.append((record.get("backbone") or {}).get("fingerprint"))
+    of += [(record.get("backbone") or {}).get("fingerprint"), sources.get("chat_template"), sources.get("start")]
     return json.dumps([kept, of], sort_keys=True, default=str)
 
 
@@ -224,6 +247,12 @@ def _whole(record: dict[str, Any]) -> dict[str, Any]:
     whole = _flatten(NEUTRAL | shared) | _flatten(config)
     if whole["train.keep"] == "last" and whole["train.patience"] is None:
         whole.pop("train.eval_steps", None)  # looking on changes nothing
+    else:
+        whole["train.judge"] = next(iter(config["task"].get("metrics") or ()), None)
+    if whole.get("train.max_steps") is not None:
+        whole.pop("train.epochs", None)  # it is of no account
+    if whole.get("train.warmup_steps") is not None:
+        whole.pop("train.warmup_ratio", None)
     if whole.get("arithmetic.name") == "float":  # of whose settings it has none
         whole = {k: value for k, value in whole.items() if k == "arithmetic.name" or not k.startswith("arithmetic.")}
     return whole

@@ -51,7 +51,12 @@ def spread(values: Sequence[float], digits: int) -> str:
     if not values:
         return "-"
     mean = f"{statistics.mean(values):,.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {float(np.std(values, ddof=1)):,.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {deviation(values):,.{digits}f}"
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The sample standard deviation, 0 of a single value; not a number where a value is none."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def chance(p: float) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
 from rankbench.settings.metrics import rises, times
-from rankbench.tables.comparisons.curves import Curve, Curves, left_aside
+from rankbench.tables.comparisons.curves import Curve, Curves, complete, left_aside
 from rankbench.tables.layout import Block, frame, spread
 from rankbench.tables.stats import aurac
 
@@ -37,7 +37,7 @@ def _tests(found: Curves) -> list[str]:
 
 def _rows(found: Curves, metric: str, ranks: list[int], nested: list[str]) -> pd.DataFrame:
     factor = times(metric)
-    base = [_seconds(curve, ranks) for name in nested[:1] for curve in found[name].values()]
+    base = [curve.took(ranks) for name in nested[:1] for curve in complete(found[name], ranks)]
     most = max(len(seeds) for seeds in found.values())
     rows = {}
     tests = _tests(found)
@@ -48,7 +48,7 @@ def _rows(found: Curves, metric: str, ranks: list[int], nested: list[str]) -> pd
         for rank, curve in zip(best, whole, strict=True):
             for of_test, value in curve.test[rank].items():
                 test[of_test].append(times(of_test) * value)
-        seconds = [_seconds(curve, ranks) for curve in whole]
+        seconds = [curve.took(ranks) for curve in whole]
         rows[name] = [
             spread_of([factor * curve.values[rank] for rank, curve in zip(best, whole, strict=True)], metric, most),
             places(best),
@@ -62,17 +62,9 @@ def _rows(found: Curves, metric: str, ranks: list[int], nested: list[str]) -> pd
     return frame(rows, ["best", "at rank", *heads, "AURAC", "trainings", "seconds", "x nested"], "method")
 
 
-def complete(seeds: Mapping[int, Curve], ranks: Collection[int]) -> list[Curve]:
-    """The curves that have all that any of them has of these ranks."""
-    own = {rank for curve in seeds.values() for rank in curve.values if rank in ranks}
-    return [curve for curve in seeds.values() if own <= {*curve.values}]
-
-
 def best_of(curve: Curve, ranks: Sequence[int], metric: str) -> int | None:
     """The best of these ranks, the smallest of equals; of a curve that has none of them the best of its own."""
-    every = sorted(curve.values, key=lambda rank: rank or 0)
-    own = [rank for rank in every if rank in ranks] or every
-    return (max if rises(metric) else min)(own, key=curve.values.__getitem__)
+    return (max if rises(metric) else min)(curve.among(ranks), key=curve.values.__getitem__)
 
 
 def areas(curves: Sequence[Curve], ranks: Sequence[int]) -> list[float]:
@@ -85,10 +77,6 @@ def places(best: Sequence[int | None]) -> str:
     """The ranks where the best of several seeds are, the most frequent first."""
     at = Counter(sorted(best, key=lambda rank: rank or 0))
     return ", ".join("whole" if rank is None else str(rank) for rank, _ in at.most_common()) or "-"
-
-
-def _seconds(curve: Curve, ranks: Sequence[int]) -> float:
-    return sum(paid.seconds for paid in curve.over(ranks))
 
 
 def metric_name(metric: str) -> str:

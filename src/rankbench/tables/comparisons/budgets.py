@@ -11,10 +11,10 @@ from rankbench.errors import RequestError
 from rankbench.records.record import Paths, load_records
 from rankbench.settings.metrics import times, unit
 from rankbench.tables import labels
-from rankbench.tables.comparisons.bests import areas, best_of, complete, metric_name, places, spread_of
-from rankbench.tables.comparisons.curves import Curve, Paid, curves, left_aside, shared_ranks
+from rankbench.tables.comparisons.bests import areas, best_of, metric_name, places, spread_of
+from rankbench.tables.comparisons.curves import Curve, Paid, complete, curves, left_aside, shared_ranks
 from rankbench.tables.comparisons.ranks import of_one
-from rankbench.tables.layout import Block, frame, spread
+from rankbench.tables.layout import Block, deviation, frame, spread
 from rankbench.tables.shown import by, first_metric, having
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def budget(path: Paths, metric: str | None = None) -> list[Block]:
         rows[f"{name}, {length}"] = [
             f"{statistics.mean(map(len, paid)):g}" if whole else "-",
             f"{_steps(paid):,.0f}" if whole else "-",
-            spread([sum(one.seconds for one in each) for each in paid], 0) if whole else "-",
+            spread([curve.took(ranks) for curve in whole], 0) if whole else "-",
             spread_of([times(metric) * area for area in areas(whole, ranks)], metric),
             spread_of([times(metric) * c.values[rank] for rank, c in zip(best, whole, strict=True)], metric),
             places(best),
@@ -65,9 +65,8 @@ def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
     for (name, _), seeds in found.items():
         whole = complete(seeds, ranks)
         if area := areas(whole, ranks):
-            deviation = statistics.stdev(area) if len(area) > 1 else 0.0
             steps = round(_steps([curve.over(ranks) for curve in whole]))
-            rows.append((name, steps, statistics.mean(area), deviation, len(area)))
+            rows.append((name, steps, statistics.mean(area), deviation(area), len(area)))
     table = pd.DataFrame(rows, columns=["label", "steps", "mean", "std", "n"])
     title = f"{labels.title(records)}: area under the curve over ranks"
     return [plots.curve(table, metric, title, "steps")] if rows else []
@@ -78,7 +77,7 @@ def _steps(paid: list[list[Paid]]) -> float:
 
 
 def _found(path: Paths, metric: str | None) -> tuple[list[dict[str, Any]], str, Found, list[int]]:
-    """The runs, the metric, the curves by method and length, shortest first, and the ranks that all of them have."""
+    """The runs, the metric, the curves by method and length, shortest first, and the ranks that they share."""
     records = of_one(load_records(path))
     metric = metric or first_metric(records[0])
     records = having(records, metric)
@@ -94,7 +93,7 @@ def _found(path: Paths, metric: str | None) -> tuple[list[dict[str, Any]], str, 
     ranks = shared_ranks({f"{name}, {length}": seeds for (name, length), seeds in found.items()})
     if not ranks:
         raise RequestError(
-            "budget compares methods over the ranks that all of them measured, and these runs share none; give "
+            "budget compares methods over ranks that they share, and these runs share none; give "
             "evaluate.submodels the same ranks in each, or leave runs out"
         )
     return records, metric, found, ranks

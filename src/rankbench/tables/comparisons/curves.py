@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,9 +44,19 @@ class Curve:
         took = record["training"]
         self.paid.setdefault(labels.training(record), Paid(rank, took["seconds"], took["steps"]))
 
-    def over(self, ranks: Collection[int | None]) -> list[Paid]:
-        """What these ranks cost: of a search the trainings of these alone."""
-        return [paid for paid in self.paid.values() if paid.rank is None or paid.rank in ranks]
+    def among(self, ranks: Collection[int]) -> list[int | None]:
+        """Its own of these ranks, smallest first; where it has none of them, all of its own."""
+        every = sorted(self.values, key=lambda rank: rank or 0)
+        return [rank for rank in every if rank in ranks] or every
+
+    def over(self, ranks: Collection[int]) -> list[Paid]:
+        """What it has of these ranks cost: of a search the trainings of these alone."""
+        own = self.among(ranks)
+        return [paid for paid in self.paid.values() if paid.rank is None or paid.rank in own]
+
+    def took(self, ranks: Collection[int]) -> float:
+        """The seconds of these trainings."""
+        return sum(paid.seconds for paid in self.over(ranks))
 
     @property
     def seconds(self) -> float:
@@ -81,7 +92,7 @@ def curves(
             found.setdefault(column, {}).setdefault(seed, Curve()).put(row, metric)
         for column in {label} | {f"{label} {row['cut']}" for row in cuts}:
             found[column][seed].pay(record, record["config"]["adapter"]["r"] if record["run_id"] in points else None)
-    of = labels.of_search(loras, every, alike)  # names among all LoRAs, whose points may have shorter ones
+    of = labels.of_search(loras, every, alike, own)  # names among all LoRAs, whose points may have shorter ones
     several = {name for name, seeds in found.items() if len({rank for c in seeds.values() for rank in c.values}) > 1}
     search_of = {of[run]: column for run, column in points.items() if column in several}
     for record in loras:
@@ -94,26 +105,44 @@ def curves(
     return found
 
 
-def shared_ranks(found: Curves) -> list[int]:
-    """The ranks over which methods are held against each other: those that the search and every nested method have.
+def ranks_of(seeds: Mapping[int, Curve]) -> list[int]:
+    """A method's ranks: those that more than half of its seeds have, or where there are none, any."""
+    often = Counter(rank for curve in seeds.values() for rank in curve.values if rank)
+    return sorted(rank for rank, times in often.items() if 2 * times > len(seeds)) or sorted(often)
 
-    Where there is neither, those that every method has. One with a single rank leaves the others theirs.
+
+def shared_ranks(found: Curves) -> list[int]:
+    """The ranks over which methods are held against each other: those that searches and nested methods all have.
+
+    Where there are neither, those that every method has. One with a single rank leaves the others theirs.
     """
-    measured = {name: {r for c in seeds.values() for r in c.values if r} for name, seeds in found.items()}
+    measured = {name: {*ranks_of(seeds)} for name, seeds in found.items()}
     several = {name: ranks for name, ranks in measured.items() if len(ranks) > 1} or measured
     first = [r for name, r in several.items() if SEARCH in name or any(w.startswith(DYLORA) for w in name.split())]
     return sorted(set.intersection(*(first or several.values()))) if several else []
 
 
+def complete(seeds: Mapping[int, Curve], ranks: Collection[int]) -> list[Curve]:
+    """The curves that have all that their method has of these ranks."""
+    own = {*ranks_of(seeds)} & {*ranks}
+    return [curve for curve in seeds.values() if own <= {*curve.values}]
+
+
 def left_aside(found: Curves, ranks: Sequence[int]) -> str:
-    """A sentence on ranks of a search that are not among these, and on methods that lack some that are."""
-    of = {name: sorted({r for c in seeds.values() for r in c.values if r}) for name, seeds in found.items()}
-    points = {rank for name, own in of.items() if SEARCH in name and len(own) > 1 for rank in own} - {*ranks}
-    few = [f"{name} ({', '.join(map(str, own))})" for name, own in of.items() if len(own) > 1 and {*ranks} - {*own}]
-    said = (
-        [f" The search's ranks {', '.join(map(str, sorted(points)))} are left aside: others lack them."]
-        if points
-        else []
-    )
-    said += [f" Measured at fewer of these ranks: {'; '.join(few)}."] if few else []
-    return "".join(said)
+    """Sentences on ranks of searches that are not among these, on methods that lack some, and on seeds that do."""
+    if not ranks:
+        return ""
+    of = {name: ranks_of(seeds) for name, seeds in found.items()}
+    points = {rank for name, own in of.items() if SEARCH in name and {*own} & {*ranks} for rank in own} - {*ranks}
+    lacking = {name: own for name, own in of.items() if own and {*ranks} - {*own} and (own[1:] or own[0] not in ranks)}
+    gone = {name: lost for name, seeds in found.items() if (lost := len(seeds) - len(complete(seeds, ranks)))}
+    said = {
+        f"A search's ranks {_listed(sorted(points))} are left aside: others lack them.": points,
+        f"Measured at other ranks: {'; '.join(f'{name} ({_listed(own)})' for name, own in lacking.items())}.": lacking,
+        f"Seeds left out, which lack a rank: {_listed(f'{n} of {name}' for name, n in gone.items())}.": gone,
+    }
+    return "".join(f" {sentence}" for sentence, there in said.items() if there)
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(map(str, values))

@@ -15,7 +15,7 @@ from rankbench.settings.metrics import base, rises, times, unit
 from rankbench.tables import baselines, labels
 from rankbench.tables.comparisons import published
 from rankbench.tables.comparisons.ranks import of_one
-from rankbench.tables.layout import Block, frame, spread
+from rankbench.tables.layout import Block, deviation, frame, spread
 from rankbench.tables.shown import by, first_metric, having
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
             "rank": None,
             "depth": depth,
             "mean": statistics.mean(values),
-            "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+            "std": deviation(values),
             "n": len(values),
         }
         for (depth, name), subs in _cells(runs).items()

@@ -60,7 +60,7 @@ class Task:
 def integer(path: Paths, metric: str | None = None, margin: float = 0.5) -> list[Block]:
     """For each model and method: widths against tasks, and how each differs from floats on each task and on average.
 
-    A method with ranks or exits counts by the mean over those that all its widths measured. `margin` is the difference
+    A method with ranks or exits counts by the mean over those that all its runs measured. `margin` is the difference
     that counts as none, in points or nats. Raises RequestError where no run in integers has one in floats beside it.
     """
     stats.not_worse(0.0, margin)
@@ -118,6 +118,7 @@ def _bits(record: dict[str, Any]) -> int:
 
 def _task(name: str, runs: Runs, metric: str | None) -> Task | str:
     """A method on one task, or why nothing can be said."""
+    runs = {of: record | {"config": record["config"] | {"evaluate": {}}} for of, record in runs.items()}  # one method
     order = sorted(runs.values(), key=_bits, reverse=True)
     widths = list(dict.fromkeys(width(record) for record in order))
     if widths[:1] != [FLOAT] or len(widths) < 2:
@@ -129,9 +130,9 @@ def _task(name: str, runs: Runs, metric: str | None) -> Task | str:
         return measured.undefined
     members = [(place, member) for place, member in enumerate(measured.members) if not member.cut]
     of = {place: width(next(iter(member.trained.values())).record) for place, member in members}
-    shared = set.intersection(*({_where(member) for place, member in members if of[place] == one} for one in widths))
+    shared = set.intersection(*({(s["rank"], s["depth"]) for s in record["submodels"]} for record in runs.values()))
     if not shared:
-        return "no rank or exit that all of its widths measured"
+        return "no rank or exit that all of its runs measured"
     share = np.zeros((len(measured.members), len(widths)))
     for place, member in members:
         if _where(member) in shared:

@@ -9,7 +9,7 @@ from rankbench.settings.evaluate import CUTS
 from rankbench.settings.methods import DYLORA
 from rankbench.settings.metrics import rises, times, unit
 from rankbench.tables import stats
-from rankbench.tables.comparisons.curves import Curve, Curves
+from rankbench.tables.comparisons.curves import Curve, Curves, ranks_of
 from rankbench.tables.labels import SEARCH
 from rankbench.tables.layout import Block, chance, frame
 
@@ -76,10 +76,9 @@ def _pairs(found: Curves, metric: str, ranks: Sequence[int]) -> list[Pair | None
 def _pair(
     words: str, of: str, one: dict[int, Curve], other: dict[int, Curve], ranks: Sequence[int], read: Summary
 ) -> Pair | None:
-    """How two methods differ at the seeds and ranks that both have; None below two seeds or two ranks."""
-    seeds = sorted(set(one) & set(other))
-    shared = [{r for r in curve.values if r} for seed in seeds for curve in (one[seed], other[seed])]
-    places = sorted(rank for rank in set.intersection(*shared) if not ranks or rank in ranks) if shared else []
+    """How two methods differ over the ranks that both have, at seeds with all of these; None below two of either."""
+    places = [rank for rank in ranks_of(one) if rank in ranks_of(other) and (not ranks or rank in ranks)]
+    seeds = [seed for seed in sorted({*one} & {*other}) if {*places} <= {*one[seed].values} & {*other[seed].values}]
     if len(seeds) < 2 or len(places) < 2:
         return None
     first, second = (

@@ -15,12 +15,11 @@ from rankbench.settings.metrics import rises, times, unit
 from rankbench.tables import baselines, labels
 from rankbench.tables.comparisons import published
 from rankbench.tables.comparisons.bests import areas, bests, metric_name, spread_of
-from rankbench.tables.comparisons.curves import Curve, Curves, curves, shared_ranks
+from rankbench.tables.comparisons.curves import Curve, Curves, curves, ranks_of, shared_ranks
 from rankbench.tables.comparisons.paired import paired
 from rankbench.tables.labels import SEARCH
-from rankbench.tables.layout import Block, frame, spread
+from rankbench.tables.layout import Block, deviation, frame, spread
 from rankbench.tables.shown import by, first_metric, having, scored
-from rankbench.tables.stats import aurac
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +39,7 @@ def pictures(path: Paths, metric: str | None = None) -> list[Figure]:
             "rank": rank,
             "depth": None,
             "mean": statistics.mean(values),
-            "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+            "std": deviation(values),
             "n": len(values),
             "parameters": statistics.mean(c.trainable[rank] for c in seeds.values() if rank in c.values),
         }
@@ -162,7 +161,7 @@ def glue(path: Paths, metric: str | None = None) -> list[Block]:
         for name, of_task in by_method.items()
     }
     said = [f"{task} over {', '.join(map(str, ranks))}" for task, ranks in over.items() if len(ranks) > 1]
-    caption = f"AURAC, the mean of each curve over log2 rank: {used}. Ranks: {'; '.join(said) or 'one each'}."
+    caption = f"AURAC, the mean of each curve over log2 rank: {used}. Ranks: {'; '.join(said) or 'none shared'}."
     blocks = [Block(caption, frame(table, tasks, "method"), shown)]
     for name, of_task in by_method.items():
         ranks = sorted({r for seeds in of_task.values() for c in seeds.values() for r in c.values}, key=_last)
@@ -221,7 +220,7 @@ def flop(path: Paths, metric: str | None = None) -> list[Block]:
                 spread_of([times(metric) * curve.values[rank] for curve in own], metric),
                 f"{statistics.mean(curve.trainable[rank] for curve in own) / 1e6:.3f}",
                 f"{statistics.mean(curve.total[rank] for curve in own) / 1e6:.2f}",
-                spread([curve.seconds for curve in own], 0),
+                spread([curve.took([rank] if rank else []) for curve in own], 0),
             ]
     what = f"{records[0]['config']['task']['name']}, {records[0]['config']['model']['name']}"
     head = [metric.replace("_", " "), "trained, millions", "whole, millions", "seconds"]
@@ -247,20 +246,16 @@ def leaderboard(path: Paths, metric: str | None = None) -> list[Block]:
             top = max((rank for c in seeds.values() for rank in c.values), key=_last)
             ends = [c for c in seeds.values() if top in c.values]
             value = [times(chosen) * c.values[top] for c in ends]
-            area = [
-                times(chosen) * aurac([rank or 1 for rank in c.values], list(c.values.values()))
-                for c in seeds.values()
-                if len(c.values) > 1
-            ]
+            area = [times(chosen) * one for one in areas(list(seeds.values()), ranks_of(seeds))]
             cells = [
                 *(
                     "whole" if top is None else str(top),
                     spread_of(value, chosen),
-                    spread_of(area, chosen),
-                    str(len(seeds)),
+                    spread_of(area, chosen, len(ends)),
+                    str(len(ends)),
                 ),
                 f"{statistics.mean(c.trainable[top] for c in ends):,.0f}",
-                spread([c.seconds for c in seeds.values()], 0),
+                spread([c.seconds for c in ends], 0),
             ]
             lines.append((statistics.mean(value) * (-1 if rises(chosen) else 1), name, cells))
         rows = {name: cells for _, name, cells in sorted(lines)}
