@@ -71,6 +71,14 @@ def test_a_lora_that_measures_lower_ranks_too_gives_the_search_its_own(search: P
     assert "Measured at other ranks: lora r=8 (1, 8)." in best.caption
 
 
+def test_one_point_is_a_search_where_two_loras_add_to_it(tmp_path: Path) -> None:
+    a_record(tmp_path, *LORA, "adapter.r=1", "evaluate.submodels=[1]", values={1: 0.5})
+    a_record(tmp_path, *LORA, "adapter.r=4", "evaluate.submodels=[1,4]", values={1: 0.1, 4: 0.7})
+    assert comparisons.lora_search_vs_dylora(tmp_path, None)[0].frame[ranks.SEARCH].tolist() == ["50.0", "-"]
+    a_record(tmp_path, *LORA, "adapter.r=2", "evaluate.submodels=[1,2]", values={1: 0.2, 2: 0.6})
+    assert comparisons.lora_search_vs_dylora(tmp_path, None)[0].frame[ranks.SEARCH].tolist() == ["50.0", "60.0", "70.0"]
+
+
 def test_a_lora_at_another_rate_keeps_no_rank_from_the_search(search: Path) -> None:
     for rate, value in ((1e-3, 0.9), (3e-3, 0.2)):  # the search ran at the first
         words = (*LORA, "adapter.r=8", "seed=0", f"train.learning_rate={rate}")

@@ -72,9 +72,9 @@ def curves(
 ) -> Curves:
     """The curves of one task's finished runs; LoRAs that measure their own rank alone make up one, the search.
 
-    A LoRA that measures lower ranks too gives a search of several ranks its own, where that has none. A run's cuts are
-    methods beside it, and cost no training of their own. The names tell these methods from those `beside` them too, but
-    not by the settings in `alike`.
+    A LoRA that measures lower ranks too gives a search its own, where that has none and does not become one of two
+    ranks by it. A run's cuts are methods beside it, and cost no training of their own. The names tell these methods
+    from those `beside` them too, but not by the settings in `alike`.
     """
     every = [r for r in [*records, *beside] if r["status"] == "done" and r["submodels"]]
     every = list({r["run_id"]: r for r in every if metric in r["submodels"][0]["metrics"]}.values())
@@ -93,15 +93,19 @@ def curves(
         for column in {label} | {f"{label} {row['cut']}" for row in cuts}:
             found[column][seed].pay(record, record["config"]["adapter"]["r"] if record["run_id"] in points else None)
     of = labels.of_search(loras, every, alike, own)  # names among all LoRAs, whose points may have shorter ones
-    several = {name for name, seeds in found.items() if len({rank for c in seeds.values() for rank in c.values}) > 1}
-    search_of = {of[run]: column for run, column in points.items() if column in several}
-    for record in loras:
-        search = found.get(search_of.get(of[record["run_id"]], ""), {}).get(record["config"]["seed"])
-        rank = record["config"]["adapter"]["r"]
-        whole = [row for row in record["submodels"] if row["rank"] == rank]
-        if record["run_id"] in ids and search and whole and rank not in search.values:
-            search.put(whole[0], metric)
-            search.pay(record, rank)
+    search_of = {of[run]: column for run, column in points.items() if column in found}
+    lent: dict[str, list[dict[str, Any]]] = {}
+    for record in (record for record in loras if record["run_id"] in ids and of[record["run_id"]] in search_of):
+        lent.setdefault(search_of[of[record["run_id"]]], []).append(record)
+    for column, lenders in lent.items():
+        if len({record["config"]["adapter"]["r"] for record in lenders}) < 3 and len(ranks_of(found[column])) < 2:
+            continue  # one rank alone is no search because a LoRA of another has cuts
+        for record in lenders:
+            rank, search = record["config"]["adapter"]["r"], found[column].get(record["config"]["seed"])
+            whole = [row for row in record["submodels"] if row["rank"] == rank]
+            if search and whole and rank not in search.values:
+                search.put(whole[0], metric)
+                search.pay(record, rank)
     return found
 
 
