@@ -94,19 +94,25 @@ def curves(
             found[column][seed].pay(record, record["config"]["adapter"]["r"] if record["run_id"] in points else None)
     of = labels.of_search(loras, every, alike, own)  # names among all LoRAs, whose points may have shorter ones
     search_of = {of[run]: column for run, column in points.items() if column in found}
-    lent: dict[str, list[dict[str, Any]]] = {}
-    for record in (record for record in loras if record["run_id"] in ids and of[record["run_id"]] in search_of):
-        lent.setdefault(search_of[of[record["run_id"]]], []).append(record)
-    for column, lenders in lent.items():
-        if len({record["config"]["adapter"]["r"] for record in lenders}) < 3 and len(ranks_of(found[column])) < 2:
-            continue  # one rank alone is no search because a LoRA of another has cuts
-        for record in lenders:
-            rank, search = record["config"]["adapter"]["r"], found[column].get(record["config"]["seed"])
-            whole = [row for row in record["submodels"] if row["rank"] == rank]
-            if search and whole and rank not in search.values:
-                search.put(whole[0], metric)
-                search.pay(record, rank)
+    lenders: dict[str, list[dict[str, Any]]] = {}
+    for record in loras:
+        if record["run_id"] in ids and of[record["run_id"]] in search_of:
+            lenders.setdefault(search_of[of[record["run_id"]]], []).append(record)
+    for column, alike_but_rank in lenders.items():
+        _lend(alike_but_rank, found[column], metric)
     return found
+
+
+def _lend(loras: list[dict[str, Any]], search: dict[int, Curve], metric: str) -> None:
+    """Give a search the ranks that LoRAs of its settings have and it lacks, if it then has more than two."""
+    if len(ranks_of(search)) < 2 and len({record["config"]["adapter"]["r"] for record in loras}) < 3:
+        return  # one rank alone is no search because a LoRA of another has cuts
+    for record in loras:
+        rank, curve = record["config"]["adapter"]["r"], search.get(record["config"]["seed"])
+        whole = [row for row in record["submodels"] if row["rank"] == rank]
+        if curve and whole and rank not in curve.values:
+            curve.put(whole[0], metric)
+            curve.pay(record, rank)
 
 
 def ranks_of(seeds: Mapping[int, Curve]) -> list[int]:
