@@ -190,14 +190,10 @@ def _glue_row(
         values = [c.values[rank] for c in of_task.get(task, {}).values() if rank in c.values]
         cells.append(spread_of([times(metrics[task]) * v for v in values], metrics[task], most) if values else "-")
         means += [times(metrics[task]) * statistics.mean(values)] if values else []
-    if not alike:
-        return cells
-    return [
-        *cells,
-        f"{statistics.mean(means):.{1 if times(metrics[next(iter(of_task))]) > 1 else 3}f}"
-        if len(means) == len(of_task)
-        else "-",
-    ]
+    if alike:
+        whole = [statistics.mean(means)] if len(means) == len(of_task) else []
+        cells.append(spread_of(whole, metrics[next(iter(of_task))]))
+    return cells
 
 
 def _area(seeds: dict[int, Curve], ranks: list[int], metric: str | None) -> str:
