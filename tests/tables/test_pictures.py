@@ -85,6 +85,27 @@ def test_the_legend_stands_beside_the_axes_within_the_picture(kind: str, lines: 
     assert any(LONG in name for name in named(axes))
 
 
+def test_seeds_that_few_points_have_are_said_and_no_band_narrows_to_one_seed() -> None:
+    few = a_table("lora").assign(n=[1, 1, 3], std=[0.0, 0.0, 0.02])
+    (axes,) = plots.curve(pd.concat([few, a_table("dylora", seeds=3)]), "accuracy", "").axes
+    assert named(axes) == ["lora (1 to 3 seeds)", "dylora (3 seeds)"]
+    assert axes.get_legend().get_title().get_text().split() == [
+        "mean;",
+        "band",
+        "or",
+        "bar:",
+        "one",
+        "standard",
+        "deviation",
+        "over",
+        "seeds",
+    ]
+    bars, band = axes.collections
+    ((low, high),) = bars.get_segments()  # type: ignore[attr-defined]
+    assert [*low, *high] == pytest.approx([4, 80, 4, 84]), "one bar, at the point of three seeds"
+    assert {x for x, _ in band.get_paths()[0].vertices} == {1, 2, 4}
+
+
 def test_baselines_and_whole_models_are_thin_level_lines_with_their_names() -> None:
     whole = pd.DataFrame({"label": ["full"], "rank": [None], "depth": [None], "mean": [0.83], "std": [0.01], "n": [3]})
     figure = plots.draw(pd.concat([a_table("dylora"), whole]), "accuracy", "", {"untuned": 0.79, "majority class": 0.5})

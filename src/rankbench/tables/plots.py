@@ -94,24 +94,27 @@ def curve(
     table = table.dropna(subset=[axis]).astype({axis: int})
     figure, axes = _figure()
     faint = min(0.15, 0.6 / max(1, table["label"].nunique()))
+    spreads: set[str] = set()  # how a deviation over seeds is drawn
     for i, (label, rows) in enumerate(table.groupby("label", sort=False)):
         rows = rows.sort_values(axis)
         colour, marker, line = _style(i)
-        seeds = int(rows["n"].max())
-        name = _legend(_seeds(label, seeds))
+        several = rows["n"] > 1
+        name = _legend(_seeds(label, *rows["n"]))
         if label in apart:
-            bars = rows["std"].fillna(0) if seeds > 1 else None
-            dots: dict[str, Any] = {"fmt": marker, "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6}
-            drawn = axes.errorbar(
-                rows[axis], rows["mean"], bars, color="black", label=name, zorder=5, capsize=3, **dots
-            )
-            hover.says(drawn.lines[0], _said(rows, axis))
-            continue
-        (dotted,) = axes.plot(rows[axis], rows["mean"], line, color=colour, marker=marker, markersize=5, label=name)
+            colour, line = "black", "none"
+            look: dict[str, Any] = {"markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6, "zorder": 5}
+        else:
+            look = {"markersize": 5}
+        (dotted,) = axes.plot(rows[axis], rows["mean"], line, color=colour, marker=marker, label=name, **look)
         hover.says(dotted, _said(rows, axis))
-        if seeds > 1:
+        if several.all() and label not in apart:
             low, high = rows["mean"] - rows["std"], rows["mean"] + rows["std"]
             axes.fill_between(rows[axis].astype(float), low, high, color=colour, alpha=faint, linewidth=0)
+            spreads.add("band")
+        elif several.any():  # a band would narrow to nothing at a point of one seed
+            bars = rows[several]
+            axes.errorbar(bars[axis], bars["mean"], bars["std"], fmt="none", ecolor=colour, capsize=3, zorder=5)
+            spreads.add("bar")
     if axis != "depth":
         axes.set_xscale("log", base=2)
     _ticks(axes, [int(place) for place in table[axis].unique()], float if axis == "depth" else math.log2)
@@ -120,7 +123,8 @@ def curve(
     axes.set_ylabel(_named(metric))
     axes.set_title(markup.picture(title), fontsize=10)
     axes.grid(alpha=0.25)
-    _beside(axes, "mean; band: one standard deviation over seeds" if table["n"].max() > 1 else None)
+    drawn = " or ".join(sorted(spreads))
+    _beside(axes, f"mean; {drawn}: one standard deviation over seeds" if drawn else None)
     return figure
 
 
@@ -152,13 +156,16 @@ def _beside(axes: Axes, title: str | None) -> None:
 
 def _legend(name: str) -> str:
     """A name in as many lines as it takes."""
-    joined = re.sub(r" (?=seeds\)$)", "\N{NO-BREAK SPACE}", markup.on_one_line(name))
+    hard = "\N{NO-BREAK SPACE}"
+    joined = re.sub(r"\([\d to]+ seeds\)$", lambda n: n[0].replace(" ", hard), markup.on_one_line(name))
     lines = textwrap.wrap(joined, NAME) or [name]
-    return "\n".join(markup.picture(line.replace("\N{NO-BREAK SPACE}", " ")) for line in lines)
+    return "\n".join(markup.picture(line.replace(hard, " ")) for line in lines)
 
 
-def _seeds(label: Any, n: Any) -> str:
-    return f"{label} ({int(n)} seeds)" if n > 1 else str(label)
+def _seeds(label: Any, *counts: float) -> str:
+    """A name with the seeds of its points, where some point has several."""
+    few, most = int(min(counts)), int(max(counts))
+    return f"{label} ({most if few == most else f'{few} to {most}'} seeds)" if most > 1 else str(label)
 
 
 def _said(rows: pd.DataFrame, axis: str) -> list[str]:
