@@ -143,6 +143,8 @@ def test_full_fine_tuning_stands_in_the_picture_of_a_comparison(tmp_path: Path) 
 def test_every_point_and_line_of_an_svg_says_its_value() -> None:
     table = a_table("dylora", "lora & <co>", seeds=3)
     figure = plots.curve(table, "accuracy", "", apart=["lora & <co>"], lines={"majority class": 0.79})
+    joined, points = figure.axes[0].lines[:2]
+    assert joined.get_linestyle() != "None" and points.get_linestyle() == "None", "trained apart, so no line between"
     assert titles(figure) == [
         "majority class: 79",
         *(f"dylora, rank {rank}: {80 + i} ± 1 (3 seeds)" for i, rank in enumerate((1, 2, 4))),

@@ -105,7 +105,7 @@ def curve(
             look: dict[str, Any] = {"markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6, "zorder": 5}
         else:
             look = {"markersize": 5}
-        (dotted,) = axes.plot(rows[axis], rows["mean"], line, color=colour, marker=marker, label=name, **look)
+        (dotted,) = axes.plot(rows[axis], rows["mean"], linestyle=line, color=colour, marker=marker, label=name, **look)
         hover.says(dotted, _said(rows, axis))
         if several.all() and label not in apart:
             low, high = rows["mean"] - rows["std"], rows["mean"] + rows["std"]
