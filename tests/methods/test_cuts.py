@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -122,6 +123,29 @@ def test_alpha_over_b_is_the_prefix_at_another_scale() -> None:
     with cut(tuning, "alpha_over_b"):
         tuning.activate(Submodel(rank=2))
         assert torch.allclose(logits(tuning), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+@pytest.mark.parametrize("model", ["tiny_bert", "tiny_llama"])
+@pytest.mark.parametrize("alpha", [R, 4 * R])
+def test_cuts_of_an_rslora_have_their_own_scale_at_rank_r(alpha: int, model: str, batch: int) -> None:
+    split = encoded(20, seed=5, name="validation")
+
+    def scores(tuning) -> np.ndarray:
+        members = [Submodel(rank=R)]
+        settings = {"batch_size": batch, "pad_id": 0, "stack_tokens": 0}
+        (found,) = evaluate(tuning.model, tuning, [split], members, ["accuracy"], **settings)
+        return found.predictions["validation"]["scores"]
+
+    where = (f"model={model}", "adapter.target_modules=all-linear")
+    words = (*where, "adapter=lora", f"adapter.r={R}", f"adapter.lora_alpha={alpha}")
+    stabilized = attached(*words, "adapter.scale=alpha_over_sqrt_b")
+    whole, plain = scores(stabilized), scores(attached(*words))
+    assert abs(whole - plain).max() > 1e-3, "alpha/sqrt(R) is not alpha/R"
+    for how, expected in (("svd", whole), ("svd_global", whole), ("alpha_over_b", plain)):
+        with cut(stabilized, how):
+            assert scores(stabilized) == pytest.approx(expected, abs=1e-5), how
+    assert scores(stabilized).tobytes() == whole.tobytes()
 
 
 @pytest.mark.parametrize("how", ["svd", "svd_global", "alpha_over_b"])

@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import sample
-from tiny import attached, encoded
+from tiny import a_run, attached, encoded, randomise
 
+from rankbench import methods
+from rankbench.errors import RequestError
 from rankbench.methods.cuts import cut
 from rankbench.methods.submodel import Submodel
+from rankbench.models import backbone, quantization
 from rankbench.scoring.evaluation import evaluate
 from rankbench.scoring.shared import FIRST_TOKEN, shared
 from rankbench.tasks.encoding import collate
 
+CPU = torch.device("cpu")
 SPLIT = encoded(37, seed=5, name="validation")
 CASES = [
     *((f"model.random.model_type={kind}",) for kind in FIRST_TOKEN),
@@ -23,6 +27,11 @@ CASES = [
     ("adapter.target_modules=[dense]",),
     ("model=tiny_gpt2",),
     ("model=tiny_llama",),
+    # Its rows and tokens are one dimension in fc1 and fc2.
+    (
+        *("model=tiny_bert", "adapter.target_modules=all-linear", "model.random.model_type=opt"),
+        *("+model.random.ffn_dim=64", "+model.random.word_embed_proj_dim=32"),
+    ),
 ]
 
 
@@ -44,7 +53,7 @@ def plain(tuning):
     return np.stack(found)
 
 
-@pytest.mark.parametrize("case", sample(CASES, CASES[0], CASES[3]), ids=lambda case: " ".join(case))
+@pytest.mark.parametrize("case", sample(CASES, CASES[0], CASES[3], CASES[-1]), ids=lambda case: " ".join(case))
 def test_scores_are_those_of_the_plain_model(case):
     tuning = attached(*case)
     expected = plain(tuning)
@@ -109,3 +118,52 @@ def test_other_methods_are_left_alone(case):
     tuning = attached(*case)
     with shared(tuning, True):
         assert not any("forward" in vars(module) for module in tuning.model.modules())
+
+
+class Turned(torch.nn.Module):
+    """A layer that sees the tokens before the rows of the batch, as no family that is known to."""
+
+    def __init__(self, core: torch.nn.Module) -> None:
+        super().__init__()
+        self.core = core
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.core(x.transpose(0, 1)).transpose(0, 1)
+
+
+def turned(*words: str):
+    run = a_run("adapter.target_modules=[core]", *words)
+    model = backbone.load(run.model, 2, False, run.seed, quantization.storage(run.quantization, "fp32", CPU)).model
+    for layer in model.bert.encoder.layer:
+        layer.intermediate.dense = Turned(layer.intermediate.dense)
+    tuning = methods.attach(run, model)
+    randomise(tuning.model)
+    tuning.model.eval()
+    return tuning
+
+
+def test_a_layer_that_sees_other_rows_is_measured_rank_by_rank(caplog):
+    tuning = turned()
+    expected = plain(tuning)
+    assert np.ptp(expected, axis=0).max() > 1e-3, "ranks differ"
+    assert measured(tuning, 8, stack_tokens=10**9) == pytest.approx(expected, abs=1e-5)
+    assert "one sub-model is measured at a time" in caplog.text and not tuning.stacks
+    batch = collate(SPLIT, np.arange(8), 0)
+    tuning.activate_rows([tuning.family[i] for i in range(8)])
+    with pytest.raises(RequestError, match=r"give sampler\.per_row=false"):
+        tuning.model(**batch)
+
+
+@pytest.mark.parametrize("quantized", ["nf4", "fp4"])
+def test_a_quantized_layer_computes_after_an_evaluation_as_before(quantized):
+    run = a_run(f"quantization={quantized}", "quantization.compute_dtype=fp32", "train.precision=bf16")
+    model = backbone.load(run.model, 2, False, run.seed, quantization.storage(run.quantization, "bf16", CPU)).model
+    tuning = methods.attach(run, model)
+    query = tuning.model.get_base_model().bert.encoder.layer[0].attention.self.query.base_layer
+    x = torch.randn(2, 5, query.in_features, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        before = query(x)
+        measured(tuning, 64)
+        after = query(x)
+    assert before.dtype == after.dtype == torch.float32
+    assert before.numpy().tobytes() == after.numpy().tobytes()

@@ -26,6 +26,10 @@ def sampler(name: str, **settings: object) -> Sampler:
     return SAMPLERS[name](name, **settings)  # type: ignore[arg-type]
 
 
+OPT = [  # rows and tokens are one dimension in its fc1 and fc2
+    *("model=tiny_bert", "model.random.model_type=opt"),
+    *("+model.random.ffn_dim=64", "+model.random.word_embed_proj_dim=32"),
+]
 FAMILY = tuple(Submodel(rank=b) for b in range(1, 9))
 DRAWN = [
     sampler("uniform"),
@@ -67,9 +71,9 @@ def test_which_row_gets_which_rank_is_chance_and_a_function_of_seed_step_and_mic
 
 
 @pytest.mark.parametrize("scale", ["alpha_over_b", "alpha_over_r"])
-@pytest.mark.parametrize("model", ["tiny_bert", "tiny_gpt2"])
+@pytest.mark.parametrize("model", [["model=tiny_bert"], ["model=tiny_gpt2"], OPT], ids=["bert", "gpt2", "opt"])
 def test_a_pass_by_rows_has_the_gradient_of_each_row_at_its_own_rank(model, scale):
-    tuning = attached(f"model={model}", f"adapter.scale={scale}", "adapter.target_modules=all-linear")
+    tuning = attached(*model, f"adapter.scale={scale}", "adapter.target_modules=all-linear")
     batch, each = a_batch(4), [Submodel(rank=b) for b in (1, 3, 8, 3)]
     apart = torch.zeros(())
     for row, submodel in enumerate(each):

@@ -23,7 +23,11 @@ from rankbench.settings.methods.dylora import Update
 from rankbench.settings.methods.lora import Scale
 from rankbench.settings.run import Run
 
-TURNED = ("longformer",)  # whose attention has the tokens before the rows of the batch
+TURNED = ("longformer", "xlnet")  # whose attention has the tokens before the rows of the batch
+
+
+class RowsNotApartError(RequestError):
+    """A layer does not see the rows of a batch one after the other, so they cannot have ranks of their own."""
 
 
 def scaling(policy: Scale, alpha: float, r: int, b: int) -> float:
@@ -63,12 +67,26 @@ class Prefix(LoraVariant):
                 a, b = a[:rank], b[:, :rank]
             low = F.linear(x, a) * self.scales.get(module, self.scale)
         else:
-            if self.gates.shape[0] != 1 and self.gates.shape[0] != x.shape[0]:
-                raise RuntimeError(f"a layer sees {x.shape[0]} rows of a batch of {self.gates.shape[0]}: cannot stack")
             low = F.linear(x, a)
-            gates = self.gates.view(-1, *(1,) * (low.dim() - 2), low.shape[-1])
+            gates = _by_row(self.gates, x).view(-1, *(1,) * (low.dim() - 2), low.shape[-1])
             low = (low.float() * gates).to(low.dtype)  # 16 bits would round alpha/b itself
         return result + F.linear(low, b)
+
+
+def _by_row(gates: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """One row of gates for each of `x` (rows, ..., in), or (rows x tokens, in) as OPT has it.
+
+    Raises RowsNotApartError.
+    """
+    rows, seen = gates.shape[0], x.shape[0]
+    if rows in (1, seen):
+        return gates
+    if x.dim() == 2 and seen % rows == 0:
+        return gates.repeat_interleave(seen // rows, 0)
+    raise RowsNotApartError(
+        f"a layer sees {seen} rows of a batch of {rows}, so those cannot have ranks of their own; give "
+        "sampler.per_row=false, which draws one rank for a batch"
+    )
 
 
 class DyLora(FineTuning):
@@ -89,7 +107,8 @@ class DyLora(FineTuning):
         self.prefix = Prefix(self.r, self.scale_of(self.r))
         # int8 looks for outlier columns in the whole batch, so its rows are not independent of each other.
         self.kind = str(getattr(getattr(model, "config", None), "model_type", ""))
-        self.stacks = run.quantization.name != "int8" and self.kind not in TURNED
+        self.apart = self.kind not in TURNED and not _routed(self.model)
+        self.stacks = run.quantization.name != "int8" and self.apart
         self._rows: list[tuple[LoraLayer, list[torch.Tensor], list[torch.Tensor]]] = []
         self._hook(True)
 
@@ -123,8 +142,8 @@ class DyLora(FineTuning):
 
     def activate_rows(self, submodels: Sequence[Submodel]) -> None:
         """A 0/1 prefix mask times s_b for each row of the batch."""
-        if self.kind in TURNED:
-            raise RequestError(
+        if not self.apart:
+            raise RowsNotApartError(
                 f"a {self.kind}'s layers do not see the rows of a batch apart; give sampler.per_row=false, which draws "
                 "one rank for a batch"
             )
@@ -214,13 +233,18 @@ class Lora(DyLora):
     def activate(self, submodel: Submodel) -> None:
         """At rank R under its own scale PEFT's forward runs untouched."""
         super().activate(submodel)
-        stock = submodel.rank == self.r and self.scale_of(self.r) == self.run.adapter.lora_alpha / self.r
-        self._hook(not stock or bool(self.prefix.ranks))
+        stock = submodel.rank == self.r and not self.prefix.ranks
+        self._hook(not stock or any(layer.scaling[ADAPTER] != self.prefix.scale for layer in self.layers))
 
     def activate_rows(self, submodels: Sequence[Submodel]) -> None:
         """As DyLoRA's."""
         super().activate_rows(submodels)
         self._hook(True)
+
+
+def _routed(model: nn.Module) -> bool:
+    """Whether experts hold adapters: each sees tokens of any row, and their number says nothing."""
+    return any(".experts." in name and isinstance(module, LoraLayer) for name, module in model.named_modules())
 
 
 def _row_views(layer: LoraLayer) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import itertools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from rankbench.methods import FineTuning, objective
+from rankbench.methods.lora import RowsNotApartError
 from rankbench.methods.submodel import Submodel
 from rankbench.models import sharding
 from rankbench.scoring import spans
@@ -26,6 +28,8 @@ from rankbench.settings.metrics import GENERATED, METRICS
 from rankbench.system import processes, stopping
 from rankbench.system.progress import Counted
 from rankbench.tasks.encoding import IGNORED, Encoded, collate, sorted_batches
+
+log = logging.getLogger("rankbench")
 
 # Stack ranks while a forward stays below this many tokens: small forwards are bound by overhead, large ones by
 # arithmetic, where stacking gains nothing. benchmarks/evaluation.py measures both sides.
@@ -104,6 +108,15 @@ def evaluate(
                     kept = text.columns(metrics, said, split.references) if processes.first() else None
                     columns |= processes.gathered(kept)[0] or {}
                 outputs[split.name] = columns
+    except RowsNotApartError:
+        if not adapter.stacks or processes.count() > 1:  # other processes may have met none of these layers
+            raise
+        log.warning(
+            "the layers of this model do not see the rows of a batch apart: one sub-model is measured at a time"
+        )
+        adapter.stacks = False
+        alone = functools.partial(evaluate, model, adapter, splits, submodels, metrics, stack_tokens=0)
+        return alone(batch_size=batch_size, pad_id=pad_id, responses=responses)
     finally:
         adapter.activate(adapter.family[-1])
         adapter.model.train(was_training)

@@ -53,6 +53,7 @@ def _encoder(model: Any) -> Iterator[list[nn.Module]]:
     first, last = body.encoder.layer[0], body.encoder.layer[-1]
     projections = [getattr(first.attention.self, name) for name in ("query", "key", "value")]
     frozen = [body.embeddings, *(getattr(layer, "base_layer", layer) for layer in projections)]
+    own = [vars(module).get("forward") for module in frozen]  # a quantized layer may have one over its class's
     for module in frozen:
         module.forward = _once(module.forward)
     hook = last.attention.output.register_forward_pre_hook(_first_token)
@@ -60,8 +61,10 @@ def _encoder(model: Any) -> Iterator[list[nn.Module]]:
         yield projections
     finally:
         hook.remove()
-        for module in frozen:
-            del module.forward  # an instance's, over its class's
+        for module, forward in zip(frozen, own, strict=True):
+            del module.forward
+            if forward is not None:
+                module.forward = forward
 
 
 def _once(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
