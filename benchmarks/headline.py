@@ -41,7 +41,7 @@ def main() -> None:
         f"hardware={asked.hardware}",
         "train.batch_size=1",
     )
-    obey(Hardware(asked.hardware))
+    obey(Hardware(asked.hardware), asked.precision)
     accelerator = Accelerator(mixed_precision="no" if asked.precision == "fp32" else asked.precision)
     kept = quantization.storage(run.quantization, asked.precision, accelerator.device)
     adapter = DyLora(run, backbone.load(run.model, None, False, run.seed, kept).model)

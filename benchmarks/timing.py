@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
+import os
 import platform
 import signal
 import statistics
@@ -14,9 +16,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from rankbench.system import onednn, threads
 
-from rankbench.runs.environment import environment
+threads.wait_politely()  # as a run does, before torch loads
+onednn.keep_few()
+
+import torch  # noqa: E402
+
+from rankbench.runs.environment import environment  # noqa: E402
+from rankbench.system.files import write_atomic  # noqa: E402
 
 Prepare = Callable[[int], Callable[[], object]]  # repetition -> the action to time
 Seconds = dict[str, list[float]]
@@ -29,8 +37,9 @@ def alternate(
 
     What `prepare(repetition)` does itself is not timed. Turns let a slow spell of the machine fall on all sides alike;
     where it is shared by other work, `time.process_time` counts what this process had of it. SIGTERM ends it with the
-    whole turns so far, if there are any.
+    whole turns so far, if there are any, and the benchmark with the next `report`.
     """
+    global _ended
     seconds: Seconds = {name: [] for name in sides}
     before = signal.signal(signal.SIGTERM, _cut)
     try:
@@ -44,14 +53,18 @@ def alternate(
                 if i >= 0:
                     seconds[name].append(clock() - start)
     except Cut:
+        _ended = True
         whole = min(map(len, seconds.values()))
-        print(f"cut off after {whole} of {repeats} repetitions")
+        _say(f"cut off after {whole} of {repeats} repetitions")
         if not whole:
             raise SystemExit(143) from None
         return {name: values[:whole] for name, values in seconds.items()}
     finally:
         signal.signal(signal.SIGTERM, before)
     return seconds
+
+
+_ended = False
 
 
 class Cut(BaseException):
@@ -118,17 +131,27 @@ def arguments(description: str, repeats: int) -> argparse.ArgumentParser:
 
 
 def report(asked: argparse.Namespace, text: str, figures: dict[str, Any], precision: tuple[str, str]) -> None:
-    """Print the tables with the device under them; write the figures, with every repetition, where `--to` says."""
-    print(f"{text}\n\n{device_name()}; {precision[0]}; torch {torch.__version__}")
-    if asked.to is None:
-        return
-    made_on = environment(device_name(), *precision, sys.argv[1:])
-    made_on["command"] = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    settings = {key: value for key, value in vars(asked).items() if key != "to"}
-    asked.to.parent.mkdir(parents=True, exist_ok=True)
-    asked.to.write_text(
-        json.dumps({"settings": settings, "environment": made_on, **figures}, indent=1, default=str) + "\n"
-    )
+    """Write the figures, with every repetition, where `--to` says; print the tables with the device under them.
+
+    Ends the process where SIGTERM cut the repetitions off.
+    """
+    if asked.to is not None:
+        made_on = environment(device_name(), *precision, sys.argv[1:])
+        made_on["command"] = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+        made_on["kernels_kept"] = {name: os.environ.get(name) for name in onednn.KEPT}
+        settings = {key: value for key, value in vars(asked).items() if key != "to"}
+        asked.to.parent.mkdir(parents=True, exist_ok=True)
+        whole = {"settings": settings, "environment": made_on, **figures}
+        write_atomic(asked.to, json.dumps(whole, indent=1, default=str) + "\n")
+    _say(f"{text}\n\n{device_name()}; {precision[0]}; torch {torch.__version__}")
+    if _ended:
+        raise SystemExit(143)
+
+
+def _say(text: str) -> None:
+    """Print, though whoever read it may have gone with the same signal."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, flush=True)
 
 
 def _wait_for_device() -> None:

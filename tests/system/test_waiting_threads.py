@@ -23,9 +23,22 @@ def test_a_user_who_says_nothing_has_threads_that_sleep_soon() -> None:
     assert said(f"threads.wait_politely(); {SAY}").stdout.strip() == f"['GOMP_SPINCOUNT={SPINS}']"
 
 
-@pytest.mark.parametrize("own", [{"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "0"}])
+@pytest.mark.parametrize("own", [{"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
 def test_what_a_user_says_stands(own: dict[str, str]) -> None:
     assert said(f"threads.wait_politely(); {SAY}", **own).stdout.strip() == str([f"{k}={v}" for k, v in own.items()])
+
+
+def test_a_setting_that_libgomp_does_not_read_is_none() -> None:
+    assert said(f"threads.wait_politely(); {SAY}", KMP_BLOCKTIME="0").stdout.strip() == f"['GOMP_SPINCOUNT={SPINS}']"
+
+
+def test_a_record_says_what_stood_there_when_torch_loaded() -> None:
+    tell = "print(threads.told()['waiting'])"
+    changed = f"threads.wait_politely(); import torch, os; os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'; {tell}"
+    assert said(changed).stdout.strip() == f"GOMP_SPINCOUNT={SPINS}"
+    late = f"import torch, os; os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'; threads.wait_politely(); {tell}"
+    assert said(late).stdout.strip() == "OMP_WAIT_POLICY=PASSIVE, if it was set before torch loaded"
+    assert said(f"import torch; threads.wait_politely(); {tell}").stdout.strip() == "as OpenMP does"
 
 
 def test_it_is_left_alone_where_torch_is_loaded_and_would_not_hear_it() -> None:
