@@ -88,7 +88,8 @@ def main() -> None:
         timing.table(["ms a step", "min", "median", "max", "of float32's", "of bf16's", "of oneDNN's"], rows),
         timing.table(["kept for the backward", "MiB"], [[name, f"{size / 2**20:.1f}"] for name, size in kept.items()]),
         timing.table(
-            ["8-bit map, ns a number", "min", "median", "max"], [[k, *timing.spread(v)] for k, v in maps.items()]
+            ["8-bit map on the CPU, ns a number", "min", "median", "max"],
+            [[k, *timing.spread(v)] for k, v in maps.items()],
         ),
     ]
     outlier = _outlier()
@@ -162,7 +163,7 @@ def _sides(run: Run, arithmetic: str) -> dict[str, Side]:
     nested(DYLORA8, *integers(subject.model(run, 2)))
     add(EVAL, subject.model(run, 2))
     add(EVAL8, *integers(subject.model(run, 2)))
-    if {"avx512_bf16", "amx_bf16"} & {*_flags()}:
+    if _multiplies_bf16():
         add(FULL16, whole(), bf16=True)
         add(LORA16, subject.stock_lora(run, 2), bf16=True)
         add(EVAL16, subject.model(run, 2), bf16=True)
@@ -216,6 +217,13 @@ def _kept(model: nn.Module, batch: Batch) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(**batch)
     return sum(size for _, size in sizes.values())
+
+
+def _multiplies_bf16() -> bool:
+    """Whether what the sides run on has instructions for it."""
+    if subject.device().type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool({"avx512_bf16", "amx_bf16"} & {*_flags()})
 
 
 def _maps(repeats: int) -> dict[str, list[float]]:

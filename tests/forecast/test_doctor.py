@@ -192,6 +192,18 @@ def test_a_missing_bitsandbytes_stops_only_a_run_that_quantizes(
             doctor.refuse(run)
 
 
+def test_paging_moments_out_of_a_card_needs_bitsandbytes(
+    monkeypatch: pytest.MonkeyPatch, pretend: Callable[..., None], make_run: Callable[..., Run]
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    run = make_run("train.optimizer=paged_adamw")
+    doctor.refuse(run)  # a CPU pages nothing
+    pretend(A100, architectures=CU130)
+    doctor.refuse(make_run())
+    with pytest.raises(RequestError, match=r"bitsandbytes cannot be used.*; pip install --upgrade bitsandbytes"):
+        doctor.refuse(run)
+
+
 def test_the_installed_bitsandbytes_is_looked_at_for_real(make_run: Callable[..., Run]) -> None:
     import bitsandbytes
 

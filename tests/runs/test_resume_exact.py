@@ -17,6 +17,7 @@ from conftest import sample, write_tiny
 from tiny import a_run
 
 from rankbench.errors import RunFailed
+from rankbench.models import precision
 from rankbench.runs import life as runs
 from rankbench.runs import work
 from rankbench.scoring import evaluation
@@ -205,6 +206,32 @@ def test_full_fine_tuning_resumes_exactly(tmp_path, monkeypatch):
         record = runs.execute(run)
         results.append(((run.folder / "adapter" / "model.safetensors").read_bytes(), record["submodels"][0]["metrics"]))
     assert results[0] == results[1]
+
+
+def test_a_run_that_goes_on_in_another_precision_says_so(tmp_path, monkeypatch):
+    """As where `train.precision=auto` finds another card."""
+    run = a_run(*settings(tmp_path), f"runs_dir={tmp_path / 'runs'}")
+    with monkeypatch.context() as patch:
+        patch.setattr(precision, "choose_precision", lambda *_: ("bf16", "as this machine has it"))
+        dies_at(patch, checkpoints, "save", 2, True)
+        with pytest.raises(Killed):
+            runs.execute(run)
+    record = runs.execute(run)
+    assert record["environment"]["precision"] == "fp32"
+    parts = [(part["from_step"], part["precision"]) for part in record["training"]["stretches"]]
+    assert parts == [(0, "bf16"), (6, "fp32")]
+    assert "until step 6 it trained in bf16" in (run.folder / "run.log").read_text()
+    assert "Trained first in bf16 on" in runs.summary(record) and "from step 6 in fp32" in runs.summary(record)
+
+
+def test_a_run_that_goes_on_as_it_began_says_nothing(tmp_path, monkeypatch):
+    run = a_run(*settings(tmp_path), f"runs_dir={tmp_path / 'runs'}")
+    with monkeypatch.context() as patch:
+        dies_at(patch, checkpoints, "save", 2, True)
+        with pytest.raises(Killed):
+            runs.execute(run)
+    record = runs.execute(run)
+    assert "stretches" not in record["training"] and "Trained first" not in runs.summary(record)
 
 
 def test_a_damaged_newest_checkpoint_costs_steps_not_exactness(whole, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from rankbench.settings.log import Log
 from rankbench.settings.metrics import METRICS, meteor
 from rankbench.settings.run import Run
 from rankbench.settings.sources import Source, locate
+from rankbench.settings.train import Optimizer
 from rankbench.system.files import expanded
 from rankbench.system.home import refusal
 from rankbench.system.network import look_for_key, reachable
@@ -104,14 +105,19 @@ def _outlive(package: str, level: str, look: Callable[..., list[Finding]], *word
 
 
 def _device(run: Run, whole: bool) -> list[Finding]:
-    stored, level = run.quantization.name, "warning" if run.quantization.name == "none" else "error"
+    stored = run.quantization.name
     version, cuda, built_for, gpus = look_at_torch(memory=whole)
+    needed = stored != "none" or (bool(gpus) and run.train.optimizer is Optimizer.paged_adamw)
     driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
     return [
         torch_line(version, cuda, len(gpus), driver),
         *(gpu_line(index, gpu, built_for) for index, gpu in enumerate(gpus)),
         precision_line(run, gpus[0] if gpus else None),
-        *(_outlive("bitsandbytes", level, _bitsandbytes, gpus, stored) if whole or stored != "none" else []),
+        *(
+            _outlive("bitsandbytes", "error" if needed else "warning", _bitsandbytes, gpus, stored)
+            if whole or needed
+            else []
+        ),
     ]
 
 

@@ -154,7 +154,10 @@ class DyLora(FineTuning):
         for i, submodel in enumerate(submodels):
             b = self._check(submodel)
             gates[i, :b] = self.scale_of(b)
-        return gates.to(self.layers[0].lora_A[ADAPTER].weight.device)
+        device = self.layers[0].lora_A[ADAPTER].weight.device
+        if device.type == "cuda":
+            gates = gates.pin_memory()  # else the copy would wait for all that the card has to do
+        return gates.to(device, non_blocking=True)
 
     def hold_ranks_in_tensors(self, on: bool) -> None:
         """As gates of one row, which are read in place of a slice."""

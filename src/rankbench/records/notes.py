@@ -73,8 +73,13 @@ def _blank(known: list[str]) -> str:
 
 
 def how_it_ended(record: dict[str, Any]) -> list[str]:
-    """Sentences: where a run stopped early, and the weights of which step it kept by which value."""
+    """Sentences: what it computed on where that changed, where it stopped early, and which weights it kept by what."""
     training, lines = record.get("training") or {}, []
+    parts = [(one["from_step"], f"{one['precision']} on {one['device']}") for one in training.get("stretches") or []]
+    changes = [part for i, part in enumerate(parts) if not i or part[1] != parts[i - 1][1]]
+    if len(changes) > 1:
+        steps = (f"from step {step:,} in {where}" for step, where in changes[1:])
+        lines.append(f"Trained first in {changes[0][1]}, {', '.join(steps)}.")
     if stopped := training.get("stopped_early"):
         best, many = stopped["best"], stopped["patience"]
         lines.append(

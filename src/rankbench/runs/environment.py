@@ -22,6 +22,7 @@ def environment(
     """What a result depends on beside its settings: versions, commit, device, precision and why, command line."""
     from rankbench.models import float32
 
+    library = float32.library()
     return {
         "rankbench": metadata.version("rankbench"),
         "python": platform.python_version(),
@@ -34,7 +35,8 @@ def environment(
         "sharded": bool(sharding.asked()),
         "precision": precision,
         "precision_reason": reason,
-        "float32": "torch" if compiled else float32.library(),
+        "float32": float32.library()
+        + (", torch in compiled layers" if compiled and float32.library() != "torch" else ""),
         "command": f"python -m rankbench {shlex.join(words)}".rstrip(),
     }
 

@@ -180,6 +180,7 @@ def carry_out(
             "peak_memory_bytes": peak,
             "loss_curve": past.losses,
             "evaluations": past.evaluations,
+            **({"stretches": past.stretches} if len(past.stretches) > 1 else {}),
             **selected,
         },
         **({"pruning": pruning} if pruning else {}),

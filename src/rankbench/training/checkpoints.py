@@ -48,6 +48,18 @@ class Progression:
     without: int = 0  # evaluations since then
     stopped: bool = False  # before the last step, for want of a better one
     kept: int | None = None  # the step whose weights lie beside the checkpoints
+    stretches: list[dict[str, Any]] = field(default_factory=list)  # {from_step, precision, device, threads}, where new
+
+    def goes_on(self, where: dict[str, Any]) -> None:
+        """Note what computes from here on; a change that moves the numbers is told."""
+        before = self.stretches[-1] if self.stretches else {}
+        now = {"from_step": self.step, **where}
+        if where.items() <= before.items():
+            return
+        if self.stretches and any(before[name] != now[name] for name in ("precision", "device")):
+            ours, theirs = (f"{one['precision']} on {one['device']}" for one in (now, before))
+            log.warning("goes on in %s; until step %d it trained in %s", ours, self.step, theirs)
+        self.stretches.append(now)
 
 
 class DamagedBest(RuntimeError):

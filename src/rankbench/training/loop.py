@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 
 from rankbench.methods import FineTuning
+from rankbench.models.device import device_name
 from rankbench.settings.samplers import Sampler
 from rankbench.settings.train import Keep, Optimizer, Schedule, Train
 from rankbench.system import processes, seeds, stopping
@@ -134,6 +135,10 @@ def train(
     apart = {id(p) for _, parameters in own for p in parameters}
     clipped = [p for p in trained.values() if id(p) not in apart]
     past = checkpoints.restore(folder, trained, optimizer, accelerator)
+    precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
+    past.goes_on(
+        {"precision": precision, "device": device_name().partition(",")[0], "threads": torch.get_num_threads()}
+    )
     for entry in past.losses:
         observe(entry)
     layers = Layers(adapter, settings.compile)
@@ -191,9 +196,12 @@ def train(
         if step + 1 in turns:
             adapter.reorder(optimizer.state)
 
-        past.step, past.seconds = step + 1, time.perf_counter() - began
+        past.step = step + 1
         last = past.step == plan.steps
         evaluates = keeps if last else bool(settings.eval_steps) and past.step % (settings.eval_steps or 1) == 0
+        if (last or evaluates) and accelerator.device.type == "cuda":
+            torch.cuda.synchronize(accelerator.device)  # what the card still has to do is training too
+        past.seconds = time.perf_counter() - began
         if past.step % settings.log_steps == 0 or last or (evaluates and settings.patience):  # it may be the last one
             processes.add_up([recent])
             mean = recent.item() / (past.step - (past.losses[-1]["step"] if past.losses else 0))
