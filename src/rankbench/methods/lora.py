@@ -68,19 +68,17 @@ class Prefix(LoraVariant):
             low = F.linear(x, a) * self.scales.get(module, self.scale)
         else:
             low = F.linear(x, a)
-            gates = _by_row(self.gates, x).view(-1, *(1,) * (low.dim() - 2), low.shape[-1])
+            gates = self.gates
+            if gates.shape[0] != 1 and gates.shape[0] != x.shape[0]:
+                gates = _flattened(gates, x)
+            gates = gates.view(-1, *(1,) * (low.dim() - 2), low.shape[-1])
             low = (low.float() * gates).to(low.dtype)  # 16 bits would round alpha/b itself
         return result + F.linear(low, b)
 
 
-def _by_row(gates: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """One row of gates for each of `x` (rows, ..., in), or (rows x tokens, in) as OPT has it.
-
-    Raises RowsNotApartError.
-    """
+def _flattened(gates: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """A row of gates for each token, where `x` is (rows x tokens, in), as OPT has it. Raises RowsNotApartError."""
     rows, seen = gates.shape[0], x.shape[0]
-    if rows in (1, seen):
-        return gates
     if x.dim() == 2 and seen % rows == 0:
         return gates.repeat_interleave(seen // rows, 0)
     raise RowsNotApartError(

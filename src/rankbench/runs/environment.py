@@ -35,8 +35,7 @@ def environment(
         "sharded": bool(sharding.asked()),
         "precision": precision,
         "precision_reason": reason,
-        "float32": float32.library()
-        + (", torch in compiled layers" if compiled and float32.library() != "torch" else ""),
+        "float32": f"{library}, torch in compiled layers" if compiled and library != "torch" else library,
         "command": f"python -m rankbench {shlex.join(words)}".rstrip(),
     }
 
