@@ -124,6 +124,7 @@ def card() -> Iterator[None]:
         engine = _backwards(torch.autograd._engine_run_backward)
         stack.enter_context(mock.patch.object(torch.autograd, "_engine_run_backward", engine))
         stack.enter_context(mock.patch.object(torch.version, "cuda", "12.6"))
+        stack.enter_context(mock.patch.object(torch.Tensor, "pin_memory", lambda own, *_: own))  # no page moves
         stack.enter_context(mock.patch.object(Optimizer8bit, "get_state_buffer", _paged))
         stack.enter_context(mock.patch.object(bitsandbytes.functional, "prefetch_tensor", lambda *_, **__: None))
         stack.enter_context(mock.patch.object(doctor, "_bitsandbytes", lambda *_: []))  # its CPU build serves here

@@ -100,19 +100,23 @@ def curve(
         colour, marker, line = _style(i)
         several = rows["n"] > 1
         name = _legend(_seeds(label, *rows["n"]))
+        bars = rows[several]
         if label in apart:
-            colour, line = "black", "none"
-            look: dict[str, Any] = {"markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6, "zorder": 5}
-        else:
-            look = {"markersize": 5}
-        (dotted,) = axes.plot(rows[axis], rows["mean"], linestyle=line, color=colour, marker=marker, label=name, **look)
+            dots: dict[str, Any] = {"fmt": marker, "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6}
+            spread = rows["std"].where(several) if several.any() else None
+            drawn = axes.errorbar(
+                rows[axis], rows["mean"], spread, color="black", label=name, zorder=5, capsize=3, **dots
+            )
+            hover.says(drawn.lines[0], _said(rows, axis))
+            spreads |= {"bar"} if several.any() else set()
+            continue
+        (dotted,) = axes.plot(rows[axis], rows["mean"], line, color=colour, marker=marker, markersize=5, label=name)
         hover.says(dotted, _said(rows, axis))
-        if several.all() and label not in apart:
+        if several.all():
             low, high = rows["mean"] - rows["std"], rows["mean"] + rows["std"]
             axes.fill_between(rows[axis].astype(float), low, high, color=colour, alpha=faint, linewidth=0)
             spreads.add("band")
         elif several.any():  # a band would narrow to nothing at a point of one seed
-            bars = rows[several]
             axes.errorbar(bars[axis], bars["mean"], bars["std"], fmt="none", ecolor=colour, capsize=3, zorder=5)
             spreads.add("bar")
     if axis != "depth":
@@ -123,8 +127,8 @@ def curve(
     axes.set_ylabel(_named(metric))
     axes.set_title(markup.picture(title), fontsize=10)
     axes.grid(alpha=0.25)
-    drawn = " or ".join(sorted(spreads))
-    _beside(axes, f"mean; {drawn}: one standard deviation over seeds" if drawn else None)
+    kinds = " or ".join(sorted(spreads))
+    _beside(axes, f"mean; {kinds}: one standard deviation over seeds" if kinds else None)
     return figure
 
 
