@@ -27,6 +27,7 @@ from rankbench.runs.life import execute
 from rankbench.settings.run import Run
 from rankbench.shipping import export
 from rankbench.shipping.loading import load
+from rankbench.training import loop
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 264,
@@ -155,10 +156,14 @@ def test_their_kin_are_scored_at_every_rank(family: str, tmp_path: Path) -> None
     scored(run, base, tmp_path / "rank2")
 
 
-def test_ranks_by_row_are_refused_where_layers_do_not_see_rows(tmp_path: Path) -> None:
+def test_ranks_by_row_are_refused_where_layers_do_not_see_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = folder(tmp_path / "base", "longformer", AutoModelForSequenceClassification)
     with pytest.raises(RequestError, match=r"longformer.*sampler\.per_row=false"):
         execute(asked(tmp_path, base, "classification", "sampler.per_row=true"))
+    with monkeypatch.context() as patch:  # it would have them differ in the last quarter alone
+        patch.setattr(loop, "collate", lambda *_: pytest.fail("a step was begun"))
+        with pytest.raises(RequestError, match=r"longformer.*sampler\.per_row=false"):
+            execute(asked(tmp_path, base, "classification", "adapter=dylora_late"))
 
 
 def scored(run: Run, base: Path, adapter: Path) -> None:

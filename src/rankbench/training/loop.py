@@ -131,6 +131,9 @@ def train(
     model = accelerator.prepare_model(adapter.model, evaluation_mode=True)  # gradients are added up here, not in hooks
     own = adapter.own_rates()
     optimizer = accelerator.prepare(make_optimizer(settings, adapter.optimized(), own))
+    if sampler.draws_rows:  # where rows cannot differ it is refused now, not at the first step that has them differ
+        adapter.activate_rows(adapter.learners[-1:])
+        adapter.activate(adapter.learners[-1])
     trained = adapter.trained()
     apart = {id(p) for _, parameters in own for p in parameters}
     clipped = [p for p in trained.values() if id(p) not in apart]
