@@ -1,7 +1,9 @@
-"""What was measured, as the record and predictions.parquet have it."""
+"""What was measured, as the record, metrics.csv and predictions.parquet have it."""
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +24,22 @@ class Measured:
     scores: list[Any]
     tests: list[Any]
     rows: list[dict[str, Any]]
+
+
+def metrics_csv(past: Progression) -> str:
+    """Losses and periodic evaluations as CSV: step, kind, rank, depth, metric, value."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["step", "kind", "rank", "depth", "metric", "value"])
+    rows: list[tuple[int, list[Any]]] = []
+    for entry in past.losses:
+        keys = [key for key in entry if key not in ("step", "submodel")]
+        rows += [(entry["step"], [entry["step"], "train", "", "", key, entry[key]]) for key in keys]
+    for entry in past.evaluations:
+        rank, depth = entry["rank"] or "", entry["depth"] or ""
+        rows.append((entry["step"], [entry["step"], "validation", rank, depth, entry["metric"], entry["value"]]))
+    writer.writerows(row for _, row in sorted(rows, key=lambda r: r[0]))
+    return out.getvalue()
 
 
 def selected(settings: Train, judge: Judge | None, past: Progression) -> dict[str, Any]:

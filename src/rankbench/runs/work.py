@@ -165,7 +165,7 @@ def carry_out(
 
     if processes.first():
         replace_folder(folder / "adapter", save)
-        write_atomic(folder / "metrics.csv", loop.metrics_csv(past))
+        write_atomic(folder / "metrics.csv", entries.metrics_csv(past))
         entries.write_predictions(folder / "predictions.parquet", measured, by_cut, validation, test)
     return {
         "status": "done",

@@ -111,9 +111,7 @@ def evaluate(
     except RowsNotApartError:
         if not adapter.stacks or processes.count() > 1:  # other processes may have met none of these layers
             raise
-        log.warning(
-            "the layers of this model do not see the rows of a batch apart: one sub-model is measured at a time"
-        )
+        log.warning("a layer does not see the rows of a batch apart: one sub-model is measured at a time")
         adapter.stacks = False
         alone = functools.partial(evaluate, model, adapter, splits, submodels, metrics, stack_tokens=0)
         return alone(batch_size=batch_size, pad_id=pad_id, responses=responses)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 import time
@@ -285,22 +283,6 @@ def _part(plan: Plan, rows: np.ndarray, share: float) -> tuple[np.ndarray, float
     if not len(mine):
         return rows[:1], 0.0
     return mine, share * float(plan.targets[mine].sum()) / float(plan.targets[rows].sum())
-
-
-def metrics_csv(past: Progression) -> str:
-    """Losses and periodic evaluations as CSV: step, kind, rank, depth, metric, value."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["step", "kind", "rank", "depth", "metric", "value"])
-    rows: list[tuple[int, list[Any]]] = []
-    for entry in past.losses:
-        keys = [key for key in entry if key not in ("step", "submodel")]
-        rows += [(entry["step"], [entry["step"], "train", "", "", key, entry[key]]) for key in keys]
-    for entry in past.evaluations:
-        rank, depth = entry["rank"] or "", entry["depth"] or ""
-        rows.append((entry["step"], [entry["step"], "validation", rank, depth, entry["metric"], entry["value"]]))
-    writer.writerows(row for _, row in sorted(rows, key=lambda r: r[0]))
-    return out.getvalue()
 
 
 def _checkpoint_activations(adapter: FineTuning) -> None:
