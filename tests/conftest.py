@@ -22,12 +22,13 @@ from typing import Any
 
 # Tests of one room use what another's have made.
 sys.path[1:1] = [str(folder) for folder in sorted(Path(__file__).parent.iterdir()) if folder.is_dir()]
-# No hub, an empty cache, no keys, and no threads to fight over the cores.
+# No hub, an empty cache, no keys, no threads to fight over the cores, and Python's own buffers.
 _HOME = tempfile.mkdtemp(prefix="rankbench-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 os.environ.update(HF_HUB_OFFLINE="1", HF_HOME=_HOME, NETRC=f"{_HOME}/netrc", TOKENIZERS_PARALLELISM="false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-for _name in [name for name in os.environ if name.startswith(("WANDB_", "HF_TOKEN", "HF_HUB_CACHE", "HYDRA_"))]:
+_UNSET = ("WANDB_", "HF_TOKEN", "HF_HUB_CACHE", "HYDRA_", "PYTHONUNBUFFERED")
+for _name in [name for name in os.environ if name.startswith(_UNSET)]:
     del os.environ[_name]
 
 import hydra
