@@ -19,6 +19,7 @@ from tiny import a_run
 from rankbench import methods
 from rankbench.errors import RequestError, RunFailed
 from rankbench.forecast import rehearsal, step_memory
+from rankbench.records import lock
 from rankbench.records import record as records
 from rankbench.runs import life as runs
 from rankbench.runs import work
@@ -221,6 +222,27 @@ def test_a_terminated_process_says_how_to_go_on(tmp_path: Path) -> None:
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert said.splitlines()[-1].startswith("rankbench: stopped by SIGTERM; the same command goes on")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["run", "sweep"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_in_its_own_process_keeps_a_checkpoint_too(tmp_path: Path, number: int, sweep: list[str]) -> None:
+    arguments = [*settings(tmp_path), "train.max_steps=20000", "train.checkpoint_steps=20000"]
+    arguments += [f"runs_dir={tmp_path / 'runs'}"]
+    run = a_run(*arguments)
+    process = start([*sweep, *arguments, "cluster.own_process=true"])
+    log = run.folder / "run.log"
+    while not (log.exists() and " step " in log.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    owner = lock.holder(run.folder)
+    assert owner is not None and owner.pid != process.pid
+    process.send_signal(number)  # not to the group: the other process hears of it from this one alone
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert list((run.folder / "checkpoints").glob("step-*"))
+    assert lock.holder(run.folder) is None
 
 
 @pytest.fixture

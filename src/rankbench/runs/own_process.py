@@ -23,7 +23,7 @@ from rankbench.settings.compose import of_record
 from rankbench.settings.identity import settings
 from rankbench.settings.run import Run
 from rankbench.settings.train import Optimizer
-from rankbench.system import gpus, processes
+from rankbench.system import gpus, processes, stopping
 from rankbench.system.progress import speak
 
 log = logging.getLogger("rankbench")
@@ -56,14 +56,26 @@ def execute(run: Run, words: Sequence[str]) -> dict[str, Any]:
         log.info("%s: started%s", run.run_id, f" on GPU {chosen}" if chosen else "")
         call = [sys.executable, "-m", "rankbench.runs.own_process", *words]
         env = os.environ | ({"CUDA_VISIBLE_DEVICES": chosen} if chosen else {})
-        status = subprocess.run(call, input=json.dumps(settings(run)), env=env, stdout=out, stderr=out, text=True)
+        with subprocess.Popen(call, stdin=subprocess.PIPE, env=env, stdout=out, stderr=out, text=True) as process:
+            _wait(process, json.dumps(settings(run)))
     record = records.read(run.folder)
-    if status.returncode == 0 and record is not None:
+    if process.returncode == 0 and record is not None:
         log.info("%s: done", run.run_id)
         return record
-    failure = _failure(status.returncode, said, record)
+    failure = _failure(process.returncode, said, record)
     log.info("%s: %s", run.run_id, failure)
     raise failure
+
+
+def _wait(process: subprocess.Popen[str], said: str) -> None:
+    """Tell the process what it is to run, and wait for its end: also where this one is stopped, for a checkpoint."""
+    try:
+        with stopping.obeyed():
+            process.communicate(said)
+    except (KeyboardInterrupt, stopping.Stopped):
+        process.terminate()  # Ctrl-C may have reached it too: it is a checkpoint either way
+        process.wait()
+        raise
 
 
 def _failure(status: int, said: Path, record: dict[str, Any] | None) -> Exception:

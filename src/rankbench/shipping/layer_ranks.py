@@ -37,7 +37,8 @@ def main(words: list[str]) -> None:
         description="Choose a rank for each layer of a finished run, greedily by the loss on half of its validation "
         "rows, and score the choice on the other half beside one rank everywhere.",
     )
-    parser.add_argument("run", type=Path, help="the folder of a finished run of adapter=lora, dylora or qdylora")
+    of = "adapter=lora, dylora, dylora_late or qdylora"
+    parser.add_argument("run", type=Path, help=f"the folder of a finished run of {of}")
     parser.add_argument("--budget", type=int, required=True, metavar="B", help="as many parameters as rank B has")
     parser.add_argument("--to", type=Path, metavar="DIR", help="write the adapter to this folder, new or empty")
     parser.add_argument("--merge", action="store_true", help="--to: write the whole model, the adapter added to it")
