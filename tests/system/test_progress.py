@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import time
 
 import pytest
@@ -62,3 +64,10 @@ def test_one_process_alone_tells_of_counted_work(monkeypatch: Patch, capsys: Sai
     counted.add()
     counted.close()
     assert capsys.readouterr().err == ""
+
+
+def test_libraries_that_peft_brings_say_nothing_when_they_are_imported() -> None:
+    """bitsandbytes does on a CPU with bf16 instructions, of a package that nobody here needs."""
+    code = "from rankbench.system.progress import speak; speak(); import peft"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -108,6 +108,7 @@ def speak() -> None:
         ("TQDM_DISABLE", "1"),
     ):
         os.environ.setdefault(name, value)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which speaks when PEFT imports it
     log.setLevel(logging.INFO if processes.first() else logging.ERROR)
     log.propagate = False
     if not log.handlers:
