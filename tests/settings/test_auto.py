@@ -16,6 +16,7 @@ from test_sources import REVISION, fill_cache
 
 from rankbench.settings import auto
 from rankbench.settings.gguf_header import model_type
+from rankbench.settings.sources import locate
 
 TASKS = {"classification": "task=sst2", "causal_lm": "task=triviaqa"}
 
@@ -163,6 +164,13 @@ def test_the_weights_of_a_preset_are_that_preset(preset: str, package: str, key:
 def test_weights_of_a_presets_shape_are_not_the_preset(tmp_path: Path) -> None:
     shape = dict(compose_run("model=roberta_base", TASKS["classification"]).model.shape or {})
     assert asked(folder(tmp_path / "mine", **shape)).model.preset == "auto"
+
+
+@pytest.mark.parametrize("preset", ["minilm", "roberta_base"])
+def test_random_weights_come_before_a_presets_own_and_are_called_so(preset: str) -> None:
+    run = compose_run(f"model={preset}", "model.random=${model.shape}", TASKS["classification"])
+    assert locate("model", run.model).kind == "random"
+    assert (run.model.name, run.model.preset) == (f"{preset}_random", preset)
 
 
 def test_a_presets_hub_id_is_that_preset_and_another_is_read_from_the_cache(

@@ -47,6 +47,16 @@ def test_each_split_is_told_with_its_rows_and_labels(tmp_path: Path, caplog: pyt
     assert warning.startswith("validation has no row of class bad, fair,")
 
 
+def test_a_named_class_that_is_scored_and_never_trained_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"text": f"t {i}", "label": "good"} for i in range(4)]
+    place = splits(tmp_path, rows, [{"text": "v 0", "label": "good"}, {"text": "v 1", "label": "bad"}])
+    told(caplog, place, label_names=["bad", "good", "fair"])
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert warning == "train has no row of class bad, which validation has: nothing can learn it"
+
+
 @pytest.mark.parametrize(("long", "warned"), [(1, False), (2, True)])
 def test_more_than_a_twentieth_cut_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, long: int, warned: bool

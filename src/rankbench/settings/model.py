@@ -58,11 +58,15 @@ class Model:
     def use(self, words: Sequence[str]) -> None:
         """Take the weights that the command line gives in place of the preset's, and call them by their own name.
 
-        `model.hub=` comes before the preset's package.
+        `model.hub=` and `model.random=` come before the preset's package.
         """
         given = dict(word.lstrip("+").removeprefix("model.").partition("=")[::2] for word in words if "model." in word)
         own = next((key for key in ("path", "hub", "package") if key in given and getattr(self, key)), None)
         if own is None:
+            if "random" in given and self.random and (self.package or self.hub):
+                self.package = self.hub = self.revision = self.sha256 = None
+                if "name" not in given:
+                    self.preset, self.name = self.name, f"{self.name}_random"
             return
         theirs = dataclasses.replace(self, path=None) if own == "path" else None
         if own == "hub":

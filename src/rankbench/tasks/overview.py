@@ -129,7 +129,7 @@ def _warn_of_ends(rows: Encoded, ends: Mapping[int, str]) -> None:
 
 
 def _warn_of_classes(split: Split, data: Data) -> None:
-    """Say which classes a split to score lacks, though they are trained on."""
+    """Say which classes a split to score lacks, though they are trained on, and the other way round."""
     if data.label_names is None:
         return
     trained, scored = (data.origin["splits"][one.name]["labels"] for one in (data.train, split))
@@ -139,4 +139,11 @@ def _warn_of_classes(split: Split, data: Data) -> None:
         log.warning(
             "%s has no row of class %s%s, which the scores then do not tell of",
             *(split.name, on_one_line(", ".join(lacking[:SHOWN])), more),
+        )
+    untaught = [name for name, count in scored.items() if count and not trained[name]]
+    if untaught:
+        more = f" and {len(untaught) - SHOWN} more" if len(untaught) > SHOWN else ""
+        log.warning(
+            "%s has no row of class %s%s, which %s has: nothing can learn it",
+            *(data.train.name, on_one_line(", ".join(untaught[:SHOWN])), more, split.name),
         )
