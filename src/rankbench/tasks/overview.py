@@ -135,15 +135,15 @@ def _warn_of_classes(split: Split, data: Data) -> None:
     trained, scored = (data.origin["splits"][one.name]["labels"] for one in (data.train, split))
     lacking = [name for name, count in trained.items() if count and not scored[name]]
     if lacking:
-        more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
-        log.warning(
-            "%s has no row of class %s%s, which the scores then do not tell of",
-            *(split.name, on_one_line(", ".join(lacking[:SHOWN])), more),
-        )
+        log.warning("%s has no row of class %s, which the scores then do not tell of", split.name, _some(lacking))
     untaught = [name for name, count in scored.items() if count and not trained[name]]
     if untaught:
-        more = f" and {len(untaught) - SHOWN} more" if len(untaught) > SHOWN else ""
         log.warning(
-            "%s has no row of class %s%s, which %s has: nothing can learn it",
-            *(data.train.name, on_one_line(", ".join(untaught[:SHOWN])), more, split.name),
+            "%s has no row of class %s, which %s has: nothing can learn it",
+            *(data.train.name, _some(untaught), split.name),
         )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return on_one_line(", ".join(names[:SHOWN])) + more
